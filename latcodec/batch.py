@@ -1,0 +1,83 @@
+"""Many inputs, one after the other: one failure does not stop the rest, and all of them are counted."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from latcodec.errors import LatcodecError, OptionError
+from latcodec.files import Job
+from latcodec.wording import json_line, message, sizes
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a command speaks: JSON lines on stdout, or lines for a person on stderr. transform: its jobs write files."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    transform: bool = True
+
+    def __post_init__(self) -> None:
+        if self.quiet and self.verbose:
+            raise OptionError("--verbose and --quiet exclude each other; give one")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one input came to: a record for --json, a line for a person, more of it for -v, and what was dropped."""
+
+    record: dict[str, Any]
+    line: str
+    details: str = ""
+    notes: Sequence[str] = field(default=())
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    work: Callable[[Job], Done],
+    manners: Manners,
+    *,
+    say: Callable[[str], None],
+    put: Callable[[str], None],
+    advance: Callable[[], None] = lambda: None,
+) -> int:
+    """Do every job, say what each came to, and return how many failed.
+
+    say: prints a line for a person; put: a line of output; advance: is called after each job.
+    Errors made on purpose, of the system and of memory are failures of one input. Any other exception is a bug and
+    leaves, and so does a closed pipe, for nobody is there to read the rest.
+    """
+    failures, bytes_in, bytes_out, start = 0, 0, 0, time.perf_counter()
+    for job in jobs:
+        name = job.source_name
+        record = {"input": name} | ({"output": job.target_name} if manners.transform else {})
+        try:
+            done = work(job)
+        except BrokenPipeError:
+            raise
+        except (LatcodecError, OSError, MemoryError) as error:
+            failures += 1
+            say(f"latcodec: {message(error, name)}")
+            if manners.json:
+                put(json_line(record | {"ok": False, "error": type(error).__name__, "message": message(error)}))
+        else:
+            bytes_in += done.record.get("bytes_in", 0)
+            bytes_out += done.record.get("bytes_out", 0)
+            if manners.json:
+                put(json_line(record | {"ok": True} | done.record))
+            elif not manners.transform:
+                put(f"{name}: {done.line}")
+            elif not manners.quiet:
+                say(f"{name} -> {job.target_name}  {done.line}")
+                for detail in [done.details] if manners.verbose else []:
+                    say(f"  {detail}")
+                for note in done.notes:
+                    say(f"latcodec: {name}: note: {note}")
+        advance()
+    if len(jobs) > 1 and (failures or (manners.transform and not manners.quiet and not manners.json)):
+        size = f", {sizes(bytes_in, bytes_out)}" if manners.transform else ""
+        seconds = time.perf_counter() - start
+        say(f"latcodec: {len(jobs) - failures} of {len(jobs)} files done, {failures} failed{size}, {seconds:.1f} s")
+    return failures

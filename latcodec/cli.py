@@ -1,0 +1,268 @@
+"""The command line: parse, call, print. Codec, torch and rich are imported by the command that needs them, not here."""
+
+from __future__ import annotations
+
+import io
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from latcodec import __version__, files, wording
+from latcodec.batch import Done, Manners, run_jobs
+from latcodec.container import MAGIC, MAX_PIXELS
+from latcodec.errors import LatcodecError, OptionError
+
+EPILOG = """\b
+Exit codes: 0 all done; 1 at least one input failed; 2 the command was refused before any work;
+130 interrupted. Data and --json go to stdout, everything for people to stderr. "-" is stdin or stdout."""
+
+
+class Root(click.Group):
+    """Turns our own errors into one line and an exit code; a bug keeps its traceback, click handles a closed pipe."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            message, code = "interrupted", 130
+        except OptionError as error:
+            message, code = str(error), 2
+        except BrokenPipeError:
+            raise
+        except (LatcodecError, OSError) as error:
+            message, code = wording.message(error), 1
+        click.echo(f"latcodec: {message}", err=True)
+        ctx.exit(code)
+
+
+def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number", ctx=ctx, param=parameter)
+    return value
+
+
+def _options(*decorators: Callable) -> Callable[[Callable], Callable]:
+    def decorate(command: Callable) -> Callable:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per input on stdout.")
+_max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, show_default=True, help="Refuse larger pictures."
+)
+_network_options = _options(
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; torch decides otherwise."),
+    click.option("--weights", metavar="PATH", help="A weights file or a folder of them."),
+)
+_manners_options = _options(
+    _max_pixels_option,
+    click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
+    _json_option,
+    click.option("-v", "--verbose", is_flag=True, help="Also say where the time went."),
+    click.option("--quiet", is_flag=True, help="Say nothing but errors."),
+)
+
+
+@click.group(
+    cls=Root, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="latcodec")
+def cli() -> None:
+    """A learned image codec: small .lc files that decode to the same picture everywhere."""
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", metavar="OUT", help="File, folder or -; name.lc beside the input otherwise.")
+@click.option("--codec", "codec_name", default="hyperprior", show_default=True, metavar="NAME")
+@click.option("--lambda", "lmbda", type=click.FloatRange(0.1, 20), callback=_finite, help="Price of a bit; default 1.")
+@click.option("-q", "--quality", type=click.FloatRange(1, 100), callback=_finite, help="The same axis for people.")
+@click.option("--bpp", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: bits per pixel.")
+@click.option("--psnr", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: PSNR in dB.")
+@click.option("--size", "size_bytes", type=click.IntRange(1), metavar="BYTES", help="Search: at most so many bytes.")
+@click.option("--no-verify", is_flag=True, help="Do not decode the integers back before the file is written.")
+@click.option("--strip", is_flag=True, help="Leave EXIF, XMP and the ICC profile out.")
+@_network_options
+@_manners_options
+def encode(
+    inputs, output, codec_name, lmbda, quality, bpp, psnr, size_bytes, no_verify, strip, device, threads, weights,
+    max_pixels, force, as_json, verbose, quiet,
+):  # fmt: skip
+    """Encode pictures or folders of pictures to .lc files."""
+    rates = {"--lambda": lmbda, "--quality": quality, "--bpp": bpp, "--psnr": psnr, "--size": size_bytes}
+    given = [name for name, value in rates.items() if value is not None]
+    if len(given) > 1:
+        raise OptionError(f"{' and '.join(given)} exclude each other; give one")
+    manners = Manners(as_json, quiet, verbose)
+    jobs = files.plan_outputs(inputs, output, ".lc", suffixes=files.PICTURE_SUFFIXES, force=force)
+    _check_stdout(jobs, manners)
+    from latcodec import codec, images
+
+    if threads is not None:
+        codec.set_threads(threads)
+    settings = codec.EncodeSettings(
+        codec=codec_name, lmbda=lmbda, quality=quality, bpp=bpp, psnr=psnr, size_bytes=size_bytes,
+        device=device, weights=weights, verify=not no_verify, strip=strip,
+    )  # fmt: skip
+
+    def work(job: files.Job) -> Done:
+        start = time.perf_counter()
+        if job.source is None:
+            data = files.read_bytes(None, _limit_bytes(max_pixels))
+            source, bytes_in = io.BytesIO(data), len(data)
+            source.name = "stdin"
+        else:
+            source, bytes_in = job.source, job.source.stat().st_size
+        picture = images.read(source, max_pixels=max_pixels)
+        encoded = codec.encode_picture(picture, settings)
+        with files.open_output(job.target, force=force) as file:
+            file.write(encoded.data)
+        seconds = {**encoded.seconds, "total": time.perf_counter() - start}
+        height, width = picture.pixels.shape[:2]
+        notes = (*picture.notes, *encoded.notes)
+        record = {
+            "bytes_in": bytes_in, "bytes_out": len(encoded.data), "width": width, "height": height,
+            "rate_index": encoded.rate_index, "lambda": encoded.lmbda, "bpp": encoded.bpp, "psnr_db": encoded.psnr_db,
+            "estimated_bits": encoded.estimated_bits, "trials": encoded.trials, "seconds": seconds, "notes": notes,
+        }  # fmt: skip
+        line = f"{wording.sizes(bytes_in, len(encoded.data))}, {encoded.bpp:.2f} bpp, lambda {encoded.lmbda:.3g}"
+        line += f", {encoded.psnr_db:.2f} dB" if encoded.psnr_db is not None else ""
+        line += f", {encoded.trials} trials" if encoded.trials > 1 else ""
+        details = f"{width}x{height}, rate index {encoded.rate_index}, estimate {encoded.estimated_bits / 8:.0f} B"
+        return Done(record, f"{line}, {seconds['total']:.2f} s", f"{details}, {wording.stages(encoded.seconds)}", notes)
+
+    _run(jobs, work, manners)
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", metavar="OUT", help="File, folder or -; name.png beside the input otherwise.")
+@click.option(
+    "--format", "picture_format", type=click.Choice(list(files.FORMAT_SUFFIXES), case_sensitive=False),
+    help="Format to write; the suffix of OUT decides otherwise, or png.",
+)  # fmt: skip
+@_network_options
+@_manners_options
+def decode(
+    inputs, output, picture_format, device, threads, weights, max_pixels, force, as_json, verbose, quiet,
+):  # fmt: skip
+    """Decode .lc files or folders of them to pictures."""
+    manners = Manners(as_json, quiet, verbose)
+    suffix = files.FORMAT_SUFFIXES[picture_format or "png"]
+    jobs = files.plan_outputs(inputs, output, suffix, suffixes=files.CODED_SUFFIXES, force=force)
+    _check_stdout(jobs, manners)
+    from latcodec import codec, images
+
+    formats = {}
+    for job in jobs:
+        by_suffix = picture_format is None and job.target is not None and not files.is_special(job.target)
+        formats[job] = images.format_of_suffix(job.target) if by_suffix else picture_format or "png"
+    if threads is not None:
+        codec.set_threads(threads)
+
+    def work(job: files.Job) -> Done:
+        start = time.perf_counter()
+        data = files.read_bytes(job.source, _limit_bytes(max_pixels), magic=MAGIC)
+        picture = codec.decode_picture(data, device=device, weights=weights, max_pixels=max_pixels)
+        decoded = time.perf_counter()
+        with files.open_output(job.target, force=force) as file:
+            notes = (*picture.notes, *images.write(picture, file, formats[job]))
+            bytes_out = file.seek(0, 2)
+        end = time.perf_counter()
+        seconds = {"decode": decoded - start, "write": end - decoded, "total": end - start}
+        height, width = picture.pixels.shape[:2]
+        record = {
+            "bytes_in": len(data), "bytes_out": bytes_out, "width": width, "height": height,
+            "format": formats[job], "seconds": seconds, "notes": notes,
+        }  # fmt: skip
+        line = f"{wording.sizes(len(data), bytes_out)}, {width}x{height}, {seconds['total']:.2f} s"
+        return Done(record, line, wording.stages(seconds), notes)
+
+    _run(jobs, work, manners)
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("inputs", nargs=-1, required=True, metavar="FILE...")
+@click.option("--check", is_flag=True, help="Only verify the checksums and lengths of the files.")
+@_json_option
+@_max_pixels_option
+def info(inputs, check, as_json, max_pixels):
+    """Say what the headers of .lc files say, without decoding."""
+    from latcodec import container
+
+    def work(job: files.Job) -> Done:
+        data = files.read_bytes(job.source, _limit_bytes(max_pixels), magic=MAGIC)
+        container.unpack(data, max_pixels=max_pixels)
+        if check:
+            return Done({"check": "ok"}, "ok")
+        from latcodec import codec
+
+        record = codec.info(data)
+        return Done(record, "\n".join(["", *wording.described(record)]))
+
+    found = [source for name in inputs for source, _ in files.expand(name, files.CODED_SUFFIXES)]
+    jobs = [files.Job(source, None) for source in found]
+    _run(jobs, work, Manners(as_json, transform=False))
+
+
+def _run(jobs: list[files.Job], work: Callable[[files.Job], Done], manners: Manners) -> None:
+    with _speaker(len(jobs), manners) as (say, advance):
+        failures = run_jobs(jobs, work, manners, say=say, put=click.echo, advance=advance)
+    if failures:
+        click.get_current_context().exit(1)
+
+
+@contextmanager
+def _speaker(count: int, manners: Manners) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """A function that prints one line to stderr, and one that counts a job as done on the progress bar.
+
+    There is a bar only for several files, at a terminal, and if the command is to talk to a person at all.
+    """
+    if count < 2 or not manners.transform or manners.quiet or manners.json or not sys.stderr.isatty():
+        yield lambda line: click.echo(line, err=True), lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("files", total=count)
+
+        def say(line: str) -> None:
+            progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        yield say, lambda: progress.advance(task)
+
+
+def _check_stdout(jobs: list[files.Job], manners: Manners) -> None:
+    if any(job.target is None for job in jobs):
+        if manners.json:
+            raise OptionError("--json and the output itself cannot share standard output; name a file with -o")
+        if sys.stdout.isatty():
+            raise OptionError("standard output is a terminal; name a file with -o, or pipe it")
+
+
+def _limit_bytes(max_pixels: int) -> int:
+    """Of an input: 16 bits RGBA twice over, and room for profiles; no sound file of so many pixels is larger."""
+    return 16 * max_pixels + (1 << 26)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    sys.exit(128 + number)
+
+
+def main() -> None:
+    """Entry point of the console script. SIGTERM unwinds like Ctrl-C, so that temporary files are removed."""
+    signal.signal(signal.SIGTERM, _terminate)
+    cli(prog_name="latcodec")

@@ -1,0 +1,270 @@
+"""Pictures <-> .lc bytes: where the container meets a backend.
+
+`encode` and `decode` take and give arrays, `encode_picture` and `decode_picture` a Picture with alpha and metadata;
+`info` reads the header alone. torch is imported by the first call that needs a network.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from latcodec import backends, container, rates, weights
+from latcodec.container import MAX_PIXELS, Payload
+from latcodec.errors import ImageError, OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from latcodec.images import Picture
+
+DEFAULT_LAMBDA = 1.0
+
+
+@dataclass(frozen=True)
+class EncodeSettings:
+    """How to encode. At most one of lmbda (0.1..20), quality (1..100), bpp, psnr (dB) and size_bytes; default lambda 1.
+
+    device: auto, cpu or cuda. weights: a file or folder, None for the usual places. strip leaves ICC, EXIF, XMP out.
+    """
+
+    codec: str = "hyperprior"
+    lmbda: float | None = None
+    quality: float | None = None
+    bpp: float | None = None
+    psnr: float | None = None
+    size_bytes: int | None = None
+    device: str = "auto"
+    weights: str | None = None
+    verify: bool = True
+    strip: bool = False
+
+    def __post_init__(self) -> None:
+        given = [n for n in ("lmbda", "quality", "bpp", "psnr", "size_bytes") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise OptionError(f"{' and '.join(given)} exclude each other; give one")
+
+    @property
+    def rate_index(self) -> int | None:
+        """The rate index that lambda or quality say, None if it has to be searched."""
+        if self.bpp is not None or self.psnr is not None or self.size_bytes is not None:
+            return None
+        lmbda = rates.lambda_of_quality(self.quality) if self.quality is not None else self.lmbda
+        return rates.index_of_lambda(DEFAULT_LAMBDA if lmbda is None else lmbda)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The file's bytes and how it came about. bpp is that of `data`; estimated_bits is the tables' ideal code length.
+
+    psnr_db: of the decoded colour samples, None unless a search needed it. seconds by stage. trials: encodes done.
+    """
+
+    data: bytes
+    rate_index: int
+    lmbda: float
+    bpp: float
+    estimated_bits: float
+    psnr_db: float | None
+    seconds: dict[str, float]
+    trials: int
+    notes: tuple[str, ...]
+
+
+def set_threads(count: int) -> None:
+    """Number of CPU threads the networks use."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise OptionError(f"device {name!r} is unknown; there are: auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise OptionError("device cuda: no CUDA device can be used here; take --device cpu or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+@lru_cache(maxsize=2)
+def _build(module: str, path: str, sha256: str, device: str):
+    from importlib import import_module
+
+    backend_module = import_module(module)
+    return backend_module.Model(_loaded[(path, sha256)], device)
+
+
+_loaded: dict[tuple[str, str], weights.Weights] = {}
+
+
+def load_model(backend: backends.Backend, weights_id: bytes | None, selected: str | None, device: str = "auto"):
+    """The backend's model with its default weights, or those of an id, ready on a device; kept for the next call."""
+    found = weights.load(backend.name, weights_id, selected)
+    key = (str(found.path), found.sha256)
+    _loaded.clear()
+    _loaded[key] = found
+    return _build(backend.module, *key, _device(device))
+
+
+def encode_picture(picture: Picture, settings: EncodeSettings = EncodeSettings()) -> Encoded:  # noqa: B008
+    """Encode a picture; raises OptionError, WeightsError, ImageError or DriftError (see `EncodeSettings`, law 5)."""
+    from latcodec.images import pack_alpha
+
+    backend = backends.by_name(settings.codec)
+    model = load_model(backend, None, settings.weights, settings.device)
+    module = backend.load()
+    start = time.perf_counter()
+    latents = module.analyse(model, picture.pixels)
+    seconds = {"analysis": time.perf_counter() - start}
+    height, width = picture.pixels.shape[:2]
+    frame = Payload(
+        backend_id=backend.wire_id,
+        weights_id=model.weights_id,
+        rate_index=0,
+        width=width,
+        height=height,
+        gray=picture.gray,
+        depth=16 if picture.pixels.dtype.itemsize == 2 else 8,
+        integers_crc=0,
+        streams=(b"",),
+        alpha=None if picture.alpha is None else pack_alpha(picture.alpha),
+        icc=None if settings.strip else picture.icc or None,
+        exif=None if settings.strip else picture.exif or None,
+        xmp=None if settings.strip else picture.xmp or None,
+    )
+
+    def attempt(index: int, verify: bool):
+        coded = module.code(model, latents, module.Options(index, verify))
+        payload = replace(frame, rate_index=index, streams=coded.streams, integers_crc=coded.integers_crc)
+        return container.pack(payload), coded
+
+    def psnr(coded, index: int) -> float:
+        from latcodec.metrics import psnr_db
+
+        size, peak = (height, width), 65535 if frame.depth == 16 else 255
+        decoded = module.synthesise(model, coded.symbols, coded.means, index, size, frame.gray, frame.depth)
+        return float(psnr_db(picture.pixels, decoded, peak))
+
+    index, trials, notes, reached = settings.rate_index, 1, [], None
+    if index is None:
+        index, trials, note = _search(settings, width * height, attempt, psnr)
+        notes += [note] if note else []
+    data, coded = attempt(index, settings.verify)
+    if settings.psnr is not None:
+        reached = psnr(coded, index)
+    if settings.strip and any((picture.icc, picture.exif, picture.xmp)):
+        notes.append("metadata left out (--strip)")
+    return Encoded(
+        data=data,
+        rate_index=index,
+        lmbda=rates.lambda_of_index(index),
+        bpp=8 * len(data) / (width * height),
+        estimated_bits=coded.estimated_bits,
+        psnr_db=reached,
+        seconds=seconds | coded.seconds,
+        trials=trials,
+        notes=tuple(notes),
+    )
+
+
+def _search(settings: EncodeSettings, pixels: int, attempt, psnr) -> tuple[int, int, str]:
+    """Bisect the rate index, at most 8 trial encodes: (index, trials, what to tell a person).
+
+    --size and --bpp: the best quality that is not larger; --psnr: the smallest file that is not worse.
+    """
+    limit = settings.size_bytes if settings.size_bytes is not None else (settings.bpp or 0) * pixels / 8
+    seen: dict[int, float] = {}
+
+    def good_enough(index: int) -> bool:
+        data, coded = attempt(index, False)
+        seen[index] = psnr(coded, index) if settings.psnr is not None else len(data)
+        return seen[index] >= settings.psnr if settings.psnr is not None else seen[index] > limit
+
+    low, high = 0, rates.MAX_INDEX + 1  # the first index that is good enough, or too large, lies in low..high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if good_enough(middle) else (middle + 1, high)
+    index = min(low, rates.MAX_INDEX) if settings.psnr is not None else max(low - 1, 0)
+    if settings.psnr is not None:
+        missed = low > rates.MAX_INDEX
+        return index, len(seen), f"{settings.psnr:g} dB cannot be reached; this is the best quality" if missed else ""
+    missed = low == 0
+    return index, len(seen), f"{limit:.0f} bytes cannot be reached; this is the smallest file" if missed else ""
+
+
+def decode_picture(
+    data: bytes, *, device: str = "auto", weights: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """Decode an .lc file; raises FormatError, VersionError, WeightsError or DriftError, each naming the field."""
+    payload = container.unpack(data, max_pixels=max_pixels)
+    backend = backends.by_wire_id(payload.backend_id)
+    from latcodec.images import Picture, unpack_alpha
+
+    alpha = None
+    if payload.alpha is not None:
+        alpha = unpack_alpha(payload.alpha, payload.width, payload.height, payload.depth)
+    model = load_model(backend, payload.weights_id, weights, device)
+    pixels = backend.load().decode(model, payload)
+    notes = tuple(f"section of unknown kind {kind} ignored" for kind, _ in payload.extra)
+    return Picture(pixels, payload.gray, alpha, payload.icc, payload.exif, payload.xmp, notes)
+
+
+def info(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict:
+    """Everything the header says, and the bytes of each section; reads no weights and imports no torch."""
+    payload = container.unpack(data, max_pixels=max_pixels)
+    names = {b.wire_id: b.name for b in backends.BACKENDS}
+    lmbda = rates.lambda_of_index(payload.rate_index)
+    return {
+        "format_version": container.VERSION,
+        "codec": names.get(payload.backend_id, f"unknown ({payload.backend_id})"),
+        "weights": payload.weights_id.hex(),
+        "width": payload.width,
+        "height": payload.height,
+        "gray": payload.gray,
+        "alpha": payload.alpha is not None,
+        "depth": payload.depth,
+        "rate_index": payload.rate_index,
+        "lambda": round(lmbda, 4),
+        "quality": round(1 + 99 * payload.rate_index / rates.MAX_INDEX, 1),
+        "integers_crc": f"{payload.integers_crc:08x}",
+        "bytes": len(data),
+        "bpp": 8 * len(data) / (payload.width * payload.height),
+        "sections": [{"name": n, "offset": o, "bytes": size} for n, o, size in container.sections(data)],
+    }
+
+
+def encode(array: np.ndarray, **settings) -> bytes:
+    """Encode an array, uint8 or uint16: [H, W] gray, [H, W, 2] gray and alpha, [H, W, 3] RGB or [H, W, 4] RGBA.
+
+    settings: the fields of `EncodeSettings`. Raises ImageError for another array and what `encode_picture` raises.
+    """
+    import numpy as np
+
+    from latcodec.images import Picture
+
+    array = np.asarray(array)
+    array = array[:, :, None] if array.ndim == 2 else array
+    if array.dtype not in (np.uint8, np.uint16) or array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
+        raise ImageError(f"array {array.dtype} {list(array.shape)}: need uint8 or uint16, [H, W] or [H, W, 1..4]")
+    if 0 in array.shape:
+        raise ImageError(f"array {list(array.shape)}: it has no pixels")
+    gray, has_alpha = array.shape[2] <= 2, array.shape[2] in (2, 4)
+    colour = array[:, :, :1].repeat(3, 2) if gray else array[:, :, :3]
+    alpha = np.ascontiguousarray(array[:, :, -1]) if has_alpha else None
+    picture = Picture(np.ascontiguousarray(colour), gray, alpha)
+    return encode_picture(picture, EncodeSettings(**settings)).data
+
+
+def decode(data: bytes, **settings) -> np.ndarray:
+    """Decode to an array of the shape and dtype that `encode` was given; settings as of `decode_picture`."""
+    import numpy as np
+
+    picture = decode_picture(data, **settings)
+    planes = [picture.pixels[:, :, :1] if picture.gray else picture.pixels]
+    planes += [] if picture.alpha is None else [picture.alpha[:, :, None]]
+    array = np.concatenate(planes, 2)
+    return array[:, :, 0] if array.shape[2] == 1 else array

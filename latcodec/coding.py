@@ -1,0 +1,365 @@
+"""Entropy coding: int32 symbols and the table row of each <-> bytes. The only importer of constriction.
+
+Probabilities are frozen integers (`Tables`): each row is a list of weights >= 1 that sum to exactly 2**24, and no float
+comes near a bit. A row covers the symbols minimum, minimum + 1, ...; its last entry is the escape. Tables are made
+once, when a model is exported (`logistic_tables`, `quantize_pmf`), and ship with the weights as data.
+
+The stream, a range coder's 32-bit words stored little-endian, is what successive `put` calls append. One `put` codes
+
+1. the symbols stably sorted by row, each as its entry in its row (one call of the coder per row, not per symbol);
+2. for the escaped ones, in the same order, all classes: 32 * (below the support) + (bit length of m) - 1, where
+   m >= 1 is the distance to the nearest symbol of the support; each uniform over 64 values;
+3. for those with m > 1, all low parts: the lowest min(b, 16) of the b bits of m under its leading one, uniform;
+4. for those with b > 16, all high parts: the b - 16 bits above, uniform.
+
+So every int32 can be coded by every table. The coder itself detects almost nothing: `Decoder` turns its failures into
+FormatError and compares the length of the data with the information in what was decoded, and damage that passes both is
+found by the container's checksums.
+
+Source: constriction (Bamler, 2022, arXiv:2201.01741), range coder over 32-bit words with 64 bits of state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import constriction
+import numpy as np
+
+from .errors import FormatError, WeightsError
+
+PRECISION_BITS = 24
+TOTAL = 1 << PRECISION_BITS
+MAX_ROWS = 1 << 16
+MAX_REACH = 2000  # of Gaussian supports; a symbol beyond it is an escape
+_CLASS_BITS, _PART_BITS = 6, 16
+# The coder divides its range, at least 2**32, by 2**24 and drops the remainder: at worst log2(257 / 256) bits a symbol.
+_LOSS_BITS_PER_STEP = math.log2(257 / 256)
+_SEAL_BITS = 96  # what sealing can add to the information, in whole words
+
+_model = constriction.stream.model
+_queue = constriction.stream.queue
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Frozen probability tables; arrays are copied and read-only.
+
+    weights: int32 [total], all rows one after another; each >= 1, each row sums to 2**24, its last entry is the escape.
+    offsets: int32 [rows + 1], row r is weights[offsets[r]:offsets[r + 1]], at least two entries.
+    minimums: int32 [rows], the symbol of each row's first entry.
+    Raises WeightsError if anything of this does not hold.
+    """
+
+    weights: np.ndarray
+    offsets: np.ndarray
+    minimums: np.ndarray
+    bits: np.ndarray = field(init=False, repr=False)  # float64 [total], -log2 of each entry's probability
+    _models: dict[int, object] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "offsets", "minimums"):
+            object.__setattr__(self, name, _frozen_int32(name, getattr(self, name)))
+        rows, sizes = self.rows, np.diff(self.offsets.astype(np.int64))
+        if not 1 <= rows <= MAX_ROWS:
+            raise WeightsError(f"tables: {rows} rows, not 1..{MAX_ROWS}")
+        if len(self.offsets) != rows + 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.weights):
+            raise WeightsError(f"tables: offsets do not divide {len(self.weights)} weights into {rows} rows")
+        if sizes.min() < 2:
+            raise WeightsError(f"tables: row {sizes.argmin()} has {sizes.min()} entries, at least 2 are needed")
+        if self.weights.min() < 1:
+            raise WeightsError(f"tables: weight {self.weights.argmin()} is {self.weights.min()}, not >= 1")
+        sums = np.add.reduceat(self.weights, self.offsets[:-1], dtype=np.int64)
+        if np.any(sums != TOTAL):
+            row = int(np.argmax(sums != TOTAL))
+            raise WeightsError(f"tables: row {row} sums to {sums[row]}, not {TOTAL}")
+        if np.any(self.minimums + sizes - 2 > 2**31 - 1):
+            raise WeightsError("tables: a row reaches over the largest int32")
+        bits = PRECISION_BITS - np.log2(self.weights)
+        bits.setflags(write=False)
+        object.__setattr__(self, "bits", bits)
+
+    def __reduce__(self):
+        # The coder's models cannot be pickled; the copy builds its own.
+        return Tables, (self.weights, self.offsets, self.minimums)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.minimums)
+
+    def size(self, row: int) -> int:
+        """Number of entries of a row, the escape included."""
+        return int(self.offsets[row + 1] - self.offsets[row])
+
+    def model(self, row: int):
+        """Return the coder's model of a row, built at first use."""
+        found = self._models.get(row)
+        if found is None:
+            weights = self.weights[self.offsets[row] : self.offsets[row + 1]]
+            # The library gives each entry one unit beforehand and shares out the rest in proportion to these floats,
+            # which sum to exactly that rest: so it reproduces the integers.
+            found = _model.Categorical((weights - 1).astype(np.float64), perfect=False)
+            self._models[row] = found
+        return found
+
+
+class Encoder:
+    """Codes symbols into one range-coder stream."""
+
+    def __init__(self, tables: Tables):
+        self._tables = tables
+        self._coder = _queue.RangeEncoder()
+
+    def put(self, symbols: np.ndarray, rows: np.ndarray) -> None:
+        """Append symbols, int32 [n], each coded by its row of the tables, uint16 [n]; n may be 0.
+
+        Raises TypeError or ValueError for another dtype or shape, or a row the tables do not have.
+        """
+        _check_rows(rows, self._tables)
+        _check_symbols(symbols, rows)
+        tables, coder = self._tables, self._coder
+        order, groups = _group(rows, tables)
+        ordered = symbols[order]
+        distances, below = [], []
+        for row, start, stop in groups:
+            entries, escapes = _entries(ordered[start:stop], row, tables)
+            coder.encode(entries.view(np.int32), tables.model(row))
+            if escapes is not None:
+                distance, is_below = _distances(ordered[start:stop][escapes], row, tables)
+                distances.append(distance)
+                below.append(is_below)
+        if distances:
+            self._put_escapes(np.concatenate(distances), np.concatenate(below))
+
+    def _put_escapes(self, distances: np.ndarray, below: np.ndarray) -> None:
+        bits = _bit_lengths(distances) - 1
+        rest = distances - (np.int64(1) << bits)
+        self._coder.encode((32 * below + bits).astype(np.int32), _model.Uniform(1 << _CLASS_BITS))
+        for shift, has_part, sizes in _parts(bits):
+            part = (rest[has_part] >> shift) & (sizes - 1)
+            self._coder.encode(part.astype(np.int32), _model.Uniform(), sizes)
+
+    def finish(self) -> bytes:
+        """Return the stream: a multiple of 4 bytes, none if nothing was put."""
+        return self._coder.get_compressed().astype("<u4").tobytes()
+
+
+class Decoder:
+    """Mirrors an Encoder: the same rows in the same calls give the symbols back.
+
+    data: what Encoder.finish returned. tables: equal to those of the encoder.
+    Whatever `data` holds, each method returns or raises FormatError, and memory is bounded by len(data) and the rows.
+    """
+
+    def __init__(self, data: bytes, tables: Tables):
+        if len(data) % 4:
+            raise FormatError(f"stream has {len(data)} bytes, not a multiple of 4")
+        self._tables = tables
+        self._words = len(data) // 4
+        self._bits = 0.0  # information in, and number of, the symbols decoded so far
+        self._steps = 0
+        words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
+        self._coder = _guarded(lambda: _queue.RangeDecoder(words))
+
+    def get(self, rows: np.ndarray) -> np.ndarray:
+        """Return the next symbols, int32 [n], given the table row of each, uint16 [n].
+
+        Raises FormatError if the stream cannot be what an Encoder wrote; TypeError or ValueError for bad rows.
+        """
+        _check_rows(rows, self._tables)
+        tables = self._tables
+        order, groups = _group(rows, tables)
+        ordered = np.empty(len(rows), np.int32)
+        escaped = []
+        for row, start, stop in groups:
+            entries = self._decode(tables.model(row), stop - start)
+            counts = np.bincount(entries, minlength=tables.size(row))
+            self._bits += float(counts @ tables.bits[tables.offsets[row] : tables.offsets[row + 1]])
+            np.add(entries, tables.minimums[row], out=ordered[start:stop])
+            if counts[-1]:
+                positions = np.flatnonzero(entries == tables.size(row) - 1)
+                escaped.append((positions + start, np.full(len(positions), row)))
+        self._steps += len(rows)
+        self._check_underrun()
+        if escaped:
+            where, escaped_rows = (np.concatenate(parts) for parts in zip(*escaped, strict=True))
+            ordered[where] = self._get_escapes(escaped_rows)
+        symbols = np.empty_like(ordered)
+        symbols[order] = ordered
+        return symbols
+
+    def _get_escapes(self, rows: np.ndarray) -> np.ndarray:
+        classes = self._decode(_model.Uniform(1 << _CLASS_BITS), len(rows))
+        bits = (classes & 31).astype(np.int64)
+        distances = np.int64(1) << bits
+        for shift, has_part, sizes in _parts(bits):
+            distances[has_part] += self._decode(_model.Uniform(), sizes).astype(np.int64) << shift
+        self._bits += float(_CLASS_BITS * len(rows) + bits.sum())
+        self._steps += 3 * len(rows)
+        self._check_underrun()
+        first = self._tables.minimums[rows].astype(np.int64)
+        last = first + np.diff(self._tables.offsets)[rows] - 2
+        symbols = np.where(classes >= 32, first - distances, last + distances)
+        if symbols.min() < -(2**31) or symbols.max() > 2**31 - 1:
+            raise FormatError("stream is damaged: an escaped symbol does not fit into 32 bits")
+        return symbols.astype(np.int32)
+
+    def _decode(self, *arguments) -> np.ndarray:
+        return _guarded(lambda: self._coder.decode(*arguments))
+
+    def _check_underrun(self) -> None:
+        # A sealed stream is at least as long as the information in it, so less means that decoding ran past the end.
+        if 32 * self._words < self._bits - 1e-6 * (self._steps + 1) or (self._steps and not self._words):
+            raise FormatError(f"stream has {4 * self._words} bytes, the symbols need {math.ceil(self._bits / 8)}")
+
+    def finish(self) -> None:
+        """Raise FormatError unless the symbols read so far are all the stream can hold."""
+        most_bits = self._bits + self._steps * _LOSS_BITS_PER_STEP + _SEAL_BITS if self._steps else 0
+        if 32 * self._words > most_bits or not _guarded(self._coder.maybe_exhausted):
+            raise FormatError(f"stream of {4 * self._words} bytes is damaged, or goes on after its last symbol")
+
+
+def ideal_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> float:
+    """Return the information in symbols, int32 [n], under their rows, uint16 [n], in bits, escapes included."""
+    _check_rows(rows, tables)
+    _check_symbols(symbols, rows)
+    order, groups = _group(rows, tables)
+    ordered = symbols[order]
+    total = 0.0
+    for row, start, stop in groups:
+        entries, escapes = _entries(ordered[start:stop], row, tables)
+        total += float(tables.bits[tables.offsets[row] :][entries].sum())
+        if escapes is not None:
+            distance, _ = _distances(ordered[start:stop][escapes], row, tables)
+            total += float((_CLASS_BITS + _bit_lengths(distance) - 1).sum())
+    return total
+
+
+def quantize_pmf(pmfs: Sequence[np.ndarray], minimums: Sequence[int]) -> Tables:
+    """Return tables that approximate probability mass functions. For export: the result ships as data.
+
+    pmfs: float64 [entries] per row, finite, >= 0, sum > 0 (scaled to 1); the last entry is the escape.
+    minimums: the symbol of each row's first entry.
+    Raises WeightsError if a row is none of this, or too long for 24 bits.
+    """
+    rows = []
+    for row, pmf in enumerate(pmfs):
+        pmf = np.asarray(pmf, np.float64)
+        if pmf.ndim != 1 or not np.all(np.isfinite(pmf)) or np.any(pmf < 0) or not pmf.sum() > 0:
+            raise WeightsError(f"tables: row {row} is not a probability mass function")
+        weights = np.maximum(1, np.rint(pmf / pmf.sum() * TOTAL)).astype(np.int64)
+        weights[weights.argmax()] += TOTAL - weights.sum()
+        rows.append(weights)  # a largest entry that fell under 1 is refused by Tables
+    offsets = np.cumsum([0] + [len(weights) for weights in rows])
+    return Tables(np.concatenate(rows) if rows else np.empty(0, np.int64), offsets, np.asarray(minimums, np.int64))
+
+
+def logistic_tables(sigmas: np.ndarray, tail_mass: float = 2.0**-13) -> Tables:
+    """Return one table per standard deviation of a zero-mean logistic, integrated over bins [k - 1/2, k + 1/2].
+
+    sigmas: float64 [rows], > 0, in units of one symbol. The support is +-min(ceil(6 sigma) + 4, 2000).
+    tail_mass: share of a two-sided geometric distribution mixed in, so that outliers cost some 20 bits, not hundreds.
+    Raises WeightsError for sigmas or a tail_mass out of range.
+    """
+    if not 0 <= tail_mass < 1:
+        raise WeightsError(f"tables: tail_mass is {tail_mass}, not in 0..1")
+    pmfs, minimums = [], []
+    for sigma in np.asarray(sigmas, np.float64).tolist():
+        if not 0 < sigma < math.inf:
+            raise WeightsError(f"tables: sigma is {sigma}, not positive and finite")
+        reach = min(math.ceil(6 * min(sigma, MAX_REACH)) + 4, MAX_REACH)
+        scaled = np.minimum((np.arange(reach + 1) + 0.5) * (math.pi / math.sqrt(3) / sigma), 700)
+        above = 1 / (1 + np.exp(scaled))  # P(X > k + 1/2)
+        logistic = np.append(1 - 2 * above[0], above[:-1] - above[1:])
+        ratio = math.exp(-3 / reach)
+        geometric = (1 - ratio) / (1 + ratio) * ratio ** np.arange(reach + 1)
+        half = (1 - tail_mass) * logistic + tail_mass * geometric
+        escape = (1 - tail_mass) * 2 * above[-1] + tail_mass * 2 * ratio ** (reach + 1) / (1 + ratio)
+        pmfs.append(np.concatenate([half[:0:-1], half, [escape]]))
+        minimums.append(-reach)
+    return quantize_pmf(pmfs, minimums)
+
+
+def _frozen_int32(name: str, values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) == 0:
+        raise WeightsError(f"tables: {name} is {values.dtype} {list(values.shape)}, not a list of integers")
+    if values.min() < -(2**31) or values.max() > 2**31 - 1:
+        raise WeightsError(f"tables: {name} does not fit into 32 bits")
+    frozen = np.array(values, np.int32)
+    frozen.setflags(write=False)
+    return frozen
+
+
+def _check_rows(rows: np.ndarray, tables: Tables) -> None:
+    # A row or an amount that the coder does not expect can end the process: nothing reaches it unchecked.
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint16 or rows.ndim != 1:
+        raise TypeError("rows must be a uint16 array [n]")
+    if len(rows) and rows.max() >= tables.rows:
+        raise ValueError(f"row {rows.max()} of tables with {tables.rows} rows")
+
+
+def _check_symbols(symbols: np.ndarray, rows: np.ndarray) -> None:
+    if not isinstance(symbols, np.ndarray) or symbols.dtype != np.int32 or symbols.ndim != 1:
+        raise TypeError("symbols must be an int32 array [n]")
+    if len(symbols) != len(rows):
+        raise ValueError(f"{len(symbols)} symbols with {len(rows)} rows")
+
+
+def _group(rows: np.ndarray, tables: Tables) -> tuple[np.ndarray, Iterator[tuple[int, int, int]]]:
+    """Return the stable order that sorts by row, and (row, start, stop) of each row present in that order."""
+    # Stable sorts of 8- and 16-bit integers are radix sorts; one byte takes one pass.
+    order = np.argsort(rows.astype(np.uint8) if tables.rows <= 256 else rows, kind="stable")
+    counts = np.bincount(rows, minlength=tables.rows)
+    present = np.flatnonzero(counts)
+    stops = np.cumsum(counts[present])
+    starts = stops - counts[present]
+    return order, zip(present.tolist(), starts.tolist(), stops.tolist(), strict=True)
+
+
+def _entries(symbols: np.ndarray, row: int, tables: Tables) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the entries, uint32 [n], of symbols of one row, and the mask of those that are escapes (None: none)."""
+    # Modulo 2**32 a symbol under the minimum becomes a large number, so one comparison finds both sides.
+    entries = symbols.view(np.uint32) - tables.minimums[row : row + 1].view(np.uint32)
+    escape = np.uint32(tables.size(row) - 1)
+    if len(entries) == 0 or entries.max() < escape:
+        return entries, None
+    escapes = entries >= escape
+    np.minimum(entries, escape, out=entries)
+    return entries, escapes
+
+
+def _distances(symbols: np.ndarray, row: int, tables: Tables) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far, int64 [n], >= 1, symbols lie outside the support of a row, and which lie below it, bool [n]."""
+    first = int(tables.minimums[row])
+    last = first + tables.size(row) - 2
+    wide = symbols.astype(np.int64)
+    below = wide < first
+    return np.where(below, first - wide, wide - last), below
+
+
+def _bit_lengths(values: np.ndarray) -> np.ndarray:
+    """Return the bit length, int64 [n], of int64 values 1..2**32 - 1; exact, because frexp of such integers is."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+
+
+def _parts(bits: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (shift, which escapes have this part, number of its values int32) of the low, then of the high parts."""
+    for shift in (0, _PART_BITS):
+        has_part = bits > shift
+        if has_part.any():
+            yield shift, has_part, (1 << np.minimum(bits[has_part] - shift, _PART_BITS)).astype(np.int32)
+
+
+def _guarded(call: Callable):
+    """Return call(), with whatever the coder raises on damaged data as FormatError."""
+    try:
+        return call()
+    except BaseException as error:  # its PanicException, which cannot be imported, is a BaseException
+        known = isinstance(error, (AssertionError, KeyError, ValueError)) or type(error).__name__ == "PanicException"
+        if not known:
+            raise
+        raise FormatError("stream is damaged: it holds no symbols of its tables") from error

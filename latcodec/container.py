@@ -1,0 +1,329 @@
+"""The latcodec file format, version 1 (`.lc`). This docstring is the specification.
+
+A file is a header, sections and a checksum, with nothing between or after them::
+
+    offset  size  field
+    0       4     magic            CA 4C 43 0A  (0xCA "LC" newline)
+    4       1     format version   1
+    5       1     backend id       the codec that made the streams; ids are append-only, their table is in `backends`
+    6       1     flags            bit 0: gray; bit 1: 16 bits per sample instead of 8; bits 2..7: reserved, 0
+    7       1     rate index       0..255, the quantised log-lambda the model is conditioned on
+    8       4     weights id       first four bytes of the SHA-256 of the weights file
+    12      4     integers CRC     CRC-32 of every integer the decoder derives
+    16      1..5  width            varint, px, 1..2**31
+    .       1..5  height           varint, px, 1..2**31
+    .       .     sections         one or more, up to the checksum
+    end-4   4     checksum         CRC-32 of all bytes before it
+
+    section: kind (1 byte), length (varint, 1..5 bytes), contents (length bytes, may be none)
+
+Fixed-size integers are unsigned and little-endian. A varint is unsigned LEB128: seven bits a byte, lowest first, the
+high bit set on all bytes but the last, at most five bytes, always the shortest form (a last byte 0 after another is
+refused). CRC-32 is that of zlib and PNG (polynomial 0xEDB88320).
+
+Section kinds are written numbers and append-only: a number is never reused, not even of a kind that is given up. ::
+
+    kind  name        may repeat  contents
+    0x01  stream      yes         entropy-coded words; at least one; their order is that of the file
+    0x02  parameters  no          settings private to the backend
+    0x03  alpha       no          lossless alpha plane (`images.pack_alpha`)
+    0x81  icc         no          ICC profile
+    0x82  exif        no          EXIF block
+    0x83  xmp         no          XMP packet
+
+The high bit of a kind marks it *ancillary*: a reader that does not know the kind shows the same pixels without it,
+and keeps it, in order, in `Payload.extra`. Without the high bit it is *critical*: a reader that does not know it must
+refuse the file. Alpha is critical because a picture without its transparency is another picture. Sections may stand in
+any order; `pack` writes parameters, streams, alpha, icc, exif, xmp, extra. A file has at most 65,536 sections.
+
+Versioning. Three things hold in every version there will ever be: the magic, the version byte at offset 4, and the
+CRC-32 of everything before it in the last four bytes. So a reader tells a damaged file (`FormatError`) from a sound
+file of a newer version (`VersionError`) although it cannot read the latter. Additions that an old reader may ignore
+are ancillary sections; additions that it must not ignore are critical sections or reserved flag bits; only a change of
+the table above makes a new version.
+
+Checks, in this order, all before anything is allocated by a number from the file:
+
+1.  magic                                              FormatError, with a guess at what the file is instead
+2.  length of at least the smallest file               FormatError
+3.  checksum                                           FormatError, naming the field that does not fit, if one does not
+4.  version: 0 was never given out, > 1 is newer       FormatError, VersionError
+5.  reserved flag bits (the checksum holds, so a newer writer meant them)   VersionError
+6.  width and height: canonical varints, 1..2**31      FormatError
+7.  width * height <= max_pixels                       FormatError, naming the limit and `--max-pixels`
+8.  sections: lengths add up exactly to the checksum's offset; number of sections   FormatError
+9.  unknown critical kinds                             VersionError
+10. repeated single sections, no stream                FormatError
+
+Contents are copied out of the file, never expanded, so memory is bounded by the length of the file. The header, the
+checksum and the head of one stream are at most 31 bytes for a picture within the default limit and a stream < 256 MiB.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from .errors import FormatError, VersionError
+
+MAGIC = b"\xcaLC\n"
+VERSION = 1
+MAX_PIXELS = 268_435_456
+MAX_SIDE_PX = 2**31
+MAX_SECTIONS = 65_536
+
+STREAM, PARAMETERS, ALPHA = 0x01, 0x02, 0x03
+ANCILLARY = 0x80
+ICC, EXIF, XMP = 0x81, 0x82, 0x83
+KIND_NAMES = {STREAM: "stream", PARAMETERS: "parameters", ALPHA: "alpha", ICC: "icc", EXIF: "exif", XMP: "xmp"}
+
+_GRAY, _DEPTH16 = 0x01, 0x02
+_FIXED_BYTES = 16
+_CRC_BYTES = 4
+_VARINT_BYTES = 5
+_SMALLEST_BYTES = _FIXED_BYTES + 2 + 2 + _CRC_BYTES  # width, height and one empty section
+
+_OTHER_FORMATS = (  # offset, signature, what to call it
+    (0, b"\x89PNG", "a PNG picture"),
+    (0, b"\xff\xd8\xff", "a JPEG picture"),
+    (0, b"GIF8", "a GIF picture"),
+    (0, b"II*\0", "a TIFF picture"),
+    (0, b"MM\0*", "a TIFF picture"),
+    (8, b"WEBP", "a WebP picture"),
+    (4, b"ftypavi", "an AVIF picture"),
+    (4, b"ftyphei", "a HEIF picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """All that a file says; the specification above gives range and meaning of each field."""
+
+    backend_id: int  # 0..255
+    weights_id: bytes  # 4 bytes
+    rate_index: int  # 0..255
+    width: int  # px
+    height: int  # px
+    gray: bool
+    depth: int  # 8 or 16 bits per sample
+    integers_crc: int  # u32
+    streams: tuple[bytes, ...]
+    alpha: bytes | None = None
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    parameters: bytes | None = None
+    extra: tuple[tuple[int, bytes], ...] = ()  # (kind, contents) of ancillary sections this version does not know
+
+
+def pack(payload: Payload) -> bytes:
+    """Return the bytes of the file that says `payload`; the same payload always gives the same bytes.
+
+    Raises ValueError for a field outside its range: nothing a file or a person says gets here unchecked.
+    """
+    _check_payload(payload)
+    head = bytes((VERSION, payload.backend_id, _GRAY * bool(payload.gray) | _DEPTH16 * (payload.depth == 16)))
+    pieces = [MAGIC, head, bytes((payload.rate_index,)), payload.weights_id, payload.integers_crc.to_bytes(4, "little")]
+    pieces += [_varint(payload.width), _varint(payload.height)]
+    single = [(ALPHA, payload.alpha), (ICC, payload.icc), (EXIF, payload.exif), (XMP, payload.xmp)]
+    parts = [(PARAMETERS, payload.parameters), *((STREAM, s) for s in payload.streams), *single, *payload.extra]
+    for kind, contents in parts:
+        if contents is not None:
+            pieces += [bytes((kind,)), _varint(len(contents)), contents]
+    body = b"".join(pieces)
+    return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
+
+
+def unpack(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Payload:
+    """Return what the file `data` says, after every check of the specification.
+
+    max_pixels: largest width * height accepted, px.
+    Raises FormatError (not ours, damaged, or over the limit) or VersionError (sound, but of a newer latcodec).
+    """
+    view, width, height, found = _checked(data, max_pixels)
+    single: dict[int, bytes] = {}
+    streams, extra = [], []
+    for kind, _, start, end in found:
+        contents = bytes(view[start:end])
+        if kind == STREAM:
+            streams.append(contents)
+        elif kind in KIND_NAMES:
+            single[kind] = contents
+        else:
+            extra.append((kind, contents))
+    return Payload(
+        backend_id=view[5],
+        weights_id=bytes(view[8:12]),
+        rate_index=view[7],
+        width=width,
+        height=height,
+        gray=bool(view[6] & _GRAY),
+        depth=16 if view[6] & _DEPTH16 else 8,
+        integers_crc=int.from_bytes(view[12:16], "little"),
+        streams=tuple(streams),
+        alpha=single.get(ALPHA),
+        icc=single.get(ICC),
+        exif=single.get(EXIF),
+        xmp=single.get(XMP),
+        parameters=single.get(PARAMETERS),
+        extra=tuple(extra),
+    )
+
+
+def sections(data: bytes) -> list[tuple[str, int, int]]:
+    """Return (name, offset, length in bytes) of each part of the file; they tile it, so the lengths add up to it.
+
+    A section's length includes its kind and length bytes. Raises as `unpack` does, but knows no limit on pixels.
+    """
+    view, _, _, found = _checked(data, MAX_SIDE_PX**2)
+    parts = [("header", 0, found[0][1])]
+    parts += [(_kind_name(kind), offset, end - offset) for kind, offset, _, end in found]
+    return [*parts, ("checksum", len(view) - _CRC_BYTES, _CRC_BYTES)]
+
+
+def _checked(data: bytes, max_pixels: int) -> tuple[memoryview, int, int, list[tuple[int, int, int, int]]]:
+    """Run every check; return the file, width, height and (kind, offset, contents start, contents end) per section."""
+    view = memoryview(data).cast("B")
+    if view[:4] != MAGIC:
+        raise FormatError(f"not a latcodec file: {_guess(bytes(view[:64]))}")
+    if len(view) < _SMALLEST_BYTES:
+        raise FormatError(f"truncated: {len(view)} bytes, the smallest latcodec file has {_SMALLEST_BYTES}")
+    end = len(view) - _CRC_BYTES
+    stored, actual = int.from_bytes(view[end:], "little"), zlib.crc32(view[:end])
+    if stored != actual:
+        raise FormatError(
+            f"checksum at offset {end} is {stored:08x} but the contents give {actual:08x}: "
+            f"the file is damaged or incomplete{_symptom(view, end)}; get it again from where it came from"
+        )
+    if view[4] == 0:
+        raise FormatError("format version at offset 4 is 0, which was never given out")
+    if view[4] != VERSION:
+        raise VersionError(f"format version at offset 4 is {view[4]}, this latcodec reads {VERSION}: update latcodec")
+    if view[6] & ~(_GRAY | _DEPTH16):
+        raise VersionError(f"flags at offset 6 are 0x{view[6]:02x}, with bits of a newer latcodec: update latcodec")
+    width, height, position = _size(view, end)
+    if width * height > max_pixels:
+        raise FormatError(
+            f"the picture has {width} x {height} = {width * height} pixels, over the limit of {max_pixels}: "
+            f"raise it with --max-pixels if you trust the file"
+        )
+    found = _walk(view, position, end)
+    seen = set()
+    for kind, offset, _, _ in found:
+        if kind not in KIND_NAMES and not kind & ANCILLARY:
+            raise VersionError(f"critical section kind 0x{kind:02x} at offset {offset} is unknown: update latcodec")
+    for kind, offset, _, _ in found:
+        if kind in seen and kind in KIND_NAMES and kind != STREAM:
+            raise FormatError(f"section {KIND_NAMES[kind]} at offset {offset} is there a second time")
+        seen.add(kind)
+    if STREAM not in seen:
+        raise FormatError("no stream section")
+    return view, width, height, found
+
+
+def _size(view: memoryview, end: int) -> tuple[int, int, int]:
+    """Return width, height and the offset after them."""
+    width, position = _read_varint(view, _FIXED_BYTES, end, "width")
+    height, after = _read_varint(view, position, end, "height")
+    for name, value, offset in (("width", width, _FIXED_BYTES), ("height", height, position)):
+        if not 1 <= value <= MAX_SIDE_PX:
+            raise FormatError(f"{name} at offset {offset} is {value}, not in 1..{MAX_SIDE_PX}")
+    return width, height, after
+
+
+def _walk(view: memoryview, position: int, end: int) -> list[tuple[int, int, int, int]]:
+    """Return (kind, offset, contents start, contents end) of the sections that must fill position..end exactly."""
+    found = []
+    while position < end:
+        offset, kind = position, view[position]
+        name = f"section {_kind_name(kind)}"
+        length, start = _read_varint(view, offset + 1, end, f"length of {name}")
+        if length > end - start:
+            raise FormatError(f"{name} at offset {offset} needs {length} bytes, {end - start} are there")
+        if len(found) == MAX_SECTIONS:
+            raise FormatError(f"more than {MAX_SECTIONS} sections at offset {offset}")
+        position = start + length
+        found.append((kind, offset, start, position))
+    return found
+
+
+def _read_varint(view: memoryview, position: int, end: int, field: str) -> tuple[int, int]:
+    """Return the value at `position` and the offset after it; `field` is its name in errors."""
+    value = 0
+    for i in range(_VARINT_BYTES):
+        if position + i >= end:
+            raise FormatError(f"{field} at offset {position} runs past the end")
+        byte = view[position + i]
+        value |= (byte & 0x7F) << (7 * i)
+        if byte < 0x80:
+            if byte == 0 and i > 0:
+                raise FormatError(f"{field} at offset {position} is not in its shortest form")
+            return value, position + i + 1
+    raise FormatError(f"{field} at offset {position} is longer than {_VARINT_BYTES} bytes")
+
+
+def _varint(value: int) -> bytes:
+    """Return the shortest LEB128 form of `value`, 0 <= value < 2**35."""
+    if not 0 <= value < 1 << 7 * _VARINT_BYTES:
+        raise ValueError(f"{value} does not fit into a varint of {_VARINT_BYTES} bytes")
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _kind_name(kind: int) -> str:
+    return KIND_NAMES.get(kind) or f"unknown 0x{kind:02x}"
+
+
+def _symptom(view: memoryview, end: int) -> str:
+    """Return " (first field that does not fit)" for a file whose checksum fails, or "" if its lengths do add up."""
+    if view[4] != VERSION:
+        return ""
+    try:
+        _walk(view, _size(view, end)[2], end)
+    except FormatError as error:
+        return f" ({error})"
+    return ""
+
+
+def _guess(start: bytes) -> str:
+    """Return what a file that starts with `start` seems to be, and what to do."""
+    if not start:
+        return "the file is empty"
+    if MAGIC.startswith(start):
+        return f"truncated after {len(start)} bytes"
+    for offset, signature, name in _OTHER_FORMATS:
+        if start[offset : offset + len(signature)] == signature:
+            return f"this is {name}; `latcodec encode` makes a latcodec file of it"
+    if start.startswith(b"\xcaLC\r\n") or start.startswith(b"\xef\xbf\xbdLC"):
+        return "it was transferred as text, which damaged it; transfer it as binary"
+    if all(byte in b"\t\n\r\f" or 0x20 <= byte < 0x7F for byte in start):
+        return "this is a text file"
+    return f"it starts with {start[:4].hex(' ')}, not {MAGIC.hex(' ')}"
+
+
+def _check_payload(payload: Payload) -> None:
+    ranges = (
+        ("backend_id", payload.backend_id, 0, 255),
+        ("rate_index", payload.rate_index, 0, 255),
+        ("width", payload.width, 1, MAX_SIDE_PX),
+        ("height", payload.height, 1, MAX_SIDE_PX),
+        ("integers_crc", payload.integers_crc, 0, 2**32 - 1),
+    )
+    for name, value, low, high in ranges:
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}, not in {low}..{high}")
+    if payload.depth not in (8, 16):
+        raise ValueError(f"depth is {payload.depth}, not 8 or 16")
+    if len(payload.weights_id) != 4:
+        raise ValueError(f"weights_id has {len(payload.weights_id)} bytes, not 4")
+    if not 1 <= len(payload.streams) <= MAX_SECTIONS - len(KIND_NAMES) - len(payload.extra):
+        raise ValueError(f"{len(payload.streams)} streams: too few or too many")
+    for kind, _ in payload.extra:
+        if kind in KIND_NAMES or not ANCILLARY <= kind <= 255:
+            raise ValueError(f"extra section kind {kind} is not an unknown ancillary kind")

@@ -1,0 +1,29 @@
+"""Errors that reach a person as one line: what happened, where (file, field, offset), what to do."""
+
+
+class LatcodecError(Exception):
+    """Base of every error this package raises on purpose; the command line prints it as one line and exits with 1."""
+
+
+class FormatError(LatcodecError):
+    """The bytes are not a latcodec file, or are damaged: bad magic, field, length or checksum."""
+
+
+class VersionError(LatcodecError):
+    """The file is sound but needs a newer latcodec: format version, backend or a critical section is unknown."""
+
+
+class WeightsError(LatcodecError):
+    """The weights a file or an option names are missing, damaged or of another kind."""
+
+
+class DriftError(LatcodecError):
+    """File and weights are right, yet the decoded integers differ: this platform computed something else."""
+
+
+class ImageError(LatcodecError):
+    """A picture file cannot be read or written, or is over a limit."""
+
+
+class OptionError(LatcodecError):
+    """Options that contradict each other or are out of range."""

@@ -1,0 +1,87 @@
+"""The alpha section of the container: one plane, lossless, a few bytes if constant.
+
+Three spellings, told apart by their first bytes: a constant (1 or 2 bytes, big-endian), a gray PNG (8 or 16 bits), a
+simple lossless WebP (8 bits, the plane in each of R, G, B). The encoder keeps the shortest. The decoder reads size and
+depth from the header itself and calls a library only if they are the picture's: the section cannot ask for more memory
+than the picture. Source: PNG 3rd edition 11.2.1; WebP lossless bitstream (RFC 9649) 3.4.
+"""
+
+import io
+import struct
+import warnings
+
+import numpy as np
+
+from latcodec.errors import FormatError
+
+_PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_WEBP_LONGEST_SIDE_PX = 16383
+
+
+def pack_alpha(alpha: np.ndarray) -> bytes:
+    """Return the bytes of an alpha plane, uint8 or uint16 [H, W], H and W >= 1; raises ValueError for another array."""
+    if alpha.ndim != 2 or alpha.size == 0 or alpha.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"alpha must be uint8 or uint16 [H, W], not {alpha.dtype} {list(alpha.shape)}")
+    first = int(alpha.flat[0])
+    if (alpha == first).all():
+        return first.to_bytes(alpha.itemsize, "big")
+    from PIL import Image
+
+    alpha = np.ascontiguousarray(alpha)
+    image, file = Image.fromarray(alpha), io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    packed = file.getvalue()
+    if alpha.itemsize == 1 and max(alpha.shape) <= _WEBP_LONGEST_SIDE_PX:
+        file = io.BytesIO()
+        image.convert("RGB").save(file, "WEBP", lossless=True, quality=100, method=4, exact=True)
+        packed = min(packed, file.getvalue(), key=len)
+    return packed
+
+
+def unpack_alpha(data: bytes, width: int, height: int, depth: int) -> np.ndarray:
+    """Return the plane, uint8 (depth 8) or uint16 (depth 16) [height, width].
+
+    Raises FormatError if the section is damaged, truncated or of another size or depth than the picture.
+    """
+    dtype = np.uint8 if depth == 8 else np.uint16
+    if len(data) == depth // 8:
+        return np.full((height, width), int.from_bytes(data, "big"), dtype)
+    kind = "PNG" if data.startswith(_PNG_HEAD) else "WEBP"
+    found = _png_header(data) if kind == "PNG" else _webp_header(data)
+    if found != (width, height, depth):
+        size = "{} x {} px of {} bits".format(*found)
+        raise FormatError(f"alpha section: {size}, but the picture has {width} x {height} px of {depth} bits")
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the size has been checked; Pillow's own limit is lower
+            with Image.open(io.BytesIO(data), formats=[kind]) as image:
+                if image.size != (width, height) or getattr(image, "n_frames", 1) != 1:
+                    raise FormatError("alpha section: two sizes or frames in one section; the file is damaged")
+                image.load()
+                plane = np.asarray(image)
+    except FormatError:
+        raise
+    except Exception as error:  # on hostile bytes Pillow raises nearly every built-in error
+        raise FormatError(f"alpha section: damaged {kind}: {' '.join(str(error).split())[:200]}") from error
+    plane = np.array(plane[..., 1] if plane.ndim == 3 else plane, dtype)
+    if plane.shape != (height, width):
+        raise FormatError(f"alpha section: decoded to {list(plane.shape)}, not {[height, width]}")
+    return plane
+
+
+def _png_header(data: bytes) -> tuple[int, int, int]:
+    if len(data) < 33:
+        raise FormatError(f"alpha section: PNG header truncated at {len(data)} of 33 bytes")
+    width, height, bits, colour, compression, filtering, interlace = struct.unpack_from(">IIBBBBB", data, 16)
+    if (colour, compression, filtering, interlace) != (0, 0, 0, 0) or bits not in (8, 16):
+        raise FormatError("alpha section: the PNG is not plain gray of 8 or 16 bits")
+    return width, height, bits
+
+
+def _webp_header(data: bytes) -> tuple[int, int, int]:
+    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8L" or len(data) < 25 or data[20] != 0x2F:
+        raise FormatError(f"alpha section: starts with {data[:16].hex()}: neither constant, gray PNG nor lossless WebP")
+    packed = int.from_bytes(data[21:25], "little")
+    return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1, 8

@@ -1,0 +1,130 @@
+"""The small networks that decide bits, evaluated in exact integers.
+
+Weights and activations are integers carried in float64, every partial sum stays under 2**53, and each layer ends in a
+rounding, so neither device, thread count, summation order, memory format nor library version can change a result: an
+integer sum has one value. Activations are fixed point with `FRACTION_BITS` bits after the point; a layer's weights have
+`shift` of them, so one layer is floor(sum * 2**-shift + 1/2), clamped to +-LIMIT. All factors are powers of two, which
+float64 applies exactly.
+
+Source: the idea is Balle, Johnston, Minnen 2019, "Integer networks for data compression with latent-variable models".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from latcodec.errors import WeightsError
+
+FRACTION_BITS = 12  # of activations
+WEIGHT_BITS = 16  # of the largest weight of a layer, its sign included
+LIMIT = 2**23 - 1  # of activations: +-2048
+_EXACT = 2**52  # one bit under float64's 2**53, for the half that rounding adds
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution and what follows it.
+
+    transposed: a transposed convolution. weight: float64 tensor of integers, [out, in, k, k], or [in, out, k, k] if
+    transposed; odd kernel, padding k // 2. bias: float64 [out], integers at scale 2**(shift + FRACTION_BITS).
+    slope_shift: a leaky ReLU with slope 2**-slope_shift follows; 0 means none.
+    """
+
+    transposed: bool
+    stride: int
+    weight: torch.Tensor
+    bias: torch.Tensor
+    shift: int
+    slope_shift: int
+
+
+class IntegerNet:
+    """A sequence of layers; build it with `from_arrays` or `quantise`."""
+
+    def __init__(self, layers: list[Layer]):
+        for number, layer in enumerate(layers):
+            axes = (0, 2, 3) if layer.transposed else (1, 2, 3)
+            largest = layer.weight.abs().sum(axes).max().item() * LIMIT + layer.bias.abs().max().item()
+            if largest * 2 >= _EXACT:
+                raise WeightsError(f"integer network: layer {number} could reach {largest:.3g}, over 2**51")
+        self.layers = layers
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Run the network: int64 [C, h, w] -> int64 [C', h', w'], both fixed point with FRACTION_BITS."""
+        h = torch.from_numpy(np.clip(x, -LIMIT, LIMIT).astype(np.float64))[None]
+        with torch.inference_mode():
+            for layer in self.layers:
+                padding = layer.weight.shape[-1] // 2
+                if layer.transposed:
+                    h = F.conv_transpose2d(h, layer.weight, layer.bias, layer.stride, padding, layer.stride - 1)
+                else:
+                    h = F.conv2d(h, layer.weight, layer.bias, layer.stride, padding)
+                h = h.round_()  # absorbs an inexact algorithm: the true value is an integer
+                if layer.slope_shift:
+                    h = torch.maximum(h, h * 2.0**-layer.slope_shift)
+                h = h.mul_(2.0**-layer.shift).add_(0.5).floor_().clamp_(-LIMIT, LIMIT)
+        return h[0].numpy().astype(np.int64)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays to store: per layer n, "n.weight" int16, "n.bias" int64 and "n.kind" int32 [4]."""
+        arrays = {}
+        for n, layer in enumerate(self.layers):
+            arrays[f"{n}.weight"] = layer.weight.numpy().astype(np.int16)
+            arrays[f"{n}.bias"] = layer.bias.numpy().astype(np.int64)
+            arrays[f"{n}.kind"] = np.array([layer.transposed, layer.stride, layer.shift, layer.slope_shift], np.int32)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> IntegerNet:
+        """Rebuild from `to_arrays`; raises WeightsError if something is missing or could overflow."""
+        layers = []
+        try:
+            for n in range(len(arrays) // 3):
+                transposed, stride, shift, slope_shift = (int(v) for v in arrays[f"{n}.kind"])
+                weight, bias = (
+                    torch.from_numpy(arrays[f"{n}.{name}"].astype(np.float64)) for name in ("weight", "bias")
+                )
+                layers.append(Layer(bool(transposed), stride, weight, bias, shift, slope_shift))
+        except KeyError as error:
+            raise WeightsError(f"integer network: {error} is missing") from None
+        return cls(layers)
+
+
+def quantise(network: nn.Sequential) -> IntegerNet:
+    """Turn a float network of convolutions, transposed convolutions and leaky ReLUs into an IntegerNet.
+
+    Raises WeightsError for any other layer, or a slope that is not a power of two.
+    """
+    layers: list[Layer] = []
+    for module in network:
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            weight = module.weight.detach().double()
+            shift = WEIGHT_BITS - 1 - int(np.ceil(np.log2(weight.abs().max().item() + 1e-12)))
+            bias = module.bias.detach().double()
+            layers.append(
+                Layer(
+                    isinstance(module, nn.ConvTranspose2d),
+                    module.stride[0],
+                    torch.round(weight * 2.0**shift).clamp(-(2.0**15), 2.0**15 - 1),
+                    torch.round(bias * 2.0 ** (shift + FRACTION_BITS)),
+                    shift,
+                    0,
+                )
+            )
+        elif isinstance(module, nn.LeakyReLU) and layers and float(np.log2(module.negative_slope)).is_integer():
+            last = layers.pop()
+            slope_shift = -int(np.log2(module.negative_slope))
+            layers.append(Layer(last.transposed, last.stride, last.weight, last.bias, last.shift, slope_shift))
+        else:
+            raise WeightsError(f"integer network: cannot run {module} exactly")
+    return IntegerNet(layers)
+
+
+def shift_round(x: np.ndarray, bits: int) -> np.ndarray:
+    """floor(x / 2**bits + 1/2) of int64 arrays, exactly."""
+    return (x + (1 << (bits - 1))) >> bits

@@ -1,0 +1,42 @@
+"""lambda, quality and rate index: three names of one axis. Standard library only.
+
+lambda is the price of a bit in J = D / (2 * 0.001) + lambda * R; the range is 0.1 (largest file) to 20 (smallest).
+The rate index 0..255 of the file is its quantised logarithm, rising with quality:
+lambda = 20 * (0.1 / 20) ** (index / 255).
+"""
+
+import math
+
+from latcodec.errors import OptionError
+
+LAMBDA_MIN, LAMBDA_MAX = 0.1, 20.0
+LIKELIHOOD_VARIANCE = 0.001
+MAX_INDEX = 255
+
+
+def lambda_of_index(index: float) -> float:
+    """lambda of a rate index in 0..255."""
+    return LAMBDA_MAX * (LAMBDA_MIN / LAMBDA_MAX) ** (index / MAX_INDEX)
+
+
+def index_of_lambda(lmbda: float) -> int:
+    """Nearest rate index, 0..255, of a lambda in 0.1..20; raises OptionError outside."""
+    if not LAMBDA_MIN <= lmbda <= LAMBDA_MAX:
+        raise OptionError(f"lambda {lmbda:g} is outside {LAMBDA_MIN:g} ... {LAMBDA_MAX:g}")
+    return round(MAX_INDEX * math.log(lmbda / LAMBDA_MAX) / math.log(LAMBDA_MIN / LAMBDA_MAX))
+
+
+def lambda_of_quality(quality: float) -> float:
+    """lambda of a quality in 1..100; raises OptionError outside."""
+    if not 1 <= quality <= 100:
+        raise OptionError(f"quality {quality:g} is outside 1 ... 100")
+    return LAMBDA_MAX * (LAMBDA_MIN / LAMBDA_MAX) ** ((quality - 1) / 99)
+
+
+def distortion_weight(lmbda: float) -> float:
+    """lc of the field's other convention, L = bpp + lc * 255^2 * MSE, for this lambda.
+
+    J per pixel is 3 * MSE / (2 * s2) + lambda * bpp in nats-free units where lambda prices a bit; dividing by
+    lambda gives lc = 3 / (2 * s2 * 255^2 * lambda) = 0.02307 / lambda.
+    """
+    return 3 / (2 * LIKELIHOOD_VARIANCE * 255**2 * lmbda)

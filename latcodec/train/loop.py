@@ -1,0 +1,203 @@
+"""The training loop, visible in one place. Needs neither rich nor constriction."""
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from latcodec.errors import LatcodecError, OptionError
+from latcodec.models import hyperprior
+from latcodec.train import data
+from latcodec.train.optimizer import MuonAdam
+from latcodec.train.start import start_from_klt
+
+MODELS = {"hyperprior": (hyperprior.Hyperprior, hyperprior.Config, hyperprior.loss)}
+CHECKPOINT = "checkpoint.pt"
+VALIDATION_RATES = 8
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One run. `steps` or `minutes` is the whole budget; the learning rate falls to zero at its end."""
+
+    codec: str
+    data: tuple[str, ...]
+    out: str
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 16
+    patch: int = 128
+    final_patch: int = 256
+    final_fraction: float = 0.2
+    lr: float = 5e-4
+    decay_from: float = 0.1
+    ema: float = 0.999
+    seed: int = 0
+    device: str = "cpu"
+    autocast: bool | None = None
+    resume: bool = False
+    stop_at_step: int | None = None
+    checkpoint_minutes: float = 3.0
+    validate_minutes: float = 10.0
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu or cuda; raises OptionError when cuda is asked for and absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise OptionError("--device cuda: no CUDA device here")
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """bf16 pays on CUDA and on CPUs with bf16 dot products; elsewhere it is emulated and slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and "avx512_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _learning_rate(progress: float, settings: TrainSettings) -> float:
+    if progress <= settings.decay_from:
+        return settings.lr
+    fraction = min(1.0, (progress - settings.decay_from) / (1 - settings.decay_from))
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+@torch.no_grad()
+def evaluate(model, loss, crops: np.ndarray, autocast: bool, device: torch.device) -> list[dict[str, float]]:
+    """Mean bpp, PSNR (dB) and Lagrangian over uint8 crops [n, 3, s, s] at evenly spaced rates, with real rounding."""
+    rows = []
+    for position in np.linspace(0, 1, VALIDATION_RATES):
+        parts = []
+        for start in range(0, len(crops), 8):
+            x = torch.from_numpy(crops[start : start + 8]).to(device).float() / 255
+            x = x.contiguous(memory_format=torch.channels_last)
+            t = torch.full((len(x),), float(position), device=device)
+            out = loss(model, x, t, autocast, noise=False)
+            parts.append(torch.stack([out["bpp"], -10 * out["mse"].log10(), out["lagrangian"]], 1))
+        bpp, psnr, lagrangian = torch.cat(parts).mean(0).tolist()
+        rows.append({"t": float(position), "bpp": bpp, "psnr_db": psnr, "lagrangian": lagrangian})
+    return rows
+
+
+def run(settings: TrainSettings, report=print) -> Path:
+    """Train, checkpoint and log into `settings.out`; returns the path of the last checkpoint.
+
+    `report` receives one line of progress at a time. Raises OptionError for contradictory settings and LatcodecError
+    when the loss stops being finite; the last good checkpoint then stays.
+    """
+    if (settings.steps is None) == (settings.minutes is None):
+        raise OptionError("give either --steps or --minutes")
+    if settings.codec not in MODELS:
+        raise OptionError(f"--codec {settings.codec}: known are {', '.join(MODELS)}")
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
+    device = pick_device(settings.device)
+    autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
+    model_class, config_class, loss = MODELS[settings.codec]
+    torch.manual_seed(settings.seed)
+    model = model_class(config_class()).to(device, memory_format=torch.channels_last)
+    optimizer = MuonAdam(model, settings.lr)
+    step, elapsed = 0, 0.0
+
+    training, held_out = data.load(list(settings.data), settings.final_patch)
+    crops = data.Crops(training, settings.seed)
+    validation = data.validation_crops(held_out, settings.final_patch)
+    report(f"{len(training)} pictures, {sum(p.size for p in training) / 3e6:.0f} megapixels; {len(held_out)} held out")
+
+    checkpoint = out / CHECKPOINT
+    if settings.resume and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema = state["ema"]
+        step, elapsed = state["step"], state["elapsed_s"]
+        report(f"resumed at step {step}, {elapsed / 60:.1f} min")
+    else:
+        first, _ = crops.batch(2**40, 32, settings.final_patch)
+        std = start_from_klt(model.g_a, model.g_s, torch.from_numpy(first).to(device).float() / 255 - 0.5)
+        model.start_from_latent_std(std)
+        ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def save() -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step,
+                 "elapsed_s": elapsed, "codec": settings.codec, "config": json.dumps(asdict(model.config)),
+                 "settings": json.dumps(asdict(settings))}  # fmt: skip
+        torch.save(state, checkpoint.with_suffix(".tmp"))
+        os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+
+    def validate() -> None:
+        trained = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(ema)
+        rows = evaluate(model, loss, validation, autocast, device)
+        model.load_state_dict(trained)
+        with open(out / "log.jsonl", "a") as log:
+            log.write(json.dumps({"step": step, "minutes": elapsed / 60, "validation": rows}) + "\n")
+        report("validation " + " ".join(f"{r['bpp']:.3f}/{r['psnr_db']:.2f}" for r in rows))
+
+    last_save = last_validation = elapsed
+    window: list[dict[str, float]] = []
+    while True:
+        progress = step / settings.steps if settings.steps else elapsed / 60 / settings.minutes
+        if progress >= 1 or step == settings.stop_at_step:
+            break
+        start = time.perf_counter()
+        late = progress >= 1 - settings.final_fraction
+        side = settings.final_patch if late else settings.patch
+        count = max(1, settings.batch_size * settings.patch**2 // side**2)
+        pictures, t = crops.batch(step, count, side)
+        x = torch.from_numpy(pictures).to(device).float() / 255
+        x = x.contiguous(memory_format=torch.channels_last)
+        torch.manual_seed(settings.seed * 1_000_003 + step)  # the noise of a step, too, depends on its number alone
+        result = loss(model, x, torch.from_numpy(t).to(device), autocast)
+        optimizer.zero_grad(set_to_none=True)
+        result["loss"].backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not (torch.isfinite(result["loss"]) and torch.isfinite(norm)):
+            raise LatcodecError(
+                f"{out}: the loss is not finite at step {step}; {checkpoint.name} holds the last good state"
+            )
+        lr = _learning_rate(progress, settings)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        decay = min(settings.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, value in model.state_dict().items():
+                ema[name].lerp_(value, 1 - decay)
+        step += 1
+        elapsed += time.perf_counter() - start
+        window.append({"loss": result["loss"].item(), "bpp": result["bpp"].mean().item(), "norm": norm.item(),
+                       "z_bpp": result["z_bpp"].mean().item(),
+                       "psnr_db": -10 * result["mse"].log10().mean().item(), "count": count,
+                       "s": time.perf_counter() - start})  # fmt: skip
+        if len(window) == 100 or step == 1:
+            mean = {k: sum(w[k] for w in window) / len(window) for k in window[0]}
+            speed = mean["count"] / mean["s"]
+            left = (1 - progress) / progress * elapsed / 60 if progress else math.inf
+            report(
+                f"step {step} loss {mean['loss']:.4f} bpp {mean['bpp']:.3f} (z {mean['z_bpp']:.4f}) "
+                f"psnr {mean['psnr_db']:.2f} dB norm {mean['norm']:.2f} lr {lr:.2e} "
+                f"{speed:.1f} pictures/s of {side} px, {left:.0f} min left"
+            )
+            window.clear()
+        if elapsed - last_save >= settings.checkpoint_minutes * 60:
+            save()
+            last_save = elapsed
+        if elapsed - last_validation >= settings.validate_minutes * 60:
+            validate()
+            last_validation = elapsed
+    save()
+    validate()
+    return checkpoint

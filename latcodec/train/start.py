@@ -1,0 +1,36 @@
+"""Where training starts: transforms that are a Karhunen-Loeve block transform, worth ten times the steps.
+
+Each analysis stage takes the leading eigenvectors of the covariance of 2x2 blocks of its input as taps of its stride-2
+convolution, and the matching synthesis stage the same basis, so that step 0 is a 16x16 block transform codec.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def start_from_klt(g_a: nn.Sequential, g_s: nn.Sequential, x: Tensor, noise: float = 0.001) -> Tensor:
+    """Overwrite the convolutions of g_a and g_s; x float32 [B, 3, H, W] around 0; returns each latent's std [C].
+
+    Both are sequences conv, norm, conv, norm, ..., conv with 5x5 kernels, stride 2, padding 2, in mirrored order.
+    """
+    h = x
+    down = [layer for layer in g_a if isinstance(layer, nn.Conv2d)]
+    up = [layer for layer in g_s if isinstance(layer, nn.ConvTranspose2d)][::-1]
+    for layer in [*down, *up]:
+        layer.weight.normal_(std=noise)
+        layer.bias.zero_()
+    index = 0
+    for layer in g_a:
+        if isinstance(layer, nn.Conv2d):
+            blocks = F.pixel_unshuffle(h, 2).permute(0, 2, 3, 1).reshape(-1, 4 * h.shape[1]).double()
+            _, vectors = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
+            count = min(layer.out_channels, vectors.shape[1])
+            basis = vectors.flip(1)[:, :count].T.reshape(count, h.shape[1], 2, 2).float()
+            # pixel_unshuffle orders channels (c, dy, dx): tap (2 + dy, 2 + dx) of a kernel padded by 2 reads that one.
+            layer.weight[:count, :, 2:4, 2:4] += basis
+            up[index].weight[:count, :, 2:4, 2:4] += basis
+            index += 1
+        h = layer(h)
+    return h.std((0, 2, 3))

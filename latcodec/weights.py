@@ -1,0 +1,149 @@
+"""Finds, checks and loads weights files.
+
+A weights file is safetensors whose metadata holds "backend", "config" (JSON) and "command". Its id is the SHA-256 of
+the file; an .lc file names it by the first `ID_BYTES` bytes. `index.json` beside the files lists, per file name, "id",
+"sha256", "backend", "config", "command" and, for one file per backend, "default": true.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latcodec.errors import WeightsError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ID_BYTES = 4
+INDEX = "index.json"
+VARIABLE = "LATCODEC_WEIGHTS"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One loaded file. tensors: NumPy arrays by name; config: the backend's configuration as stored."""
+
+    path: Path
+    sha256: str
+    backend: str
+    config: dict
+    tensors: dict[str, np.ndarray]
+
+    @property
+    def id(self) -> bytes:
+        """The bytes by which an .lc file names these weights."""
+        return bytes.fromhex(self.sha256)[:ID_BYTES]
+
+
+def places(selected: str | None = None) -> list[Path]:
+    """Where weights are looked for, in order: --weights, LATCODEC_WEIGHTS, the installed package, the checkout."""
+    if selected is not None:
+        return [Path(selected)]
+    here = Path(__file__).resolve().parent
+    named = [Path(os.environ[VARIABLE])] if os.environ.get(VARIABLE) else []
+    return [*named, here / "_weights", here.parent / "weights"]
+
+
+def _entries(place: Path) -> list[tuple[Path, dict]]:
+    """The files of one place with what the index says of them; {} for a file without an index."""
+    if place.is_file():
+        return [(place, {})]
+    index = place / INDEX
+    if not index.is_file():
+        return [(path, {}) for path in sorted(place.glob("*.safetensors"))] if place.is_dir() else []
+    try:
+        listed = json.loads(index.read_text())
+        return [(place / name, dict(entry)) for name, entry in listed.items()]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{index}: not an index of weights: {error}") from None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a weights file: {error}") from None
+
+
+def find(backend: str | None, weights_id: bytes | None, selected: str | None = None) -> tuple[Path, str | None]:
+    """Path of the weights of a backend (its default) or of an id, and the SHA-256 the index promises, if it does.
+
+    Raises WeightsError that says what is needed and where was looked.
+    """
+    for place in places(selected):
+        candidates = []
+        for path, entry in _entries(place):
+            name = entry.get("backend") or _metadata(path).get("backend")
+            if backend is None or name == backend:
+                candidates.append((path, entry))
+        if weights_id is not None:
+            for path, entry in candidates:
+                digest = entry.get("sha256") or hashlib.sha256(path.read_bytes()).hexdigest()
+                if bytes.fromhex(digest).startswith(weights_id):
+                    return path, digest
+        elif candidates:
+            candidates.sort(key=lambda c: not c[1].get("default", False))
+            return candidates[0][0], candidates[0][1].get("sha256")
+    what = f"weights {weights_id.hex()}" if weights_id is not None else f"weights for codec {backend}"
+    raise WeightsError(f"{what} not found; looked in {', '.join(map(str, places(selected)))}; name them with --weights")
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, promised: str | None, stamp: tuple[int, int]) -> Weights:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if promised is not None and digest != promised:
+        raise WeightsError(f"{path}: SHA-256 is {digest[:16]}..., its index promises {promised[:16]}...: damaged file")
+    try:
+        metadata = _metadata(path)
+        tensors = load(data)
+        return Weights(path, digest, metadata["backend"], json.loads(metadata["config"]), tensors)
+    except KeyError as error:
+        raise WeightsError(f"{path}: metadata {error} is missing: not a latcodec weights file") from None
+    except (SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path}: not a weights file: {error}") from None
+
+
+def load(backend: str, weights_id: bytes | None = None, selected: str | None = None) -> Weights:
+    """Weights of a backend: the default ones, or those an .lc file names. Raises WeightsError."""
+    path, promised = find(backend, weights_id, selected)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
+    return _load(path, promised, (status.st_mtime_ns, status.st_size))
+
+
+def save(path: Path, backend: str, config: dict, command: str, tensors: dict[str, np.ndarray]) -> str:
+    """Write a weights file; returns its SHA-256."""
+    import numpy as np
+    from safetensors.numpy import save as serialise
+
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    data = serialise(arrays, {"backend": backend, "config": json.dumps(config), "command": command})
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def add_to_index(path: Path, backend: str, config: dict, command: str, digest: str) -> None:
+    """Enter a weights file into the index.json beside it, as the default of its backend."""
+    index = path.parent / INDEX
+    entries = json.loads(index.read_text()) if index.exists() else {}
+    for entry in entries.values():
+        if entry["backend"] == backend:
+            entry["default"] = False
+    entries[path.name] = {"id": digest[: 2 * ID_BYTES], "sha256": digest, "backend": backend, "default": True,
+                          "config": config, "command": command}  # fmt: skip
+    index.write_text(json.dumps(entries, indent=2) + "\n")
