@@ -1,6 +1,18 @@
-"""`python -m latcodec` is the command line."""
+"""`python -m latcodec`, and the console script: an interrupt is one line from the first import on."""
 
-from latcodec.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; exit code 130 if interrupted."""
+    try:
+        from latcodec import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        print("latcodec: interrupted", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -15,6 +15,7 @@ import click
 
 from latcodec import __version__, files, wording
 from latcodec.batch import Done, Manners, run_jobs
+from latcodec.cli_long import bench, train
 from latcodec.container import MAGIC, MAX_PIXELS
 from latcodec.errors import LatcodecError, OptionError
 
@@ -214,6 +215,10 @@ def info(inputs, check, as_json, max_pixels):
     found = [source for name in inputs for source, _ in files.expand(name, files.CODED_SUFFIXES)]
     jobs = [files.Job(source, None) for source in found]
     _run(jobs, work, Manners(as_json, transform=False))
+
+
+cli.add_command(train)
+cli.add_command(bench)
 
 
 def _run(jobs: list[files.Job], work: Callable[[files.Job], Done], manners: Manners) -> None:

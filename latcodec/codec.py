@@ -151,11 +151,14 @@ def encode_picture(picture: Picture, settings: EncodeSettings = EncodeSettings()
 
     index, trials, notes, reached = settings.rate_index, 1, [], None
     if index is None:
-        index, trials, note = _search(settings, width * height, attempt, psnr)
-        notes += [note] if note else []
+        index, trials = _search(settings, width * height, attempt, psnr)
     data, coded = attempt(index, settings.verify)
     if settings.psnr is not None:
         reached = psnr(coded, index)
+        if reached < settings.psnr:
+            notes.append(f"{settings.psnr:g} dB cannot be reached; this is the best quality")
+    elif settings.rate_index is None and len(data) > _limit_bytes(settings, width * height):
+        notes.append(f"{_limit_bytes(settings, width * height):.0f} bytes cannot be reached; this is the smallest file")
     if settings.strip and any((picture.icc, picture.exif, picture.xmp)):
         notes.append("metadata left out (--strip)")
     return Encoded(
@@ -171,29 +174,31 @@ def encode_picture(picture: Picture, settings: EncodeSettings = EncodeSettings()
     )
 
 
-def _search(settings: EncodeSettings, pixels: int, attempt, psnr) -> tuple[int, int, str]:
-    """Bisect the rate index, at most 8 trial encodes: (index, trials, what to tell a person).
+def _search(settings: EncodeSettings, pixels: int, attempt, psnr) -> tuple[int, int]:
+    """Bisect the 256 rate indices in at most 8 trial encodes: (index, trials).
 
-    --size and --bpp: the best quality that is not larger; --psnr: the smallest file that is not worse.
+    --size and --bpp: the best quality tried that is not larger, or the smallest file; --psnr: the smallest file tried
+    that is not worse, or the best quality.
     """
-    limit = settings.size_bytes if settings.size_bytes is not None else (settings.bpp or 0) * pixels / 8
-    seen: dict[int, float] = {}
-
-    def good_enough(index: int) -> bool:
-        data, coded = attempt(index, False)
-        seen[index] = psnr(coded, index) if settings.psnr is not None else len(data)
-        return seen[index] >= settings.psnr if settings.psnr is not None else seen[index] > limit
-
-    low, high = 0, rates.MAX_INDEX + 1  # the first index that is good enough, or too large, lies in low..high
+    trials = 0
+    if settings.psnr is not None:
+        low, high = 0, rates.MAX_INDEX  # the answer; the last index is taken untried
+    else:
+        low, high = 1, rates.MAX_INDEX + 1  # the first index that is too large; index 0 is taken untried
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if good_enough(middle) else (middle + 1, high)
-    index = min(low, rates.MAX_INDEX) if settings.psnr is not None else max(low - 1, 0)
-    if settings.psnr is not None:
-        missed = low > rates.MAX_INDEX
-        return index, len(seen), f"{settings.psnr:g} dB cannot be reached; this is the best quality" if missed else ""
-    missed = low == 0
-    return index, len(seen), f"{limit:.0f} bytes cannot be reached; this is the smallest file" if missed else ""
+        data, coded = attempt(middle, False)
+        trials += 1
+        if settings.psnr is not None:
+            enough = psnr(coded, middle) >= settings.psnr
+        else:
+            enough = len(data) > _limit_bytes(settings, pixels)
+        low, high = (low, middle) if enough else (middle + 1, high)
+    return (low, trials) if settings.psnr is not None else (low - 1, trials)
+
+
+def _limit_bytes(settings: EncodeSettings, pixels: int) -> float:
+    return settings.size_bytes if settings.size_bytes is not None else settings.bpp * pixels / 8
 
 
 def decode_picture(
@@ -204,11 +209,11 @@ def decode_picture(
     backend = backends.by_wire_id(payload.backend_id)
     from latcodec.images import Picture, unpack_alpha
 
-    alpha = None
-    if payload.alpha is not None:
-        alpha = unpack_alpha(payload.alpha, payload.width, payload.height, payload.depth)
     model = load_model(backend, payload.weights_id, weights, device)
     pixels = backend.load().decode(model, payload)
+    alpha = None  # after the pixels: a sound stream vouches for the size, a few bytes of alpha do not
+    if payload.alpha is not None:
+        alpha = unpack_alpha(payload.alpha, payload.width, payload.height, payload.depth)
     notes = tuple(f"section of unknown kind {kind} ignored" for kind, _ in payload.extra)
     return Picture(pixels, payload.gray, alpha, payload.icc, payload.exif, payload.xmp, notes)
 

@@ -103,26 +103,45 @@ def quantise(network: nn.Sequential) -> IntegerNet:
     layers: list[Layer] = []
     for module in network:
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            _check(module)
             weight = module.weight.detach().double()
             shift = WEIGHT_BITS - 1 - int(np.ceil(np.log2(weight.abs().max().item() + 1e-12)))
-            bias = module.bias.detach().double()
+            bias = torch.zeros(module.out_channels) if module.bias is None else module.bias.detach()
             layers.append(
                 Layer(
                     isinstance(module, nn.ConvTranspose2d),
                     module.stride[0],
                     torch.round(weight * 2.0**shift).clamp(-(2.0**15), 2.0**15 - 1),
-                    torch.round(bias * 2.0 ** (shift + FRACTION_BITS)),
+                    torch.round(bias.double() * 2.0 ** (shift + FRACTION_BITS)),
                     shift,
                     0,
                 )
             )
-        elif isinstance(module, nn.LeakyReLU) and layers and float(np.log2(module.negative_slope)).is_integer():
+        elif (slope_shift := _slope_shift(module)) and layers and not layers[-1].slope_shift:
             last = layers.pop()
-            slope_shift = -int(np.log2(module.negative_slope))
             layers.append(Layer(last.transposed, last.stride, last.weight, last.bias, last.shift, slope_shift))
         else:
             raise WeightsError(f"integer network: cannot run {module} exactly")
     return IntegerNet(layers)
+
+
+def _check(module: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    side, stride = module.kernel_size[0], module.stride[0]
+    plain = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
+    output = (stride - 1,) * 2 if isinstance(module, nn.ConvTranspose2d) else (0, 0)
+    expected = ((side, side), (stride, stride), (side // 2, side // 2), (1, 1), 1, "zeros")
+    if plain != expected or side % 2 == 0 or module.output_padding != output:
+        raise WeightsError(f"integer network: cannot run {module} exactly")
+
+
+def _slope_shift(module: nn.Module) -> int:
+    """The slope_shift of a ReLU or leaky ReLU, 0 for anything else."""
+    if isinstance(module, nn.ReLU):
+        return 63  # any negative sum, under 2**52, becomes 0
+    if isinstance(module, nn.LeakyReLU) and 2.0**-52 <= module.negative_slope < 1:
+        mantissa, exponent = np.frexp(module.negative_slope)
+        return 1 - int(exponent) if mantissa == 0.5 else 0
+    return 0
 
 
 def shift_round(x: np.ndarray, bits: int) -> np.ndarray:

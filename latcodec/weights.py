@@ -59,7 +59,10 @@ def _entries(place: Path) -> list[tuple[Path, dict]]:
         return [(path, {}) for path in sorted(place.glob("*.safetensors"))] if place.is_dir() else []
     try:
         listed = json.loads(index.read_text())
-        return [(place / name, dict(entry)) for name, entry in listed.items()]
+        entries = [(place / name, dict(entry)) for name, entry in listed.items()]
+        for _, entry in entries:
+            bytes.fromhex(entry.get("sha256", ""))
+        return entries
     except (ValueError, AttributeError, TypeError) as error:
         raise WeightsError(f"{index}: not an index of weights: {error}") from None
 
@@ -133,6 +136,11 @@ def save(path: Path, backend: str, config: dict, command: str, tensors: dict[str
 
     arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     data = serialise(arrays, {"backend": backend, "config": json.dumps(config), "command": command})
+    # safetensors writes the metadata in random order; the id is a hash, so the order has to be one.
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    data = len(header).to_bytes(8, "little") + header + data[end:]
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 

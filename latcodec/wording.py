@@ -41,7 +41,9 @@ def stages(seconds: dict[str, float]) -> str:
 def described(value: dict[str, Any] | list | tuple, indent: str = "  ") -> Iterator[str]:
     """Lines `key: value` of a nested record, to hang under a file's name."""
     for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(item, (dict, list, tuple)) and item:
+        if isinstance(value, (list, tuple)) and isinstance(item, dict):
+            yield indent + "  ".join(f"{key} {part}" for key, part in item.items())
+        elif isinstance(item, (dict, list, tuple)) and item:
             yield f"{indent}{name}:"
             yield from described(item, indent + "  ")
         else:

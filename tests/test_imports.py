@@ -75,9 +75,9 @@ def imports_of(room: Path) -> list[tuple[str, bool]]:
 
 
 def room_of(part: str) -> str:
-    """The room of a file or folder; `images_alpha.py` and its like are one room with `images.py`."""
+    """The room of a file or folder: `images_alpha.py` belongs to `images.py`, `cli_long.py` to `cli.py`."""
     name = part.removesuffix(".py")
-    return "images" if name.startswith("images_") else name
+    return next((room for room in ("images", "cli") if name.startswith(f"{room}_")), name)
 
 
 def test_every_form_of_import_is_seen():

@@ -94,8 +94,10 @@ class Model:
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
         tensors = weights.tensors
         known = set(Config.__dataclass_fields__)
-        if set(weights.config) != known:
-            raise WeightsError(f"{weights.path}: config keys {sorted(set(weights.config) ^ known)} do not fit")
+        if not isinstance(weights.config, dict) or set(weights.config) != known:
+            raise WeightsError(
+                f"{weights.path}: config {str(weights.config)[:200]} does not have the keys {sorted(known)}"
+            )
         config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in weights.config.items()})
         try:
             self.network = Hyperprior(config)
@@ -106,7 +108,7 @@ class Model:
             self.hyper = IntegerNet.from_arrays(_part(tensors, "hyper."))
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
             self.rates = RateTables(**{k: v.astype(np.int64) for k, v in _part(tensors, "rates.").items()})
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not hyperprior weights: {error}") from None
         self.weights_id = weights.id
         self.device, self.autocast = torch.device(device), autocast
@@ -258,7 +260,13 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
         raise FormatError(
             f"field sections: {len(payload.streams)} streams, the hyperprior codec has exactly 1 and no more"
         )
-    shape, _ = latent_shapes(payload.width, payload.height)
+    shape, z_shape = latent_shapes(payload.width, payload.height)
+    # Before anything of the picture's size is allocated: a stream bounds the number of symbols it can hold.
+    least = np.minimum.reduceat(model.tables.bits, model.tables.offsets[:-1])[model.rates.z_row[payload.rate_index]]
+    if least.sum() * z_shape[0] * z_shape[1] > 8 * len(payload.streams[0]) + 64:
+        raise FormatError(
+            f"field stream: {len(payload.streams[0])} bytes cannot hold {payload.width} x {payload.height} pixels"
+        )
     try:
         z, y, means, rows = _decode_integers(model, payload.streams[0], payload.rate_index, shape)
     except FormatError as error:

@@ -74,8 +74,10 @@ def logistic_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     """
     distance = residual.abs()
     scale = (math.pi / math.sqrt(3)) / sigma
-    mass = torch.sigmoid((0.5 - distance) * scale) - torch.sigmoid((-0.5 - distance) * scale)
-    return -torch.log2(lower_bound(mass, 1e-20))
+    # S(b) - S(a) = S(b) S(-a) (1 - exp(a - b)), in the log domain: differences of sigmoids underflow.
+    upper, lower = (0.5 - distance) * scale, (0.5 + distance) * scale
+    log_mass = F.logsigmoid(upper) + F.logsigmoid(lower) + torch.log(-torch.expm1(-scale))
+    return log_mass * (-1 / math.log(2))
 
 
 def interpolate_knots(knots: Tensor, position: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def load_one(path: Path) -> np.ndarray | None:
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         print(f"latcodec: {path}: skipped: {error}", file=sys.stderr)
         return None
 

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from latcodec.backends import hyperprior as backend
 from latcodec.coding import Tables, logistic_tables, quantize_pmf
 from latcodec.errors import WeightsError
 from latcodec.models.hyperprior import Config, Hyperprior
 from latcodec.train import data
+from latcodec.train.loop import read_checkpoint
 from latcodec.weights import Weights, add_to_index, save
 
 CALIBRATION_STEP = 16  # every so many rate indices, from another start in each picture
@@ -21,7 +21,7 @@ LOGISTIC_COUNT = 2000.0  # what the logistic of a row weighs against the symbols
 def load_checkpoint(path: Path) -> tuple[Hyperprior, dict]:
     """The EMA network of a checkpoint and what its run was; raises WeightsError if it is no checkpoint."""
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = read_checkpoint(path, "cpu")
         config = json.loads(state["config"])
         network = Hyperprior(Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
         network.load_state_dict(state["ema"])
@@ -59,7 +59,7 @@ def fitted_tables(model: backend.Model, pictures: list[np.ndarray]) -> Tables:
     return quantize_pmf(pmfs, base.minimums.tolist())
 
 
-def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures: int = 128) -> Path:
+def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures: int = 64) -> Path:
     """Write `out` (safetensors) from a checkpoint, tables fitted on training pictures of `paths`, and index it."""
     network, _ = load_checkpoint(checkpoint)
     start = logistic_tables(backend.sigmas())

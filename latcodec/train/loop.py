@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latcodec.errors import LatcodecError, OptionError
+from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.models import hyperprior
 from latcodec.train import data
 from latcodec.train.optimizer import MuonAdam
@@ -91,6 +92,20 @@ def evaluate(model, loss, crops: np.ndarray, autocast: bool, device: torch.devic
     return rows
 
 
+def read_checkpoint(path: Path, device: torch.device | str) -> dict:
+    """What `run` saved; raises WeightsError if the file is no checkpoint."""
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+        if not isinstance(state, dict):
+            raise ValueError("no dictionary")
+        return state
+    # torch's reader raises nearly every built-in error on a file that is none.
+    except (OSError, EOFError, KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise WeightsError(f"{path}: not a checkpoint: {reason}") from None
+
+
 def run(settings: TrainSettings, report=print) -> Path:
     """Train, checkpoint and log into `settings.out`; returns the path of the last checkpoint.
 
@@ -101,6 +116,12 @@ def run(settings: TrainSettings, report=print) -> Path:
         raise OptionError("give either --steps or --minutes")
     if settings.codec not in MODELS:
         raise OptionError(f"--codec {settings.codec}: known are {', '.join(MODELS)}")
+    for name in ("patch", "final_patch"):
+        side = getattr(settings, name)
+        if side < 64 or side % 64:
+            raise OptionError(f"{name} is {side} px, not a multiple of 64")
+    if settings.patch > settings.final_patch:
+        raise OptionError(f"patch {settings.patch} px is over final_patch {settings.final_patch} px")
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     device = pick_device(settings.device)
@@ -118,7 +139,7 @@ def run(settings: TrainSettings, report=print) -> Path:
 
     checkpoint = out / CHECKPOINT
     if settings.resume and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        state = read_checkpoint(checkpoint, device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         ema = state["ema"]
@@ -165,9 +186,10 @@ def run(settings: TrainSettings, report=print) -> Path:
         result["loss"].backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if not (torch.isfinite(result["loss"]) and torch.isfinite(norm)):
-            raise LatcodecError(
-                f"{out}: the loss is not finite at step {step}; {checkpoint.name} holds the last good state"
+            kept = (
+                f"{checkpoint.name} holds the last good state" if checkpoint.exists() else "there is no checkpoint yet"
             )
+            raise LatcodecError(f"{out}: the loss is not finite at step {step}; {kept}")
         lr = _learning_rate(progress, settings)
         for group in optimizer.param_groups:
             group["lr"] = lr

@@ -1,0 +1,143 @@
+"""The commands that take minutes or hours: train and bench. Part of the room `cli`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from latcodec import files
+from latcodec.errors import OptionError
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, metavar="DATA...")
+@click.option("-o", "--output", required=True, metavar="OUT", help="Folder of checkpoint, log and weights.")
+@click.option("--codec", default="hyperprior", show_default=True, metavar="NAME")
+@click.option("--steps", type=click.IntRange(1), help="Whole budget in optimiser steps.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Whole budget in minutes of training.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Crops of PATCH px a step.")
+@click.option("--patch", type=click.IntRange(64), default=128, show_default=True, help="Side of a crop, px.")
+@click.option("--final-patch", type=click.IntRange(64), default=256, show_default=True, help="Side in the last fifth.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=5e-4, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; torch decides otherwise.")
+@click.option("--resume", is_flag=True, help="Go on from OUT's checkpoint; the budget counts from the start.")
+def train(data, output, codec, batch_size, patch, final_patch, threads, **options):
+    """Train a codec on pictures (files and folders) and export its weights to OUT."""
+    for side in (patch, final_patch):
+        if side % 64:
+            raise OptionError(f"--patch {side}: must be a multiple of 64")
+    from latcodec import codec as codec_room
+    from latcodec.train.loop import TrainSettings, run
+
+    if threads is not None:
+        codec_room.set_threads(threads)
+    settings = TrainSettings(
+        codec=codec, data=data, out=output, batch_size=batch_size, patch=patch, final_patch=final_patch, **options
+    )
+    with _progress() as report:
+        checkpoint = run(settings, report)
+    try:
+        from latcodec.train.export import export
+    except ImportError as error:  # training machines need not have the entropy coder
+        click.echo(f"latcodec: {checkpoint}: not exported: {error}; run the command again with --resume", err=True)
+        return
+    click.echo("fitting tables", err=True)
+    path = Path(output) / f"{codec}.safetensors"
+    export(checkpoint, path, _command(settings), list(data))
+    click.echo(f"{path}: {path.stat().st_size} bytes", err=True)
+
+
+def _command(settings) -> str:
+    """The command as the weights remember it: without folders of this machine."""
+    budget = f"--steps {settings.steps}" if settings.steps else f"--minutes {settings.minutes:g}"
+    names = " ".join(Path(path).name for path in settings.data)
+    sizes = f"--batch-size {settings.batch_size} --patch {settings.patch} --final-patch {settings.final_patch}"
+    return (
+        f"latcodec train --codec {settings.codec} {names} {budget} {sizes} --lr {settings.lr:g} --seed {settings.seed}"
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A line that changes on a terminal, lines elsewhere and where rich is not installed."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        Console = None
+    if Console is None or not sys.stderr.isatty():
+        yield lambda line: click.echo(line, err=True)
+        return
+    console = Console(stderr=True)
+    with console.status("decoding pictures") as status:
+
+        def report(line: str) -> None:
+            if line.startswith("step"):
+                status.update(line)
+            else:
+                console.print(line, markup=False, highlight=False)
+
+        yield report
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--codecs", default="hyperprior", show_default=True, metavar="LIST")
+@click.option(
+    "--anchors", default="jpeg,webp,avif", show_default=True, metavar="LIST", help="Comma-separated, or none."
+)
+@click.option("--lambdas", metavar="LIST", help="Comma-separated; eight from 20 to 0.1 otherwise.")
+@click.option("--reps", type=click.IntRange(1), default=1, show_default=True, help="Repetitions; medians are shown.")
+@click.option("--threads", type=click.IntRange(1), metavar="N")
+@click.option("--weights", metavar="PATH", help="A weights file or a folder of them.")
+@click.option("-o", "--output", metavar="FILE", help="Also write every row and the means as JSON.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite an existing output.")
+def bench(paths, codecs, anchors, lambdas, reps, threads, weights, output, force):
+    """Measure codecs on pictures and folders, beside JPEG, WebP and AVIF: size, quality, time, BD-rate."""
+    from latcodec import bench as room
+    from latcodec import codec
+
+    try:
+        rates = tuple(float(v) for v in lambdas.split(",")) if lambdas else room.LAMBDAS
+    except ValueError:
+        raise OptionError(f"--lambdas {lambdas}: not a list of numbers") from None
+    if output is not None:
+        files.plan_outputs(["-"], output, ".json", suffixes=(), force=force)
+    if threads is not None:
+        codec.set_threads(threads)
+    names, anchor_names = codecs.split(","), [a for a in anchors.split(",") if a not in ("", "none")]
+    found = [str(source) for name in paths for source, _ in files.expand(name, files.PICTURE_SUFFIXES)]
+    rows = []
+    for row in room.run(found, names, anchor_names, rates, reps, weights):
+        if not rows or rows[-1].file != row.file:
+            click.echo(row.file, err=True)
+        rows.append(row)
+    table = room.means(rows)
+    differences = room.bd_rates(table, names, anchor_names)
+    heads = f"{'bytes':>8} {'bpp':>7} {'PSNR':>6} {'MS-SSIM':>7} {'enc s':>6} {'dec s':>6} bugs"
+    click.echo(f"{'codec':<11} {'setting':<12} {heads}")
+    for r in table:
+        numbers = [_number(r["bytes"], 8, 0), _number(r["bpp"], 7, 4), _number(r["psnr_db"], 6, 2)]
+        numbers += [_number(r["ms_ssim"], 7, 4), _number(r["encode_s"], 6, 3), _number(r["decode_s"], 6, 3)]
+        click.echo(f"{r['codec']:<11} {r['setting']:<12} {' '.join(numbers)} {r['bugs']:>4}")
+    for name, against in differences.items():
+        for anchor, percent in against.items():
+            click.echo(f"BD-rate of {name} against {anchor}: {percent:+.1f} %")
+    gaps = [r["worst_gap_bits"] for r in table if r["worst_gap_bits"] is not None]
+    if gaps:
+        click.echo(f"file against estimate: at most 0.5 % {max(gaps) / 8:+.0f} bytes")
+    if output is not None:
+        with files.open_output(Path(output), force=force) as file:
+            record = {"rows": [asdict(row) for row in rows], "means": table, "bd_rate_percent": differences}
+            file.write(json.dumps(record, indent=1).encode())
+
+
+def _number(value: float | None, width: int, digits: int) -> str:
+    return f"{'n/a':>{width}}" if value is None else f"{value:>{width}.{digits}f}"

@@ -1,0 +1,332 @@
+"""Damaged files: one of our errors, whatever the bytes; one line and exit code 1 at the command line."""
+
+import resource
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from skimage import data
+
+from latcodec import cli, codec, container
+from latcodec.codec import EncodeSettings, decode_picture, encode_picture
+from latcodec.errors import DriftError, FormatError, LatcodecError, VersionError
+from latcodec.images import Picture
+
+HERE = Path(__file__).parent
+PEAK_BYTES = 600e6
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def file_of(height: int, width: int, lmbda: float, everything: bool = False, depth: int = 8) -> bytes:
+    """An .lc file of the astronaut; with everything: alpha, ICC, EXIF, XMP and a section of a later version."""
+    pixels = np.ascontiguousarray(data.astronaut()[60 : 60 + height, 180 : 180 + width])
+    pixels = pixels if depth == 8 else pixels.astype(np.uint16) * 257
+    alpha = np.random.default_rng(0).integers(0, 9, pixels.shape[:2]).astype(pixels.dtype) if everything else None
+    extras = (b"profile" * 9, b"II*\0" + bytes(30), b"<x:xmpmeta/>") if everything else ()
+    whole = encode_picture(Picture(pixels, False, alpha, *extras), EncodeSettings(lmbda=lmbda, device="cpu")).data
+    if everything:
+        fields = {**vars(container.unpack(whole)), "extra": ((0xF0, b"later"),)}
+        whole = container.pack(container.Payload(**fields))
+    return whole
+
+
+@pytest.fixture(scope="module")
+def small() -> bytes:
+    whole = file_of(24, 40, 5)
+    assert len(whole) < 300
+    return whole
+
+
+def repaired(body: bytes) -> bytes:
+    """The body of a file with the checksum that fits it."""
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def mutated(whole: bytes, rng: np.random.Generator) -> bytes:
+    """One to four changes of the body: bits, bytes, spans cut, doubled or inserted; then the checksum is repaired."""
+    body = bytearray(whole[:-4])
+    for _ in range(rng.integers(1, 5)):
+        kind, length = rng.integers(0, 7), int(rng.integers(1, 9))
+        # Half of the changes fall where the fields are.
+        place = int(rng.integers(0, len(body) if rng.random() < 0.5 else min(28, len(body))))
+        if kind == 0:
+            body[place] ^= 1 << int(rng.integers(0, 8))
+        elif kind == 1:
+            body[place] = int(rng.integers(0, 256))
+        elif kind == 2:
+            body[place] = int(rng.choice([0, 1, 0x7F, 0x80, 0xFF]))
+        elif kind == 3:
+            del body[place : place + length]
+        elif kind == 4:
+            body[place:place] = body[place : place + length]
+        elif kind == 5:
+            body[place:place] = rng.bytes(length)
+        else:
+            del body[int(rng.integers(len(body) // 2, len(body))) :]
+        if len(body) < 8:
+            break
+    return repaired(bytes(body))
+
+
+def hammer(files: list[bytes], count: int, seed: int, max_pixels: int) -> dict[str, int]:
+    """Decode `count` mutations; how often which outcome came. Anything but our own errors gets out."""
+    rng, outcomes = np.random.default_rng(seed), {}
+    for number in range(count):
+        damaged = mutated(files[number % len(files)], rng)
+        try:
+            decode_picture(damaged, device="cpu", max_pixels=max_pixels)
+            outcome = "decoded"
+        except LatcodecError as error:
+            outcome = type(error).__name__
+            assert str(error) and "\n" not in str(error)
+        except BaseException:
+            print(f"mutation {number} of seed {seed}: {damaged.hex()}", file=sys.stderr)
+            raise
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    return outcomes
+
+
+# As files arrive: the checksum does not fit.
+
+
+def test_every_truncation(small):
+    for length in range(len(small)):
+        with pytest.raises(FormatError):
+            decode_picture(small[:length])
+
+
+def test_every_flipped_bit(small):
+    for position in range(len(small)):
+        for bit in range(8):
+            damaged = bytearray(small)
+            damaged[position] ^= 1 << bit
+            with pytest.raises(FormatError):
+                decode_picture(bytes(damaged))
+
+
+@pytest.mark.parametrize("more", [b"\0", b"\n", b"\0\0\0\0", b"hello"], ids=repr)
+def test_appended_bytes(small, more):
+    for damaged in (small + more, more + small, small + small):
+        with pytest.raises(FormatError):
+            decode_picture(damaged)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is text\n", b"\x89PNG\r\n\x1a\n" + bytes(99), bytes(1000)])
+def test_other_files(content):
+    with pytest.raises(FormatError, match="not a latcodec file"):
+        decode_picture(content)
+
+
+# With the checksum repaired, so that they reach what is behind it.
+
+
+def test_every_flipped_bit_behind_the_checksum(small):
+    """The picture comes out only if the bit says nothing of the latents: flags, depth, size within the same cells."""
+    expected = decode_picture(small, device="cpu")
+    for position in range(len(small) - 4):
+        for bit in range(8):
+            body = bytearray(small[:-4])
+            body[position] ^= 1 << bit
+            try:
+                picture = decode_picture(repaired(bytes(body)), device="cpu", max_pixels=10**6)
+            except LatcodecError:
+                continue
+            assert position == 6 or 16 <= position < 18 or np.array_equal(picture.pixels, expected.pixels)
+
+
+def test_every_truncation_behind_the_checksum(small):
+    for length in range(len(small) - 4):
+        with pytest.raises(LatcodecError):
+            decode_picture(repaired(small[:length]), device="cpu")
+
+
+def test_random_mutations_behind_the_checksum(small):
+    files = [small, file_of(24, 40, 5, everything=True), file_of(17, 9, 0.5, everything=True, depth=16)]
+    outcomes = hammer(files, 1000, 1, 10**6)
+    assert {"FormatError", "VersionError", "WeightsError", "DriftError"} <= outcomes.keys()
+    assert outcomes.get("decoded", 0) < 200
+    assert decode_picture(small, device="cpu").pixels.shape == (24, 40, 3)
+
+
+def test_random_streams(small):
+    rng = np.random.default_rng(0)
+    payload = container.unpack(small)
+    for length in (0, 3, 4, 8, 64, 1000, 100_000):
+        for _ in range(5):
+            fields = {**vars(payload), "streams": (rng.bytes(length),)}
+            with pytest.raises((DriftError, FormatError)):
+                decode_picture(container.pack(container.Payload(**fields)), device="cpu")
+
+
+def asking_for(small: bytes, width: int, height: int, **more) -> bytes:
+    return container.pack(
+        container.Payload(**{**vars(container.unpack(small)), "width": width, "height": height, **more})
+    )
+
+
+def test_a_header_that_asks_for_everything(small):
+    for width, height in ((2**31, 2**31), (2**31, 1), (1, 2**31), (2**14, 2**14 + 1)):
+        with pytest.raises(FormatError, match="--max-pixels"):
+            decode_picture(asking_for(small, width, height))
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process. Not ru_maxrss where it can be helped: that counts the parent before exec."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+
+PEAK = """
+import resource, sys
+sys.path[:0] = [{root!r}, {here!r}]
+resource.setrlimit(resource.RLIMIT_DATA, (4 * 2**30,) * 2)
+import torch
+from test_damage import peak_bytes
+torch.set_num_threads(1)
+from latcodec.codec import decode_picture
+from latcodec.errors import LatcodecError
+try:
+    decode_picture(sys.stdin.buffer.read(), device="cpu")
+    print("decoded")
+except (LatcodecError, MemoryError) as error:
+    print(type(error).__name__)
+print(peak_bytes())
+"""
+
+
+@pytest.mark.parametrize(
+    "size, more",
+    [
+        ((2**14, 2**14), {}),
+        ((1, 2**28), {}),
+        ((2**28, 1), {}),
+        ((2**14, 2**14), {"alpha": b"\x80\0", "depth": 16}),
+        ((2**14, 2**14), {"streams": (bytes(400_000),)}),
+    ],
+    ids=["square", "tall", "wide", "constant alpha", "stream of zeros"],
+)
+def test_a_small_file_cannot_take_much_memory(small, size, more):
+    code = PEAK.format(root=str(HERE.parent), here=str(HERE))
+    whole = asking_for(small, *size, **more)
+    done = subprocess.run([sys.executable, "-c", code], input=whole, capture_output=True, check=True)
+    outcome, peak = done.stdout.decode().split()
+    assert outcome in ("FormatError", "DriftError")
+    assert int(peak) < PEAK_BYTES
+
+
+# At the command line.
+
+
+def damaged_files(small: bytes) -> dict[str, bytes]:
+    payload = vars(container.unpack(small))
+    return {
+        "empty": b"",
+        "text": b"hello\n",
+        "picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+        "truncated": small[: len(small) // 2],
+        "one byte short": small[:-1],
+        "appended": small + b"\0",
+        "flipped": small[:60] + bytes([small[60] ^ 1]) + small[61:],
+        "huge": asking_for(small, 2**31, 2**31),
+        "later version": repaired(small[:4] + b"\2" + small[5:-4]),
+        "later codec": container.pack(container.Payload(**{**payload, "backend_id": 250})),
+        "other weights": container.pack(container.Payload(**{**payload, "weights_id": b"abcd"})),
+        "drifted": container.pack(container.Payload(**{**payload, "integers_crc": payload["integers_crc"] ^ 1})),
+        "bad alpha": container.pack(container.Payload(**{**payload, "alpha": b"RIFF"})),
+        "bad stream": container.pack(container.Payload(**{**payload, "streams": (bytes(8),)})),
+    }
+
+
+NAMES = (
+    "empty text picture truncated one_byte_short appended flipped huge later_version later_codec other_weights".split()
+)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "drifted", "bad_alpha", "bad_stream"])
+def test_one_line_and_exit_code_1(small, tmp_path, name):
+    source = tmp_path / "x.lc"
+    source.write_bytes(damaged_files(small)[name.replace("_", " ")])
+    result = CliRunner().invoke(cli.cli, ["decode", str(source), "--device", "cpu"])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith(f"latcodec: {source}: ")
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_an_existing_output_survives_a_damaged_input(small, tmp_path):
+    source, target = tmp_path / "x.lc", tmp_path / "x.png"
+    source.write_bytes(small[:-1])
+    target.write_bytes(b"mine")
+    assert CliRunner().invoke(cli.cli, ["decode", str(source), "-f"]).exit_code == 1
+    assert target.read_bytes() == b"mine"
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
+def test_one_damaged_file_does_not_stop_the_others(small, tmp_path):
+    (tmp_path / "a.lc").write_bytes(small[:-1])
+    (tmp_path / "b.lc").write_bytes(small)
+    result = CliRunner().invoke(cli.cli, ["decode", str(tmp_path), "-o", str(tmp_path / "out"), "--device", "cpu"])
+    assert result.exit_code == 1
+    assert "1 of 2 files done, 1 failed" in result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_info_tells_damage_too(small, tmp_path):
+    for name, content in damaged_files(small).items():
+        if name in ("later codec", "other weights", "drifted", "bad alpha", "bad stream"):
+            continue  # what only a decoder can see
+        source = tmp_path / "x.lc"
+        source.write_bytes(content)
+        for options in ([], ["--check"]):
+            result = CliRunner().invoke(cli.cli, ["info", *options, str(source)])
+            assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1), name
+
+
+# More of the same, for minutes.
+
+
+def hammer_for_long() -> None:
+    """Run in a process of its own, so that its peak memory is that of decoding."""
+    torch.set_num_threads(1)
+    files = [
+        file_of(160, 200, 1),
+        file_of(128, 128, 0.1),
+        file_of(100, 140, 2, everything=True),
+        file_of(64, 64, 1, everything=True, depth=16),
+    ]
+    outcomes = hammer(files, 20_000, 2, codec.MAX_PIXELS)
+    print(outcomes)
+    print(peak_bytes())
+
+
+@pytest.mark.slow
+def test_twenty_thousand_mutations_of_larger_files():
+    paths = [str(HERE.parent), str(HERE)]
+    code = f"import sys; sys.path[:0] = {paths!r}; import test_damage; test_damage.hammer_for_long()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    *_, outcomes, peak = done.stdout.splitlines()
+    assert all(name in outcomes for name in ("FormatError", "VersionError", "WeightsError", "DriftError"))
+    assert int(peak) < PEAK_BYTES
+
+
+def test_versions_are_told_from_damage(small):
+    with pytest.raises(VersionError, match="update latcodec"):
+        decode_picture(damaged_files(small)["later version"])
