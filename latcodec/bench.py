@@ -93,7 +93,7 @@ def measure_codec(
 ) -> Iterator[Row]:
     """Rows of one learned codec over lambdas for one 8-bit picture, through whole .lc files."""
     for lmbda in lambdas:
-        settings = codec.EncodeSettings(codec=name, lmbda=lmbda, weights=weights)
+        settings = codec.EncodeSettings(codec=name, lmbda=lmbda, weights=weights, strip=True)
         try:
             encoded, encode_s = _timed(lambda s=settings: codec.encode_picture(picture, s), repetitions)
             decoded, decode_s = _timed(lambda e=encoded: codec.decode_picture(e.data, weights=weights), repetitions)
@@ -150,10 +150,19 @@ def means(rows: Sequence[Row]) -> list[dict]:
     return table
 
 
-def bd_rates(table: Sequence[dict], codecs: Sequence[str], anchors: Sequence[str]) -> dict[str, dict[str, float]]:
-    """BD-rate in percent of each learned codec against each anchor, from the table of `means`."""
+def bd_rates(
+    table: Sequence[dict], codecs: Sequence[str], anchors: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """BD-rate in percent of each learned codec against each anchor, from the table of `means`; None if undefined."""
     points = {
         name: [(r["bpp"], r["psnr_db"]) for r in table if r["codec"] == name and r["psnr_db"] is not None]
         for name in (*codecs, *anchors)
     }
-    return {name: {a: metrics.bd_rate(points[a], points[name])[0] for a in anchors} for name in codecs}
+
+    def difference(anchor: str, name: str) -> float | None:
+        try:
+            return metrics.bd_rate(points[anchor], points[name])[0]
+        except OptionError:  # too few points, or curves that do not overlap
+            return None
+
+    return {name: {anchor: difference(anchor, name) for anchor in anchors} for name in codecs}

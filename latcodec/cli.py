@@ -110,6 +110,7 @@ def encode(
     _check_stdout(jobs, manners)
     from latcodec import codec, images
 
+    codec.check_options(codec_name, device)
     if threads is not None:
         codec.set_threads(threads)
     settings = codec.EncodeSettings(
@@ -204,12 +205,12 @@ def info(inputs, check, as_json, max_pixels):
 
     def work(job: files.Job) -> Done:
         data = files.read_bytes(job.source, _limit_bytes(max_pixels), magic=MAGIC)
-        container.unpack(data, max_pixels=max_pixels)
         if check:
+            container.unpack(data, max_pixels=max_pixels)
             return Done({"check": "ok"}, "ok")
         from latcodec import codec
 
-        record = codec.info(data)
+        record = codec.info(data, max_pixels=max_pixels)
         return Done(record, "\n".join(["", *wording.described(record)]))
 
     found = [source for name in inputs for source, _ in files.expand(name, files.CODED_SUFFIXES)]

@@ -129,7 +129,7 @@ def bench(paths, codecs, anchors, lambdas, reps, threads, weights, output, force
         click.echo(f"{r['codec']:<11} {r['setting']:<12} {' '.join(numbers)} {r['bugs']:>4}")
     for name, against in differences.items():
         for anchor, percent in against.items():
-            click.echo(f"BD-rate of {name} against {anchor}: {percent:+.1f} %")
+            click.echo(f"BD-rate of {name} against {anchor}: " + ("n/a" if percent is None else f"{percent:+.1f} %"))
     gaps = [r["worst_gap_bits"] for r in table if r["worst_gap_bits"] is not None]
     if gaps:
         click.echo(f"file against estimate: at most 0.5 % {max(gaps) / 8:+.0f} bytes")

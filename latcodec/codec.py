@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from latcodec import backends, container, rates, weights
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from latcodec.images import Picture
 
 DEFAULT_LAMBDA = 1.0
+MEMORY_BYTES_PER_PIXEL = 80  # measured: 75 at 6 megapixels, beyond what torch takes when it starts
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class EncodeSettings:
         given = [n for n in ("lmbda", "quality", "bpp", "psnr", "size_bytes") if getattr(self, n) is not None]
         if len(given) > 1:
             raise OptionError(f"{' and '.join(given)} exclude each other; give one")
+        for name in {"bpp", "psnr", "size_bytes"} & set(given):
+            if not 0 < getattr(self, name) < math.inf:
+                raise OptionError(f"{name} {getattr(self, name)}: not a positive number")
 
     @property
     def rate_index(self) -> int | None:
@@ -80,6 +87,28 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def check_options(codec: str, device: str) -> None:
+    """Raise OptionError for a codec or device that no file could be coded with."""
+    backends.by_name(codec)
+    _device(device)
+
+
+@contextmanager
+def _within_memory(width: int, height: int) -> Iterator[None]:
+    """Refuse what this machine cannot hold before it is allocated; torch's own failures become MemoryError."""
+    need = MEMORY_BYTES_PER_PIXEL * (width + -width % 64) * (height + -height % 64)
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else need
+    size = f"{width} x {height} pixels need about {need / 2**30:.1f} GiB"
+    if need > have:
+        raise ImageError(f"{size}, this machine has {have / 2**30:.1f}")
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            raise MemoryError(f"{size}, more than is free") from None
+        raise
+
+
 def _device(name: str) -> str:
     import torch
 
@@ -90,24 +119,18 @@ def _device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-@lru_cache(maxsize=2)
-def _build(module: str, path: str, sha256: str, device: str):
-    from importlib import import_module
-
-    backend_module = import_module(module)
-    return backend_module.Model(_loaded[(path, sha256)], device)
-
-
-_loaded: dict[tuple[str, str], weights.Weights] = {}
+_models: dict[tuple[str, str, str], object] = {}  # by codec, weights and device; networks take long to build
 
 
 def load_model(backend: backends.Backend, weights_id: bytes | None, selected: str | None, device: str = "auto"):
     """The backend's model with its default weights, or those of an id, ready on a device; kept for the next call."""
     found = weights.load(backend.name, weights_id, selected)
-    key = (str(found.path), found.sha256)
-    _loaded.clear()
-    _loaded[key] = found
-    return _build(backend.module, *key, _device(device))
+    key = (backend.name, found.sha256, _device(device))
+    if key not in _models:
+        if len(_models) > 1:
+            _models.clear()
+        _models[key] = backend.load().Model(found, key[2])
+    return _models[key]
 
 
 def encode_picture(picture: Picture, settings: EncodeSettings = EncodeSettings()) -> Encoded:  # noqa: B008
@@ -118,9 +141,10 @@ def encode_picture(picture: Picture, settings: EncodeSettings = EncodeSettings()
     model = load_model(backend, None, settings.weights, settings.device)
     module = backend.load()
     start = time.perf_counter()
-    latents = module.analyse(model, picture.pixels)
-    seconds = {"analysis": time.perf_counter() - start}
     height, width = picture.pixels.shape[:2]
+    with _within_memory(width, height):
+        latents = module.analyse(model, picture.pixels)
+    seconds = {"analysis": time.perf_counter() - start}
     frame = Payload(
         backend_id=backend.wire_id,
         weights_id=model.weights_id,
@@ -210,7 +234,8 @@ def decode_picture(
     from latcodec.images import Picture, unpack_alpha
 
     model = load_model(backend, payload.weights_id, weights, device)
-    pixels = backend.load().decode(model, payload)
+    with _within_memory(payload.width, payload.height):
+        pixels = backend.load().decode(model, payload)
     alpha = None  # after the pixels: a sound stream vouches for the size, a few bytes of alpha do not
     if payload.alpha is not None:
         alpha = unpack_alpha(payload.alpha, payload.width, payload.height, payload.depth)

@@ -33,7 +33,7 @@ from .errors import FormatError, WeightsError
 PRECISION_BITS = 24
 TOTAL = 1 << PRECISION_BITS
 MAX_ROWS = 1 << 16
-MAX_REACH = 2000  # of Gaussian supports; a symbol beyond it is an escape
+MAX_REACH = 2000  # of logistic supports; a symbol beyond it is an escape
 _CLASS_BITS, _PART_BITS = 6, 16
 # The coder divides its range, at least 2**32, by 2**24 and drops the remainder: at worst log2(257 / 256) bits a symbol.
 _LOSS_BITS_PER_STEP = math.log2(257 / 256)

@@ -7,7 +7,6 @@ returns a note for each thing that format cannot carry. Pillow does the work, in
 
 import io
 import os
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +18,12 @@ import numpy as np
 from latcodec import images_16bit as deep
 from latcodec import images_metadata as metadata
 from latcodec.errors import ImageError
-from latcodec.images_alpha import pack_alpha, unpack_alpha
+from latcodec.images_alpha import pack_alpha, pillow_limit, unpack_alpha
 from latcodec.images_write import format_of_suffix, write
 
 __all__ = ["MAX_PIXELS", "Picture", "format_of_suffix", "pack_alpha", "read", "unpack_alpha", "write"]
 
 MAX_PIXELS = 268_435_456
-_PILLOW_LIMIT = threading.RLock()  # Image.MAX_IMAGE_PIXELS is global; one reader at a time changes it
 
 
 @dataclass(frozen=True)
@@ -162,25 +160,11 @@ def _read(data: bytes, max_pixels: int) -> Picture:
     return _picture(pixels, alpha, icc if keep_icc else None, exif, xmp, more + notes)
 
 
-@contextmanager
-def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Lend Pillow our limit: it refuses twice that, before WebP allocates, and asks again while it loads a TIFF."""
-    from PIL import Image
-
-    with _PILLOW_LIMIT:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
-
-
 def _pillow(data: bytes, kind: str, max_pixels: int):
     """Return pixels, alpha, Pillow's info, notes and whether the ICC profile still fits the pixels."""
     from PIL import Image
 
-    with _pillow_limit(max_pixels), Image.open(io.BytesIO(data), formats=[kind]) as image:
+    with pillow_limit(max_pixels), Image.open(io.BytesIO(data), formats=[kind]) as image:
         deep.check_size(*image.size, max_pixels)
         frames = getattr(image, "n_frames", 1)
         notes = (f"{frames - 1} further frames dropped",) if frames > 1 else ()

@@ -8,7 +8,10 @@ than the picture. Source: PNG 3rd edition 11.2.1; WebP lossless bitstream (RFC 9
 
 import io
 import struct
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -16,6 +19,21 @@ from latcodec.errors import FormatError
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _WEBP_LONGEST_SIDE_PX = 16383
+_PILLOW_LIMIT = threading.RLock()  # Image.MAX_IMAGE_PIXELS is global; it is changed only while a picture is read
+
+
+@contextmanager
+def pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Lend Pillow our limit: it refuses twice that, before WebP allocates, and asks again while it loads a TIFF."""
+    from PIL import Image
+
+    with _PILLOW_LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def pack_alpha(alpha: np.ndarray) -> bytes:
@@ -55,8 +73,8 @@ def unpack_alpha(data: bytes, width: int, height: int, depth: int) -> np.ndarray
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the size has been checked; Pillow's own limit is lower
-            with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            warnings.simplefilter("ignore")
+            with pillow_limit(width * height), Image.open(io.BytesIO(data), formats=[kind]) as image:
                 if image.size != (width, height) or getattr(image, "n_frames", 1) != 1:
                     raise FormatError("alpha section: two sizes or frames in one section; the file is damaged")
                 image.load()

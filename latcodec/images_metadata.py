@@ -54,7 +54,7 @@ def read_directory(data: bytes, offset: int | None = None) -> dict:
         start = offset + struct.calcsize(count_format)
         if start + entries * entry_bytes > len(data):
             raise ValueError(f"directory at byte {offset} runs past the end")
-        directory = {}
+        directory, total = {}, 0
         for at in range(start, start + entries * entry_bytes, entry_bytes):
             tag, kind, count = struct.unpack_from(order + "HH" + word, data, at)
             size = _TYPE_BYTES.get(kind, 0) * count
@@ -62,6 +62,9 @@ def read_directory(data: bytes, offset: int | None = None) -> dict:
             if size > value_bytes:
                 (where,) = struct.unpack_from(order + word, data, where)
             whole = size and where + size <= len(data)
+            total += size if whole else 0
+            if total > len(data):
+                raise ValueError(f"directory at byte {offset} has values that overlap")
             directory[tag] = (kind, count, data[where : where + size] if whole else None)
     except struct.error as error:
         raise ValueError(f"directory at byte {offset} is cut short") from error

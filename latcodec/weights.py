@@ -47,6 +47,9 @@ def places(selected: str | None = None) -> list[Path]:
         return [Path(selected)]
     here = Path(__file__).resolve().parent
     named = [Path(os.environ[VARIABLE])] if os.environ.get(VARIABLE) else []
+    for path in named:
+        if not path.exists():
+            raise WeightsError(f"{VARIABLE}={path}: there is no such file or folder")
     return [*named, here / "_weights", here.parent / "weights"]
 
 
@@ -141,7 +144,7 @@ def save(path: Path, backend: str, config: dict, command: str, tensors: dict[str
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     data = len(header).to_bytes(8, "little") + header + data[end:]
-    path.write_bytes(data)
+    _replace(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -154,4 +157,10 @@ def add_to_index(path: Path, backend: str, config: dict, command: str, digest: s
             entry["default"] = False
     entries[path.name] = {"id": digest[: 2 * ID_BYTES], "sha256": digest, "backend": backend, "default": True,
                           "config": config, "command": command}  # fmt: skip
-    index.write_text(json.dumps(entries, indent=2) + "\n")
+    _replace(index, (json.dumps(entries, indent=2) + "\n").encode())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

@@ -58,6 +58,10 @@ def format_of_suffix(path):
     raise OptionError(f"{path}: no known suffix")
 
 
+def check_options(codec, device):
+    pass
+
+
 def encode_picture(picture, settings):
     data = file_of(picture.data)
     return types.SimpleNamespace(

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from stand_ins import EncodeSettings, decode_picture, encode_picture, file_of, format_of_suffix, read, write
+from stand_ins import (
+    EncodeSettings,
+    check_options,
+    decode_picture,
+    encode_picture,
+    file_of,
+    format_of_suffix,
+    read,
+    write,
+)
 
 import latcodec
 from latcodec import cli, container
@@ -31,7 +40,8 @@ def seen(monkeypatch):
 
     codec = types.SimpleNamespace(
         EncodeSettings=EncodeSettings, encode_picture=noted(encode_picture), decode_picture=noted(decode_picture),
-        set_threads=noted(lambda count: None), info=lambda data: {"backend": "hyperprior", "sections": {"stream": 5}},
+        set_threads=noted(lambda count: None), check_options=noted(check_options),
+        info=lambda data, max_pixels: container.unpack(data, max_pixels=max_pixels) and {"backend": "hyperprior", "sections": {"stream": 5}},
     )  # fmt: skip
     images = types.SimpleNamespace(read=noted(read), write=noted(write), format_of_suffix=format_of_suffix)
     for name, module in (("codec", codec), ("images", images)):

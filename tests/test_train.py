@@ -81,7 +81,7 @@ def assert_equal_states(first: dict, second: dict) -> None:
 
 def test_a_run_learns(pictures, tmp_path):
     start, _ = trained(pictures, tmp_path, steps=40, lr=2e-3, stop_at_step=0)
-    state, lines = trained(pictures, tmp_path, steps=40, lr=2e-3, batch_size=4, ema=0.8)
+    state, lines = trained(pictures, tmp_path, steps=40, lr=2e-3, batch_size=4, ema=0.8, resume=True)
     before, after = (
         [row["lagrangian"] for row in json.loads(line)["validation"]]
         for line in (tmp_path / "log.jsonl").read_text().splitlines()

@@ -48,8 +48,8 @@ def test_same_tensors_same_bytes(tmp_path):
 def test_places_are_in_the_order_that_is_written(monkeypatch):
     package = Path(weights.__file__).resolve().parent
     assert weights.places() == [package / "_weights", package.parent / "weights"]
-    monkeypatch.setenv("LATCODEC_WEIGHTS", "/somewhere")
-    assert weights.places() == [Path("/somewhere"), package / "_weights", package.parent / "weights"]
+    monkeypatch.setenv("LATCODEC_WEIGHTS", str(package))
+    assert weights.places() == [package, package / "_weights", package.parent / "weights"]
     assert weights.places("w") == [Path("w")]
     monkeypatch.setenv("LATCODEC_WEIGHTS", "")
     assert weights.places() == [package / "_weights", package.parent / "weights"]
@@ -83,6 +83,9 @@ def test_an_option_is_the_only_place(nothing_installed, tmp_path):
 
 def test_missing_weights_are_named_with_the_places(nothing_installed, monkeypatch, tmp_path):
     monkeypatch.setenv("LATCODEC_WEIGHTS", str(tmp_path / "variable"))
+    with pytest.raises(WeightsError, match="LATCODEC_WEIGHTS.*no such"):
+        weights.load("hyperprior")
+    (tmp_path / "variable").mkdir()
     with pytest.raises(WeightsError) as error:
         weights.load("hyperprior", bytes.fromhex("01020304"))
     said = str(error.value)

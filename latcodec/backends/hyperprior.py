@@ -35,6 +35,7 @@ GAIN_BITS = 16  # of the gains that means are multiplied by
 INVERSE_BITS = 12  # of the factor from z's symbols to the hyper-synthesis' input
 SCALE_ROWS = 64
 ROWS_PER_NAT = (SCALE_ROWS - 1) / np.log(SIGMA_MAX / SIGMA_MIN)
+ROWS_PER_NAT_FIXED = 31973  # the same with 12 bits after the point, written out because it decides rows
 RATES = 256
 _HALO = 2  # latents: the transforms reach 30 px, or 2 latents, beyond a strip
 
@@ -135,7 +136,7 @@ class Model:
         gain = self.rates.mean_gain[rate_index][:, None, None]
         means = np.clip(shift_round(mean * gain, FRACTION_BITS + GAIN_BITS - MEAN_BITS), -(2**24), 2**24)
         place = log_scale + self.rates.scale_offset[rate_index][:, None, None]
-        rows = shift_round(place * round(ROWS_PER_NAT * 2**12), FRACTION_BITS + 12)
+        rows = shift_round(place * ROWS_PER_NAT_FIXED, FRACTION_BITS + 12)
         return means.astype(np.int32), np.clip(rows, 0, SCALE_ROWS - 1).astype(np.uint16).ravel()
 
 

@@ -123,6 +123,9 @@ def run(settings: TrainSettings, report=print) -> Path:
     if settings.patch > settings.final_patch:
         raise OptionError(f"patch {settings.patch} px is over final_patch {settings.final_patch} px")
     out = Path(settings.out)
+    checkpoint = out / CHECKPOINT
+    if checkpoint.exists() and not settings.resume:
+        raise OptionError(f"{checkpoint} exists: go on with --resume, or name another folder")
     out.mkdir(parents=True, exist_ok=True)
     device = pick_device(settings.device)
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
@@ -134,10 +137,11 @@ def run(settings: TrainSettings, report=print) -> Path:
 
     training, held_out = data.load(list(settings.data), settings.final_patch)
     crops = data.Crops(training, settings.seed)
-    validation = data.validation_crops(held_out, settings.final_patch)
-    report(f"{len(training)} pictures, {sum(p.size for p in training) / 3e6:.0f} megapixels; {len(held_out)} held out")
+    validation = data.validation_crops(held_out or training[:8], settings.final_patch)
+    megapixels = sum(p.size for p in training) / 3e6
+    fallback = "" if held_out else ": the first 8 are validated on"
+    report(f"{len(training)} pictures, {megapixels:.0f} megapixels; {len(held_out)} held out{fallback}")
 
-    checkpoint = out / CHECKPOINT
     if settings.resume and checkpoint.exists():
         state = read_checkpoint(checkpoint, device)
         model.load_state_dict(state["model"])
