@@ -39,7 +39,7 @@ format: $(READY) ## ruff: fix and format in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure against JPEG, WebP and AVIF; ARGS="..." goes to latcodec bench
+bench: $(READY) ## measure beside JPEG, WebP and AVIF: make bench ARGS="kodak/ --threads 2"
 	$(BIN)/latcodec bench $(ARGS)
 
 golden: $(READY) ## decode the golden files of every released version

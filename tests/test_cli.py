@@ -41,7 +41,9 @@ def seen(monkeypatch):
     codec = types.SimpleNamespace(
         EncodeSettings=EncodeSettings, encode_picture=noted(encode_picture), decode_picture=noted(decode_picture),
         set_threads=noted(lambda count: None), check_options=noted(check_options),
-        info=lambda data, max_pixels: container.unpack(data, max_pixels=max_pixels) and {"backend": "hyperprior", "sections": {"stream": 5}},
+        info=lambda data, max_pixels: (
+            container.unpack(data, max_pixels=max_pixels) and {"backend": "hyperprior", "sections": {"stream": 5}}
+        ),
     )  # fmt: skip
     images = types.SimpleNamespace(read=noted(read), write=noted(write), format_of_suffix=format_of_suffix)
     for name, module in (("codec", codec), ("images", images)):
