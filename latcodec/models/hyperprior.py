@@ -14,8 +14,8 @@ is Minnen, Balle, Toderici 2018, "Joint autoregressive and hierarchical priors",
 t in 0..1 is the rate index / 255; a, b, c, g, i, n, v are piecewise linear in t, per channel (the gains in the log
 domain). So h_s sees the same domain at every rate, and a change of rate is a shift of its log scales: integers stay
 small. L is the logistic distribution of that mean and standard deviation: heavier in the tail than the papers'
-Gaussian, as the residuals are. The prior of z is one per channel and rate: z is a few per cent of the file and shares
-the frozen tables of y.
+Gaussian, as the residuals are. The prior of z is one per channel and rate and shares the frozen
+tables of y.
 """
 
 import math
