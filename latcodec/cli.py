@@ -166,6 +166,7 @@ def decode(
     _check_stdout(jobs, manners)
     from latcodec import codec, images
 
+    codec.pick_device(device)
     formats = {}
     for job in jobs:
         by_suffix = picture_format is None and job.target is not None and not files.is_special(job.target)

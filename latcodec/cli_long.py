@@ -31,9 +31,6 @@ from latcodec.errors import OptionError
 @click.option("--resume", is_flag=True, help="Go on from OUT's checkpoint; the budget counts from the start.")
 def train(data, output, codec, batch_size, patch, final_patch, threads, **options):
     """Train a codec on pictures (files and folders) and export its weights to OUT."""
-    for side in (patch, final_patch):
-        if side % 64:
-            raise OptionError(f"--patch {side}: must be a multiple of 64")
     from latcodec import codec as codec_room
     from latcodec.train.loop import TrainSettings, run
 

@@ -88,9 +88,9 @@ def set_threads(count: int) -> None:
 
 
 def check_options(codec: str, device: str) -> None:
-    """Raise OptionError for a codec or device that no file could be coded with."""
+    """Raise OptionError for a codec or device that no picture could be encoded with."""
     backends.by_name(codec)
-    _device(device)
+    pick_device(device)
 
 
 @contextmanager
@@ -109,7 +109,8 @@ def _within_memory(width: int, height: int) -> Iterator[None]:
         raise
 
 
-def _device(name: str) -> str:
+def pick_device(name: str) -> str:
+    """cpu or cuda for auto, cpu or cuda; raises OptionError for cuda where there is none, never a silent fallback."""
     import torch
 
     if name not in ("auto", "cpu", "cuda"):
@@ -125,7 +126,7 @@ _models: dict[tuple[str, str, str], object] = {}  # by codec, weights and device
 def load_model(backend: backends.Backend, weights_id: bytes | None, selected: str | None, device: str = "auto"):
     """The backend's model with its default weights, or those of an id, ready on a device; kept for the next call."""
     found = weights.load(backend.name, weights_id, selected)
-    key = (backend.name, found.sha256, _device(device))
+    key = (backend.name, found.sha256, pick_device(device))
     if key not in _models:
         if len(_models) > 1:
             _models.clear()
@@ -134,7 +135,13 @@ def load_model(backend: backends.Backend, weights_id: bytes | None, selected: st
 
 
 def encode_picture(picture: Picture, settings: EncodeSettings = EncodeSettings()) -> Encoded:  # noqa: B008
-    """Encode a picture; raises OptionError, WeightsError, ImageError or DriftError (see `EncodeSettings`, law 5)."""
+    """Encode a picture; raises OptionError, WeightsError, ImageError (memory) or DriftError (law 5)."""
+    height, width = picture.pixels.shape[:2]
+    with _within_memory(width, height):
+        return _encode(picture, settings)
+
+
+def _encode(picture: Picture, settings: EncodeSettings) -> Encoded:
     from latcodec.images import pack_alpha
 
     backend = backends.by_name(settings.codec)
@@ -142,8 +149,7 @@ def encode_picture(picture: Picture, settings: EncodeSettings = EncodeSettings()
     module = backend.load()
     start = time.perf_counter()
     height, width = picture.pixels.shape[:2]
-    with _within_memory(width, height):
-        latents = module.analyse(model, picture.pixels)
+    latents = module.analyse(model, picture.pixels)
     seconds = {"analysis": time.perf_counter() - start}
     frame = Payload(
         backend_id=backend.wire_id,
@@ -228,17 +234,17 @@ def _limit_bytes(settings: EncodeSettings, pixels: int) -> float:
 def decode_picture(
     data: bytes, *, device: str = "auto", weights: str | None = None, max_pixels: int = MAX_PIXELS
 ) -> Picture:
-    """Decode an .lc file; raises FormatError, VersionError, WeightsError or DriftError, each naming the field."""
+    """Decode an .lc file; raises FormatError, VersionError, WeightsError, DriftError or ImageError (memory)."""
     payload = container.unpack(data, max_pixels=max_pixels)
     backend = backends.by_wire_id(payload.backend_id)
     from latcodec.images import Picture, unpack_alpha
 
-    model = load_model(backend, payload.weights_id, weights, device)
     with _within_memory(payload.width, payload.height):
+        model = load_model(backend, payload.weights_id, weights, device)
         pixels = backend.load().decode(model, payload)
-    alpha = None  # after the pixels: a sound stream vouches for the size, a few bytes of alpha do not
-    if payload.alpha is not None:
-        alpha = unpack_alpha(payload.alpha, payload.width, payload.height, payload.depth)
+        alpha = None  # after the pixels: a sound stream vouches for the size, a few bytes of alpha do not
+        if payload.alpha is not None:
+            alpha = unpack_alpha(payload.alpha, payload.width, payload.height, payload.depth)
     notes = tuple(f"section of unknown kind {kind} ignored" for kind, _ in payload.extra)
     return Picture(pixels, payload.gray, alpha, payload.icc, payload.exif, payload.xmp, notes)
 

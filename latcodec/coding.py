@@ -2,7 +2,7 @@
 
 Probabilities are frozen integers (`Tables`): each row is a list of weights >= 1 that sum to exactly 2**24, and no float
 comes near a bit. A row covers the symbols minimum, minimum + 1, ...; its last entry is the escape. Tables are made
-once, when a model is exported (`logistic_tables`, `quantize_pmf`), and ship with the weights as data.
+once, when a model is exported (`train/tables.py`), and ship with the weights as data.
 
 The stream, a range coder's 32-bit words stored little-endian, is what successive `put` calls append. One `put` codes
 
@@ -22,7 +22,7 @@ Source: constriction (Bamler, 2022, arXiv:2201.01741), range coder over 32-bit w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import constriction
@@ -33,7 +33,6 @@ from .errors import FormatError, WeightsError
 PRECISION_BITS = 24
 TOTAL = 1 << PRECISION_BITS
 MAX_ROWS = 1 << 16
-MAX_REACH = 2000  # of logistic supports; a symbol beyond it is an escape
 _CLASS_BITS, _PART_BITS = 6, 16
 # The coder divides its range, at least 2**32, by 2**24 and drops the remainder: at worst log2(257 / 256) bits a symbol.
 _LOSS_BITS_PER_STEP = math.log2(257 / 256)
@@ -236,51 +235,6 @@ def ideal_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> float:
             distance, _ = _distances(ordered[start:stop][escapes], row, tables)
             total += float((_CLASS_BITS + _bit_lengths(distance) - 1).sum())
     return total
-
-
-def quantize_pmf(pmfs: Sequence[np.ndarray], minimums: Sequence[int]) -> Tables:
-    """Return tables that approximate probability mass functions. For export: the result ships as data.
-
-    pmfs: float64 [entries] per row, finite, >= 0, sum > 0 (scaled to 1); the last entry is the escape.
-    minimums: the symbol of each row's first entry.
-    Raises WeightsError if a row is none of this, or too long for 24 bits.
-    """
-    rows = []
-    for row, pmf in enumerate(pmfs):
-        pmf = np.asarray(pmf, np.float64)
-        if pmf.ndim != 1 or not np.all(np.isfinite(pmf)) or np.any(pmf < 0) or not pmf.sum() > 0:
-            raise WeightsError(f"tables: row {row} is not a probability mass function")
-        weights = np.maximum(1, np.rint(pmf / pmf.sum() * TOTAL)).astype(np.int64)
-        weights[weights.argmax()] += TOTAL - weights.sum()
-        rows.append(weights)  # a largest entry that fell under 1 is refused by Tables
-    offsets = np.cumsum([0] + [len(weights) for weights in rows])
-    return Tables(np.concatenate(rows) if rows else np.empty(0, np.int64), offsets, np.asarray(minimums, np.int64))
-
-
-def logistic_tables(sigmas: np.ndarray, tail_mass: float = 2.0**-13) -> Tables:
-    """Return one table per standard deviation of a zero-mean logistic, integrated over bins [k - 1/2, k + 1/2].
-
-    sigmas: float64 [rows], > 0, in units of one symbol. The support is +-min(ceil(6 sigma) + 4, 2000).
-    tail_mass: share of a two-sided geometric distribution mixed in, so that outliers cost some 20 bits, not hundreds.
-    Raises WeightsError for sigmas or a tail_mass out of range.
-    """
-    if not 0 <= tail_mass < 1:
-        raise WeightsError(f"tables: tail_mass is {tail_mass}, not in 0..1")
-    pmfs, minimums = [], []
-    for sigma in np.asarray(sigmas, np.float64).tolist():
-        if not 0 < sigma < math.inf:
-            raise WeightsError(f"tables: sigma is {sigma}, not positive and finite")
-        reach = min(math.ceil(6 * min(sigma, MAX_REACH)) + 4, MAX_REACH)
-        scaled = np.minimum((np.arange(reach + 1) + 0.5) * (math.pi / math.sqrt(3) / sigma), 700)
-        above = 1 / (1 + np.exp(scaled))  # P(X > k + 1/2)
-        logistic = np.append(1 - 2 * above[0], above[:-1] - above[1:])
-        ratio = math.exp(-3 / reach)
-        geometric = (1 - ratio) / (1 + ratio) * ratio ** np.arange(reach + 1)
-        half = (1 - tail_mass) * logistic + tail_mass * geometric
-        escape = (1 - tail_mass) * 2 * above[-1] + tail_mass * 2 * ratio ** (reach + 1) / (1 + ratio)
-        pmfs.append(np.concatenate([half[:0:-1], half, [escape]]))
-        minimums.append(-reach)
-    return quantize_pmf(pmfs, minimums)
 
 
 def _frozen_int32(name: str, values: np.ndarray) -> np.ndarray:

@@ -15,6 +15,15 @@ def only_our_weights(monkeypatch):
     monkeypatch.delenv("LATCODEC_WEIGHTS", raising=False)
 
 
+@pytest.fixture
+def one_thread():
+    """One torch thread: small pictures gain nothing from more, and two sessions beside each other lose much."""
+    from torch_threads import threads
+
+    with threads(1):
+        yield
+
+
 @pytest.fixture(scope="session")
 def photograph() -> np.ndarray:
     """uint8 [300, 451, 3], a cat; comes with scikit-image, needs no network."""

@@ -13,9 +13,9 @@ import torch
 
 from latcodec import images
 from latcodec.backends import hyperprior as backend
-from latcodec.coding import logistic_tables
 from latcodec.integer_net import FRACTION_BITS
 from latcodec.train.export import load_checkpoint
+from latcodec.train.tables import logistic_tables
 from latcodec.weights import Weights
 
 

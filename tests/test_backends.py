@@ -1,6 +1,5 @@
 """What every codec of the table must do; a new row gets these tests for nothing."""
 
-import contextlib
 import copy
 import zlib
 from dataclasses import replace
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from skimage import data
+from torch_threads import threads
 
 from latcodec import backends, codec, container
 from latcodec.coding import Tables
@@ -19,6 +19,8 @@ from latcodec.models import strips
 from latcodec.models.hyperprior import Config, Hyperprior
 from latcodec.models.layers import conv, deconv
 from latcodec.rates import index_of_lambda
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FIVE_LAMBDAS = (20, 5.3, 1.4, 0.38, 0.1)
 
@@ -36,22 +38,6 @@ def module(backend):
 @pytest.fixture
 def model(backend):
     return codec.load_model(backend, None, None, "cpu")
-
-
-@contextlib.contextmanager
-def threads(count: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with threads(1):
-        yield
 
 
 def crop(name: str = "astronaut", height: int = 64, width: int = 96) -> np.ndarray:
@@ -442,7 +428,7 @@ def test_a_picture_in_strips_makes_the_same_file(module, model, monkeypatch):
 def test_exported_integers_are_close_to_the_float_network(backend, module):
     if backend.name != "hyperprior":
         pytest.skip("export of the hyperprior")
-    from latcodec.coding import logistic_tables
+    from latcodec.train.tables import logistic_tables
     from latcodec.weights import Weights
 
     torch.manual_seed(1)

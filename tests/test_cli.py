@@ -17,6 +17,7 @@ from stand_ins import (
     encode_picture,
     file_of,
     format_of_suffix,
+    pick_device,
     read,
     write,
 )
@@ -40,7 +41,7 @@ def seen(monkeypatch):
 
     codec = types.SimpleNamespace(
         EncodeSettings=EncodeSettings, encode_picture=noted(encode_picture), decode_picture=noted(decode_picture),
-        set_threads=noted(lambda count: None), check_options=noted(check_options),
+        set_threads=noted(lambda count: None), check_options=noted(check_options), pick_device=pick_device,
         info=lambda data, max_pixels: (
             container.unpack(data, max_pixels=max_pixels) and {"backend": "hyperprior", "sections": {"stream": 5}}
         ),

@@ -327,3 +327,27 @@ def test_info_imports_no_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "constriction", "PIL", "scipy", "safetensors"} & set(run.stdout.split())
+
+
+def test_what_no_memory_can_hold_is_refused_before_any_weights_are_read(picture, monkeypatch):
+    whole = encode_picture(picture).data
+    monkeypatch.setattr(codec, "MEMORY_BYTES_PER_PIXEL", 2**60)
+    monkeypatch.setattr(codec, "load_model", lambda *_: pytest.fail("weights were loaded"))
+    for call in (lambda: encode_picture(picture), lambda: decode_picture(whole)):
+        with pytest.raises(ImageError, match="need about"):
+            call()
+
+
+def test_torch_out_of_memory_is_a_memory_error(picture, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(codec, "load_model", fails)
+    with pytest.raises(MemoryError):
+        encode_picture(picture)
+
+
+def test_two_rooms_have_one_limit_of_pixels():
+    from latcodec import container, images
+
+    assert images.MAX_PIXELS == container.MAX_PIXELS

@@ -15,10 +15,9 @@ from latcodec.coding import (
     Encoder,
     Tables,
     ideal_bits,
-    logistic_tables,
-    quantize_pmf,
 )
 from latcodec.errors import FormatError, WeightsError
+from latcodec.train.tables import logistic_tables, quantize_pmf
 
 
 def join_tables(*tables):

@@ -1,6 +1,5 @@
 """Integer networks against an independent reference in NumPy integers: equality, not closeness."""
 
-import contextlib
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch_threads import threads
 
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, LIMIT, IntegerNet, Layer, quantise, shift_round
@@ -65,16 +65,6 @@ def reference(net: IntegerNet, x: np.ndarray) -> np.ndarray:
         positive = (out + (1 << (layer.shift - 1))) >> layer.shift
         x = np.clip(np.where(out < 0, negative, positive), -LIMIT, LIMIT)
     return x
-
-
-@contextlib.contextmanager
-def threads(count: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -25,8 +25,8 @@ def weights(tmp_path_factory):
     """A folder with untrained weights."""
     torch = pytest.importorskip("torch")
     from latcodec.backends import hyperprior
-    from latcodec.coding import logistic_tables
     from latcodec.models.hyperprior import Config, Hyperprior
+    from latcodec.train.tables import logistic_tables
     from latcodec.weights import save
 
     torch.manual_seed(0)

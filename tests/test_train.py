@@ -1,6 +1,5 @@
 """The training loop on a few tiny pictures and a narrow network."""
 
-import contextlib
 import functools
 import json
 import subprocess
@@ -13,23 +12,18 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
-from latcodec import codec
+from latcodec import codec, images
 from latcodec.codec import EncodeSettings
 from latcodec.errors import ImageError, LatcodecError, OptionError, WeightsError
+from latcodec.images import Picture
 from latcodec.models import hyperprior
 from latcodec.train import data, export, loop
 from latcodec.train.loop import TrainSettings, run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NARROW = functools.partial(hyperprior.Config, widths=(12, 16, 20), latent=24, hyper_width=16, hyper_latent=8, knots=3)
 HELD_OUT = next(f"v{i}" for i in range(10**4) if data.is_validation(Path(f"v{i}.png")))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -290,11 +284,20 @@ def test_a_broken_picture_is_skipped_by_name(pictures, tmp_path, capsys):
     assert "1 pictures under 64 px skipped" in said
 
 
-def test_a_picture_that_pillow_finds_too_large_is_skipped(pictures, monkeypatch, capsys):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with contextlib.suppress(ImageError):
-        data.load([str(pictures)], 64)
-    assert "a.png: skipped" in capsys.readouterr().err
+def test_training_reads_what_encode_reads(tmp_path, capsys):
+    """Upright, 16 bits rounded to 8, and what `images.read` refuses is skipped by name."""
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 8, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(data.load_one(tmp_path / "turned.png"), np.rot90(pixels, -1))
+    deep = Picture(pixels * np.uint16(257) + (pixels < 255) * np.uint16(100), False)
+    with open(tmp_path / "deep.png", "wb") as file:
+        images.write(deep, file, "png")
+    np.testing.assert_array_equal(data.load_one(tmp_path / "deep.png"), pixels)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "turned.png").read_bytes()[:60])
+    assert data.load_one(tmp_path / "broken.png") is None
+    assert "broken.png" in capsys.readouterr().err
 
 
 def test_nothing_to_train_on(tmp_path, capsys):
@@ -338,7 +341,8 @@ def test_exporting_twice_gives_the_same_weights(pictures, tmp_path):
 
 def test_fitted_tables_code_better_than_the_logistic(pictures, tmp_path):
     from latcodec.backends import hyperprior as backend
-    from latcodec.coding import ideal_bits, logistic_tables
+    from latcodec.coding import ideal_bits
+    from latcodec.train.tables import logistic_tables
     from latcodec.weights import load
 
     run(settings(pictures, tmp_path, steps=4), lambda line: None)

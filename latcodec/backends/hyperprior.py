@@ -94,14 +94,8 @@ class Model:
 
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
         tensors = weights.tensors
-        known = set(Config.__dataclass_fields__)
-        if not isinstance(weights.config, dict) or set(weights.config) != known:
-            raise WeightsError(
-                f"{weights.path}: config {str(weights.config)[:200]} does not have the keys {sorted(known)}"
-            )
-        config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in weights.config.items()})
         try:
-            self.network = Hyperprior(config)
+            self.network = Hyperprior(config_of(weights.config))
             state = {
                 k: torch.from_numpy(tensors[f"float.{k}"]).float() for k in self.network.state_dict() if _floats(k)
             }
@@ -301,6 +295,14 @@ def export(network: Hyperprior, tables: Tables) -> dict[str, np.ndarray]:
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu()).to_arrays().items()}
     tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
     return tensors
+
+
+def config_of(stored: dict) -> Config:
+    """The configuration that `stored_config` gave; raises WeightsError for other keys."""
+    known = set(Config.__dataclass_fields__)
+    if not isinstance(stored, dict) or set(stored) != known:
+        raise WeightsError(f"config {str(stored)[:200]} does not have the keys {sorted(known)}")
+    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
 
 
 def stored_config(network: Hyperprior) -> dict:

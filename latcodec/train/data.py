@@ -10,30 +10,29 @@ from pathlib import Path
 
 import numpy as np
 
+from latcodec import images
 from latcodec.errors import ImageError
-
-SUFFIXES = {".avif", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"}
+from latcodec.files import PICTURE_SUFFIXES
 
 
 def find(paths: list[str]) -> list[Path]:
     """Every picture file in the given files and folders, sorted by name; raises ImageError when there is none."""
     files: list[Path] = []
     for path in map(Path, paths):
-        files += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        files += sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES) if path.is_dir() else [path]
     if not files:
         raise ImageError(f"{', '.join(paths)}: no pictures found")
     return sorted(set(files), key=lambda p: p.name)
 
 
 def load_one(path: Path) -> np.ndarray | None:
-    from PIL import Image
-
+    """A picture as `encode` would see it, uint8 [H, W, 3]; None, and a line that names it, if it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        print(f"latcodec: {path}: skipped: {error}", file=sys.stderr)
+        pixels = images.read(path).pixels
+    except ImageError as error:
+        print(f"latcodec: skipped: {error}", file=sys.stderr)
         return None
+    return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def is_validation(path: Path) -> bool:

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from latcodec.backends import hyperprior as backend
-from latcodec.coding import Tables, logistic_tables, quantize_pmf
+from latcodec.coding import Tables
 from latcodec.errors import WeightsError
-from latcodec.models.hyperprior import Config, Hyperprior
+from latcodec.models.hyperprior import Hyperprior
 from latcodec.train import data
 from latcodec.train.loop import read_checkpoint
+from latcodec.train.tables import logistic_tables, quantize_pmf
 from latcodec.weights import Weights, add_to_index, save
 
 CALIBRATION_STEP = 16  # every so many rate indices, from another start in each picture
@@ -22,8 +23,7 @@ def load_checkpoint(path: Path) -> tuple[Hyperprior, dict]:
     """The EMA network of a checkpoint and what its run was; raises WeightsError if it is no checkpoint."""
     try:
         state = read_checkpoint(path, "cpu")
-        config = json.loads(state["config"])
-        network = Hyperprior(Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
+        network = Hyperprior(backend.config_of(json.loads(state["config"])))
         network.load_state_dict(state["ema"])
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: not a checkpoint: {error}") from None

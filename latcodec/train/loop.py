@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from latcodec.codec import pick_device
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.models import hyperprior
 from latcodec.train import data
@@ -45,13 +46,6 @@ class TrainSettings:
     stop_at_step: int | None = None
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 10.0
-
-
-def pick_device(name: str) -> torch.device:
-    """auto, cpu or cuda; raises OptionError when cuda is asked for and absent."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise OptionError("--device cuda: no CUDA device here")
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -127,7 +121,7 @@ def run(settings: TrainSettings, report=print) -> Path:
     if checkpoint.exists() and not settings.resume:
         raise OptionError(f"{checkpoint} exists: go on with --resume, or name another folder")
     out.mkdir(parents=True, exist_ok=True)
-    device = pick_device(settings.device)
+    device = torch.device(pick_device(settings.device))
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
     model_class, config_class, loss = MODELS[settings.codec]
     torch.manual_seed(settings.seed)
