@@ -13,7 +13,8 @@ from torch import Tensor, nn
 def start_from_klt(g_a: nn.Sequential, g_s: nn.Sequential, x: Tensor, noise: float = 0.001) -> Tensor:
     """Overwrite the convolutions of g_a and g_s; x float32 [B, 3, H, W] around 0; returns each latent's std [C].
 
-    Both are sequences conv, norm, conv, norm, ..., conv with 5x5 kernels, stride 2, padding 2, in mirrored order.
+    Their strided convolutions, odd kernels k, stride 2, padding k // 2, stand in mirrored order; what lies between
+    (norms, residual blocks) starts next to the identity and stays as it is.
     """
     h = x
     down = [layer for layer in g_a if isinstance(layer, nn.Conv2d)]
@@ -28,9 +29,10 @@ def start_from_klt(g_a: nn.Sequential, g_s: nn.Sequential, x: Tensor, noise: flo
             _, vectors = torch.linalg.eigh(blocks.T @ blocks / len(blocks))
             count = min(layer.out_channels, vectors.shape[1])
             basis = vectors.flip(1)[:, :count].T.reshape(count, h.shape[1], 2, 2).float()
-            # pixel_unshuffle orders channels (c, dy, dx): tap (2 + dy, 2 + dx) of a kernel padded by 2 reads that one.
-            layer.weight[:count, :, 2:4, 2:4] += basis
-            up[index].weight[:count, :, 2:4, 2:4] += basis
+            # pixel_unshuffle orders channels (c, dy, dx): tap (p + dy, p + dx) of a kernel padded by p reads that one.
+            for weight in (layer.weight, up[index].weight):
+                first = weight.shape[-1] // 2
+                weight[:count, :, first : first + 2, first : first + 2] += basis
             index += 1
         h = layer(h)
     return h.std((0, 2, 3))

@@ -1,0 +1,1 @@
+"""Quantisers, samplers and contexts: posteriors and integers; no networks, no bytes."""
