@@ -26,8 +26,11 @@ from latcodec.errors import OptionError
 @click.option("--final-patch", type=click.IntRange(64), default=256, show_default=True, help="Side in the last fifth.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=5e-4, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--init", metavar="WEIGHTS", help="Start from weights or a checkpoint: every tensor that fits.")
+@click.option("--cache", metavar="DIR", help="Keep decoded pictures there, for data larger than memory.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; torch decides otherwise.")
+@click.option("--compile", is_flag=True, help="Try torch.compile on CUDA: a minute at the start, faster steps.")
 @click.option("--resume", is_flag=True, help="Go on from OUT's checkpoint; the budget counts from the start.")
 def train(data, output, codec, batch_size, patch, final_patch, threads, **options):
     """Train a codec on pictures (files and folders) and export its weights to OUT."""

@@ -125,6 +125,11 @@ def _load(path: Path, promised: str | None, stamp: tuple[int, int]) -> Weights:
 def load(backend: str, weights_id: bytes | None = None, selected: str | None = None) -> Weights:
     """Weights of a backend: the default ones, or those an .lc file names. Raises WeightsError."""
     path, promised = find(backend, weights_id, selected)
+    return load_file(path, promised)
+
+
+def load_file(path: Path, promised: str | None = None) -> Weights:
+    """Weights of one file, whose SHA-256 `promised` may be known. Raises WeightsError."""
     try:
         status = path.stat()
     except OSError as error:

@@ -26,9 +26,20 @@ NARROW = functools.partial(hyperprior.Config, widths=(12, 16, 20), latent=24, hy
 HELD_OUT = next(f"v{i}" for i in range(10**4) if data.is_validation(Path(f"v{i}.png")))
 
 
+REAL_PARTS = loop.parts_of
+
+
+def narrow(monkeypatch, loss) -> None:
+    def parts_of(codec):
+        network, _, _ = REAL_PARTS(codec)
+        return network, NARROW, loss
+
+    monkeypatch.setattr(loop, "parts_of", parts_of)
+
+
 @pytest.fixture(autouse=True)
-def narrow(monkeypatch):
-    monkeypatch.setitem(loop.MODELS, "hyperprior", (hyperprior.Hyperprior, NARROW, hyperprior.loss))
+def narrow_networks(monkeypatch):
+    narrow(monkeypatch, hyperprior.loss)
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +153,14 @@ def poison(monkeypatch, at_step: int) -> None:
     """The loss of the step with this number, counted from the start of the test, is not a number."""
     calls = []
 
-    def poisoned(model, x, t, autocast=False, noise=True):
+    def poisoned(model, x, t, autocast=False, noise=True, progress=None):
         out = hyperprior.loss(model, x, t, autocast, noise)
         if noise:
             calls.append(1)
             out["loss"] = out["loss"] * (float("nan") if len(calls) == at_step + 1 else 1)
         return out
 
-    monkeypatch.setitem(loop.MODELS, "hyperprior", (hyperprior.Hyperprior, NARROW, poisoned))
+    narrow(monkeypatch, poisoned)
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(pictures, tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ from latcodec.models.layers import (
     GDN,
     conv,
     deconv,
+    distortion_weights,
     interpolate_knots,
     leaky,
     logistic_bits,
@@ -143,7 +144,14 @@ class Hyperprior(nn.Module):
         }
 
 
-def loss(model: Hyperprior, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
+def loss(
+    model: Hyperprior,
+    x: Tensor,
+    t: Tensor,
+    autocast: bool = False,
+    noise: bool = True,
+    progress: Tensor | None = None,
+) -> dict[str, Tensor]:
     """Per picture: L = bpp + lc * 255^2 * MSE, weighted by lc^-1/2 so that no rate dominates a batch.
 
     Returns the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range) and "lagrangian".
@@ -152,7 +160,7 @@ def loss(model: Hyperprior, x: Tensor, t: Tensor, autocast: bool = False, noise:
     x_hat = out["x_hat"] if noise else out["x_hat"].clamp(0, 1)
     mse = (x_hat - x).square().mean((1, 2, 3))
     bpp = (out["y_bits"] + out["z_bits"]) / (x.shape[2] * x.shape[3])
-    lc = torch.tensor([distortion_weight(lambda_of_index(255 * float(v))) for v in t], device=x.device)
+    lc = distortion_weights(t)
     lagrangian = bpp + lc * 255**2 * mse
     return {"loss": (lagrangian / lc.sqrt()).mean(), "bpp": bpp, "mse": mse, "lagrangian": lagrangian,
             "z_bpp": out["z_bits"] / (x.shape[2] * x.shape[3])}  # fmt: skip

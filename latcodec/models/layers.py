@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, distortion_weight
+
 
 class GDN(nn.Module):
     """Divisive normalisation with absolute values, x / (beta + gamma |x|), or its inverse x * (beta + gamma |x|).
@@ -80,9 +82,36 @@ def logistic_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     return log_mass * (-1 / math.log(2))
 
 
+def distortion_weights(t: Tensor) -> Tensor:
+    """lc of L = bpp + lc * 255^2 * MSE at rate positions t (rate index / 255), same shape; see latcodec/rates.py."""
+    return distortion_weight(LAMBDA_MAX) * torch.exp(t * math.log(LAMBDA_MAX / LAMBDA_MIN))
+
+
+class Residual(nn.Module):
+    """x + f(x) with a bottleneck of half the width: 1x1, 3x3, 1x1 convolutions. The identity before training.
+
+    Source: He, Yang, Peng, Chen, Qin, Wang 2022, "ELIC", section 3.3, residual bottleneck blocks.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        half = channels // 2
+        self.f = nn.Sequential(
+            nn.Conv2d(channels, half, 1),
+            leaky(),
+            nn.Conv2d(half, half, 3, padding=1),
+            leaky(),
+            nn.Conv2d(half, channels, 1),
+        )
+        nn.init.zeros_(self.f[-1].weight)
+        nn.init.zeros_(self.f[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.f(x)
+
+
 def interpolate_knots(knots: Tensor, position: Tensor) -> Tensor:
     """Piecewise linear functions of one number: knots float32 [K, C], position float32 [B] in 0..1 -> [B, C]."""
-    place = position.clamp(0, 1) * (knots.shape[0] - 1)
-    left = place.floor().clamp_max(knots.shape[0] - 2).long()
-    weight = (place - left)[:, None]
-    return knots[left] * (1 - weight) + knots[left + 1] * weight
+    place = position.clamp(0, 1)[:, None] * (knots.shape[0] - 1)
+    hats = (1 - (place - torch.arange(knots.shape[0], device=knots.device)).abs()).clamp_min(0)
+    return (hats[:, :, None] * knots).sum(1)

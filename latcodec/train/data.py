@@ -4,6 +4,7 @@ The crops of a step are a pure function of (seed, step), so a resumed run sees w
 """
 
 import hashlib
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,11 +41,31 @@ def is_validation(path: Path) -> bool:
     return hashlib.sha256(path.stem.encode()).digest()[0] < 5
 
 
-def load(paths: list[str], min_side_px: int, workers: int = 2) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def load_cached(path: Path, cache: Path) -> np.ndarray | None:
+    """`load_one` through a folder of decoded pictures, memory-mapped, so that data need not fit in memory."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    kept = cache / f"{key}.npy"
+    if not kept.exists():
+        pixels = load_one(path)
+        if pixels is None:
+            return None
+        part = cache / f"{key}.{os.getpid()}.part"
+        with open(part, "wb") as file:
+            np.save(file, pixels)
+        os.replace(part, kept)
+    return np.load(kept, mmap_mode="r")
+
+
+def load(
+    paths: list[str], min_side_px: int, cache: str | None = None, workers: int | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Decode pictures to uint8 [H, W, 3]: (training, validation); broken and too small ones are named or counted."""
     files = find(paths)
-    with ThreadPoolExecutor(workers) as pool:
-        pictures = list(pool.map(load_one, files))
+    if cache is not None:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        pictures = list(pool.map(load_one if cache is None else lambda p: load_cached(p, Path(cache)), files))
     kept = [(f, p) for f, p in zip(files, pictures, strict=True) if p is not None and min(p.shape[:2]) >= min_side_px]
     small = sum(p is not None for p in pictures) - len(kept)
     if small:
@@ -64,17 +85,51 @@ class Crops:
         area = np.array([p.shape[0] * p.shape[1] for p in pictures], np.float64)
         self.cumulative = np.cumsum(area / area.sum())
 
-    def batch(self, step: int, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [count, 3, side, side] and rate positions float32 [count] in 0..1, one stratum of the rates each."""
+    def plan(self, step: int, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the crops of a step, int64 [count, 5]: picture, top, left, vertical and horizontal flip; and rate
+        positions float32 [count] in 0..1, one stratum of the rates each."""
         rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
-        out = np.empty((count, 3, side_px, side_px), np.uint8)
+        places = np.empty((count, 5), np.int64)
         for i, pick in enumerate(np.searchsorted(self.cumulative, rng.random(count)).clip(0, len(self.pictures) - 1)):
-            picture = self.pictures[pick]
-            top, left = (int(rng.integers(0, s - side_px + 1)) for s in picture.shape[:2])
-            crop = picture[top : top + side_px, left : left + side_px]
-            vertical, horizontal = rng.integers(0, 2, 2)
+            top, left = (int(rng.integers(0, s - side_px + 1)) for s in self.pictures[pick].shape[:2])
+            places[i] = pick, top, left, *rng.integers(0, 2, 2)
+        return places, ((rng.permutation(count) + rng.random(count)) / count).astype(np.float32)
+
+    def batch(self, step: int, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray]:
+        """The crops of a step, uint8 [count, 3, side, side], and their rate positions float32 [count]."""
+        places, t = self.plan(step, count, side_px)
+        out = np.empty((count, 3, side_px, side_px), np.uint8)
+        for i, (pick, top, left, vertical, horizontal) in enumerate(places):
+            crop = self.pictures[pick][top : top + side_px, left : left + side_px]
             out[i] = crop[:: 1 - 2 * vertical, :: 1 - 2 * horizontal].transpose(2, 0, 1)
-        return out, ((rng.permutation(count) + rng.random(count)) / count).astype(np.float32)
+        return out, t
+
+
+class DevicePictures:
+    """All pictures as one tensor on a device, cut there: nothing else keeps a GPU busy."""
+
+    def __init__(self, pictures: list[np.ndarray], device):
+        import torch
+
+        self.flat = torch.empty(sum(p.size for p in pictures), dtype=torch.uint8, device=device)
+        starts = np.cumsum([0] + [p.size for p in pictures])
+        for picture, start in zip(pictures, starts[:-1], strict=True):
+            pixels = torch.from_numpy(np.array(picture, order="C").ravel())
+            self.flat[start : start + picture.size] = pixels.to(device)
+        self.starts = torch.from_numpy(starts[:-1].astype(np.int64)).to(device)
+        self.widths = torch.tensor([p.shape[1] for p in pictures], device=device)
+
+    def crop(self, places, side_px: int):
+        """places int64 [count, 5] as `Crops.plan` gives them -> float32 [count, 3, side, side] in 0..1."""
+        import torch
+
+        pick, top, left, vertical, horizontal = (places[:, i, None] for i in range(5))
+        along = torch.arange(side_px, device=places.device)[None]
+        rows = top + torch.where(vertical > 0, side_px - 1 - along, along)
+        columns = left + torch.where(horizontal > 0, side_px - 1 - along, along)
+        start = self.starts[pick] + 3 * rows * self.widths[pick]
+        index = start[:, :, None, None] + 3 * columns[:, None, :, None] + torch.arange(3, device=places.device)
+        return (self.flat[index].float() / 255).permute(0, 3, 1, 2)
 
 
 def validation_crops(pictures: list[np.ndarray], side_px: int, most: int = 16) -> np.ndarray:

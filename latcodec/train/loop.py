@@ -5,21 +5,31 @@ import math
 import os
 import pickle
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from latcodec import weights
 from latcodec.codec import pick_device
 from latcodec.errors import LatcodecError, OptionError, WeightsError
-from latcodec.models import hyperprior
 from latcodec.train import data
 from latcodec.train.optimizer import MuonAdam
 from latcodec.train.start import start_from_klt
+from latcodec.train.step import Stepper
 
-MODELS = {"hyperprior": (hyperprior.Hyperprior, hyperprior.Config, hyperprior.loss)}
+MODELS = {  # codec: module under latcodec.models and its network; the module's Config and loss go with it
+    "hyperprior": ("hyperprior", "Hyperprior"),
+    "hyperprior-context": ("hyperprior_context", "ContextHyperprior"),
+    "vbq": ("gaussian_vae", "GaussianVAE"),
+    "pln": ("ladder", "Ladder"),
+    "nc-vae": ("ncvae", "NCVAE"),
+}
 CHECKPOINT = "checkpoint.pt"
+AVERAGE = "ema.pt"  # what export and --init need, convolutions as float16
 VALIDATION_RATES = 8
 
 
@@ -40,12 +50,24 @@ class TrainSettings:
     decay_from: float = 0.1
     ema: float = 0.999
     seed: int = 0
+    cache: str | None = None
+    init: str | None = None
     device: str = "cpu"
     autocast: bool | None = None
+    compile: bool = False
     resume: bool = False
     stop_at_step: int | None = None
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 10.0
+
+
+def parts_of(codec: str) -> tuple[type, type, Callable]:
+    """Network class, Config class and loss of a codec; raises OptionError."""
+    if codec not in MODELS:
+        raise OptionError(f"--codec {codec}: known are {', '.join(MODELS)}")
+    module_name, network = MODELS[codec]
+    module = import_module(f"latcodec.models.{module_name}")
+    return getattr(module, network), module.Config, module.loss
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -100,6 +122,31 @@ def read_checkpoint(path: Path, device: torch.device | str) -> dict:
         raise WeightsError(f"{path}: not a checkpoint: {reason}") from None
 
 
+def write(state: dict, path: Path) -> None:
+    """Replace a file of torch.save whole."""
+    torch.save(state, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+@torch.no_grad()
+def initialise(model: torch.nn.Module, path: Path, prefixes: tuple[str, ...] = ("",)) -> tuple[int, int]:
+    """Overwrite the model's tensors that `path`, weights or a checkpoint, has under the same name and shape.
+
+    Returns how many were taken over and how many the model has. Raises WeightsError.
+    """
+    if path.suffix == ".safetensors":
+        tensors = weights.load_file(path).tensors
+        found = {name.removeprefix("float."): torch.from_numpy(value) for name, value in tensors.items()}
+    else:
+        found = read_checkpoint(path, "cpu").get("ema", {})
+    taken, state = 0, model.state_dict()
+    for name, value in state.items():
+        if name.startswith(prefixes) and name in found and found[name].shape == value.shape:
+            value.copy_(found[name])
+            taken += 1
+    return taken, len(state)
+
+
 def run(settings: TrainSettings, report=print) -> Path:
     """Train, checkpoint and log into `settings.out`; returns the path of the last checkpoint.
 
@@ -108,8 +155,7 @@ def run(settings: TrainSettings, report=print) -> Path:
     """
     if (settings.steps is None) == (settings.minutes is None):
         raise OptionError("give either --steps or --minutes")
-    if settings.codec not in MODELS:
-        raise OptionError(f"--codec {settings.codec}: known are {', '.join(MODELS)}")
+    model_class, config_class, loss = parts_of(settings.codec)
     for name in ("patch", "final_patch"):
         side = getattr(settings, name)
         if side < 64 or side % 64:
@@ -122,14 +168,14 @@ def run(settings: TrainSettings, report=print) -> Path:
         raise OptionError(f"{checkpoint} exists: go on with --resume, or name another folder")
     out.mkdir(parents=True, exist_ok=True)
     device = torch.device(pick_device(settings.device))
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
-    model_class, config_class, loss = MODELS[settings.codec]
     torch.manual_seed(settings.seed)
     model = model_class(config_class()).to(device, memory_format=torch.channels_last)
     optimizer = MuonAdam(model, settings.lr)
     step, elapsed = 0, 0.0
 
-    training, held_out = data.load(list(settings.data), settings.final_patch)
+    training, held_out = data.load(list(settings.data), settings.final_patch, settings.cache)
     crops = data.Crops(training, settings.seed)
     validation = data.validation_crops(held_out or training[:8], settings.final_patch)
     megapixels = sum(p.size for p in training) / 3e6
@@ -145,16 +191,25 @@ def run(settings: TrainSettings, report=print) -> Path:
         report(f"resumed at step {step}, {elapsed / 60:.1f} min")
     else:
         first, _ = crops.batch(2**40, 32, settings.final_patch)
-        std = start_from_klt(model.g_a, model.g_s, torch.from_numpy(first).to(device).float() / 255 - 0.5)
+        x = torch.from_numpy(first).to(device).float() / 255 - 0.5
+        std = start_from_klt(model.g_a, model.g_s, x)
+        if settings.init is not None:
+            taken, total = initialise(model, Path(settings.init), ("g_a.", "g_s."))
+            with torch.no_grad():
+                std = model.g_a(x).std((0, 2, 3))
         model.start_from_latent_std(std)
+        if settings.init is not None:
+            taken, total = initialise(model, Path(settings.init))
+            report(f"{settings.init}: {taken} of {total} tensors taken over")
         ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def save() -> None:
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step,
                  "elapsed_s": elapsed, "codec": settings.codec, "config": json.dumps(asdict(model.config)),
                  "settings": json.dumps(asdict(settings))}  # fmt: skip
-        torch.save(state, checkpoint.with_suffix(".tmp"))
-        os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
+        write(state, checkpoint)
+        small = {k: v.half() if v.dim() == 4 else v for k, v in ema.items()}
+        write({k: v for k, v in state.items() if k not in ("model", "optimizer")} | {"ema": small}, out / AVERAGE)
 
     def validate() -> None:
         trained = {name: value.clone() for name, value in model.state_dict().items()}
@@ -165,8 +220,10 @@ def run(settings: TrainSettings, report=print) -> Path:
             log.write(json.dumps({"step": step, "minutes": elapsed / 60, "validation": rows}) + "\n")
         report("validation " + " ".join(f"{r['bpp']:.3f}/{r['psnr_db']:.2f}" for r in rows))
 
+    stepper = Stepper(model, loss, optimizer, ema, crops, device, autocast, settings.seed, settings.compile)
     last_save = last_validation = elapsed
-    window: list[dict[str, float]] = []
+    last_report = (time.perf_counter(), step)
+    window: list[torch.Tensor] = []
     while True:
         progress = step / settings.steps if settings.steps else elapsed / 60 / settings.minutes
         if progress >= 1 or step == settings.stop_at_step:
@@ -175,49 +232,35 @@ def run(settings: TrainSettings, report=print) -> Path:
         late = progress >= 1 - settings.final_fraction
         side = settings.final_patch if late else settings.patch
         count = max(1, settings.batch_size * settings.patch**2 // side**2)
-        pictures, t = crops.batch(step, count, side)
-        x = torch.from_numpy(pictures).to(device).float() / 255
-        x = x.contiguous(memory_format=torch.channels_last)
-        torch.manual_seed(settings.seed * 1_000_003 + step)  # the noise of a step, too, depends on its number alone
-        result = loss(model, x, torch.from_numpy(t).to(device), autocast)
-        optimizer.zero_grad(set_to_none=True)
-        result["loss"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not (torch.isfinite(result["loss"]) and torch.isfinite(norm)):
-            kept = (
-                f"{checkpoint.name} holds the last good state" if checkpoint.exists() else "there is no checkpoint yet"
-            )
-            raise LatcodecError(f"{out}: the loss is not finite at step {step}; {kept}")
         lr = _learning_rate(progress, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-        decay = min(settings.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                ema[name].lerp_(value, 1 - decay)
+        window.append(stepper.step(step, count, side, lr, min(settings.ema, (1 + step) / (10 + step)), progress))
+        if device.type == "cpu" or len(window) == 100:
+            _must_be_finite(window[-1], out, step, checkpoint)
         step += 1
         elapsed += time.perf_counter() - start
-        window.append({"loss": result["loss"].item(), "bpp": result["bpp"].mean().item(), "norm": norm.item(),
-                       "z_bpp": result["z_bpp"].mean().item(),
-                       "psnr_db": -10 * result["mse"].log10().mean().item(), "count": count,
-                       "s": time.perf_counter() - start})  # fmt: skip
         if len(window) == 100 or step == 1:
-            mean = {k: sum(w[k] for w in window) / len(window) for k in window[0]}
-            speed = mean["count"] / mean["s"]
+            mean = dict(zip(stepper.logged, torch.stack(window).mean(0).tolist(), strict=True))
+            now = time.perf_counter()
+            speed = count * (step - last_report[1]) / (now - last_report[0])
+            last_report = (now, step)
             left = (1 - progress) / progress * elapsed / 60 if progress else math.inf
-            report(
-                f"step {step} loss {mean['loss']:.4f} bpp {mean['bpp']:.3f} (z {mean['z_bpp']:.4f}) "
-                f"psnr {mean['psnr_db']:.2f} dB norm {mean['norm']:.2f} lr {lr:.2e} "
-                f"{speed:.1f} pictures/s of {side} px, {left:.0f} min left"
-            )
+            numbers = " ".join(f"{name} {value:.4f}" for name, value in mean.items())
+            report(f"step {step} {numbers} lr {lr:.2e} {speed:.1f} pictures/s of {side} px, {left:.1f} min left")
             window.clear()
         if elapsed - last_save >= settings.checkpoint_minutes * 60:
+            _must_be_finite(next(iter(ema.values())), out, step, checkpoint)
             save()
             last_save = elapsed
         if elapsed - last_validation >= settings.validate_minutes * 60:
             validate()
             last_validation = elapsed
+            last_report = (time.perf_counter(), step)
     save()
     validate()
     return checkpoint
+
+
+def _must_be_finite(value: torch.Tensor, out: Path, step: int, checkpoint: Path) -> None:
+    if not torch.isfinite(value).all():
+        kept = f"{checkpoint.name} holds the last good state" if checkpoint.exists() else "there is no checkpoint yet"
+        raise LatcodecError(f"{out}: the loss is not finite at step {step}; {kept}")

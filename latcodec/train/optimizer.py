@@ -8,6 +8,8 @@ Liu et al. 2025, "Muon is scalable for LLM training".
 import torch
 from torch import Tensor, nn
 
+STREAMS = 8  # of CUDA: the matrices of Muon are small and independent
+
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """Nearest semi-orthogonal matrix of a float32 [rows, columns] matrix, to bf16 precision."""
@@ -23,30 +25,72 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class MuonAdam(torch.optim.Optimizer):
-    """4-D parameters step with Muon (momentum .95, Nesterov), all others with Adam (.9, .99), at one learning rate."""
+    """4-D parameters step with Muon (momentum .95, Nesterov), all others with Adam (.9, .99), at one learning rate.
+
+    The learning rate and Adam's counts are tensors on the device and every state exists from the start, so that a step
+    can be recorded in a CUDA graph.
+    """
 
     def __init__(self, model: nn.Module, lr: float):
         super().__init__([p for p in model.parameters() if p.requires_grad], {"lr": lr})
+        parameters = self.param_groups[0]["params"]
+        for p in parameters:
+            if p.dim() == 4:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+            else:
+                self.state[p] |= {"first": torch.zeros_like(p), "second": torch.zeros_like(p)}
+                self.state[p]["count"] = torch.zeros((), device=p.device)
+        device = parameters[0].device
+        self._lr = torch.tensor(lr, dtype=torch.float32, device=device)
+        self._streams = [torch.cuda.Stream(device) for _ in range(STREAMS)] if device.type == "cuda" else []
+
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of the next step."""
+        self.param_groups[0]["lr"] = lr
+        self._lr.fill_(lr)
 
     @torch.no_grad()
     def step(self, closure=None):
-        for group in self.param_groups:
-            lr = group["lr"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if p.dim() == 4:
-                    momentum = state.setdefault("momentum", torch.zeros_like(p))
-                    momentum.lerp_(p.grad, 0.05)
-                    update = p.grad.lerp(momentum, 0.95).flatten(1)
-                    update = orthogonalise(update) * (0.2 * max(update.shape) ** 0.5)
-                    p.add_(update.view_as(p), alpha=-lr)
-                else:
-                    first = state.setdefault("first", torch.zeros_like(p))
-                    second = state.setdefault("second", torch.zeros_like(p))
-                    count = state["count"] = state.get("count", 0) + 1
-                    first.lerp_(p.grad, 0.1)
-                    second.lerp_(p.grad.square(), 0.01)
-                    scale = (second / (1 - 0.99**count)).sqrt_().add_(1e-8)
-                    p.addcdiv_(first, scale, value=-lr / (1 - 0.9**count))
+        trained = [p for p in self.param_groups[0]["params"] if p.grad is not None]
+        matrices = sorted((p for p in trained if p.dim() == 4), key=lambda p: -p.numel())
+        if self._streams:
+            current = torch.cuda.current_stream()
+            for number, stream in enumerate(self._streams):
+                stream.wait_stream(current)
+                with torch.cuda.stream(stream):
+                    for p in matrices[number :: len(self._streams)]:
+                        self._muon(p)
+        else:
+            for p in matrices:
+                self._muon(p)
+        for p in trained:
+            if p.dim() != 4:
+                self._adam(p)
+        for stream in self._streams:
+            torch.cuda.current_stream().wait_stream(stream)
+
+    def _muon(self, p: Tensor) -> None:
+        momentum = self.state[p]["momentum"]
+        momentum.lerp_(p.grad, 0.05)
+        update = p.grad.lerp(momentum, 0.95).flatten(1)
+        update = orthogonalise(update) * (0.2 * max(update.shape) ** 0.5)
+        p.sub_(update.view_as(p) * self._lr)
+
+    def _adam(self, p: Tensor) -> None:
+        first, second, count = (self.state[p][name] for name in ("first", "second", "count"))
+        count += 1
+        first.lerp_(p.grad, 0.1)
+        second.lerp_(p.grad.square(), 0.01)
+        scale = (second / (1 - 0.99**count)).sqrt_().add_(1e-8)
+        p.sub_((self._lr / (1 - 0.9**count)) * (first / scale))
+
+    def clone_state(self) -> list[dict[str, Tensor]]:
+        """A copy of what `restore_state` brings back in place."""
+        return [{k: v.clone() for k, v in self.state[p].items()} for p in self.param_groups[0]["params"]]
+
+    @torch.no_grad()
+    def restore_state(self, saved: list[dict[str, Tensor]]) -> None:
+        """Overwrite the state, tensors kept, with a copy that `clone_state` made."""
+        for p, state in zip(self.param_groups[0]["params"], saved, strict=True):
+            for name, value in state.items():
+                self.state[p][name].copy_(value)

@@ -1,0 +1,222 @@
+"""Mean-scale hyperprior with a context model of four parallel steps, one set of weights for every rate.
+
+Source: Minnen, Balle, Toderici 2018, "Joint autoregressive and hierarchical priors", with its serial context replaced
+by a partition of each 2x2 square of latents: Li, Li, Lu 2023, "Neural video compression with diverse contexts",
+section 3.3 (quadtree partition). Residual blocks: see `layers.Residual`.
+
+    y = g_a(x)                                     analysis, 1/16 of the size
+    z = h_a(y / s)                                 hyper-analysis, 1/64; s is one learned scale per channel
+    z_hat = round(a(t) z - n(t)) + n(t)            n, v: mean and log scale per channel; p(z_hat) = L(n(t), v(t)) * U
+    f = h_s(z_hat / a(t))                          features, 1/32
+    m_k, l_k = c_k(f, e(t) y_hat_0..k-1)           step k = 0..3, 1/32: the networks that decide bits
+    mu_k = b(t) m_k, log sigma_k = c(t) + l_k      in units of the quantiser's step
+    y_hat_k = round(g(t) y_k - mu_k) + mu_k        p(y_hat_k) = L(mu_k, sigma_k) * U, Eq. 11 of Balle et al. 2018
+    x_hat = g_s(i(t) y_hat)                        synthesis
+
+Of each 2x2 square of latents a step codes every position once, in another quarter of the channels each, diagonal
+neighbours first: `coding_order`. So a step sees the other channels of its position and, from the second step on, its
+own channel's neighbours. t in 0..1 is the rate index / 255; a, b, c, e, g, i, n, v are piecewise linear in t, per
+channel (the gains in the log domain), so that the networks see the same domain at every rate. L is the logistic
+distribution of that mean and standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latcodec.models.layers import (
+    GDN,
+    Residual,
+    conv,
+    deconv,
+    distortion_weights,
+    interpolate_knots,
+    leaky,
+    logistic_bits,
+    lower_bound,
+    round_straight_through,
+)
+
+SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
+IMAGE_STRIDE, HYPER_STRIDE = 16, 4
+STEPS = 4
+_TURN = (0, 2, 3, 1)  # of positions (0, 0), (0, 1), (1, 0), (1, 1) in channel group 0: the diagonal first
+
+
+@dataclass(frozen=True)
+class Config:
+    """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
+    features and the context networks; number of rate knots."""
+
+    widths: tuple[int, int, int] = (64, 96, 160)
+    blocks: tuple[int, int, int] = (0, 2, 3)
+    latent: int = 256
+    hyper_width: int = 128
+    hyper_latent: int = 96
+    features: int = 128
+    context_width: int = 128
+    knots: int = 9
+
+
+def coding_order(channels: int) -> Tensor:
+    """Channels of pixel_unshuffle(y, 2) in coding order, int64 [4 * channels]: `channels` of each step in turn."""
+    steps: list[list[int]] = [[], [], [], []]
+    for channel in range(channels):
+        for position in range(STEPS):
+            steps[_TURN[position] ^ (channel % STEPS)].append(STEPS * channel + position)
+    return torch.tensor([place for step in steps for place in step])
+
+
+class ContextHyperprior(nn.Module):
+    """The networks and the functions of the rate; see the module's equations."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        a, b, c = config.widths
+        y, h, z, k = config.latent, config.hyper_width, config.hyper_latent, config.knots
+        blocks = [
+            [Residual(width) for _ in range(2 * n)] for width, n in zip(config.widths, config.blocks, strict=True)
+        ]
+        down = [part[: len(part) // 2] for part in blocks]
+        up = [part[len(part) // 2 :] for part in blocks]
+        self.g_a = nn.Sequential(
+            conv(3, a), GDN(a), *down[0], conv(a, b), GDN(b), *down[1], conv(b, c), GDN(c), *down[2], conv(c, y)
+        )
+        self.g_s = nn.Sequential(
+            deconv(y, c), *up[2], GDN(c, True), deconv(c, b), *up[1], GDN(b, True),
+            deconv(b, a), *up[0], GDN(a, True), deconv(a, 3),
+        )  # fmt: skip
+        self.h_a = nn.Sequential(conv(y, h, 3, 1), leaky(), conv(h, h, 3), leaky(), conv(h, z, 3))
+        self.h_s = nn.Sequential(
+            deconv(z, config.features), leaky(), conv(config.features, config.features, 1, 1), leaky()
+        )
+        self.contexts = nn.ModuleList(
+            nn.Sequential(
+                conv(config.features + step * y, config.context_width, 3, 1),
+                leaky(),
+                conv(config.context_width, 2 * y, 1, 1),
+            )
+            for step in range(STEPS)
+        )
+        self.register_buffer("order", coding_order(y), persistent=False)
+        self.register_buffer("inverse_order", torch.argsort(coding_order(y)), persistent=False)
+        # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
+        with torch.no_grad():
+            weights = distortion_weights(torch.linspace(0, 1, k))
+            log_gain = (math.log(9) + 0.5 * (weights / 0.0067).log())[:, None]
+            for network in self.contexts:
+                network[-1].weight.mul_(0.1)
+                network[-1].bias.zero_()
+        self.y_log_gain = nn.Parameter(log_gain.repeat(1, y))
+        self.y_log_inverse_gain = nn.Parameter(-log_gain.repeat(1, y))
+        self.context_log_gain = nn.Parameter(-log_gain.repeat(1, y))
+        self.mean_log_gain = nn.Parameter(log_gain.repeat(1, y))
+        self.scale_offset = nn.Parameter(log_gain.repeat(1, y))
+        self.y_log_std = nn.Parameter(torch.zeros(y))
+        self.z_log_gain = nn.Parameter(torch.linspace(math.log(1.5), math.log(6), k)[:, None].repeat(1, z))
+        self.z_mean = nn.Parameter(torch.zeros(k, z))
+        self.z_log_sigma = nn.Parameter(torch.linspace(math.log(1.5), math.log(6), k)[:, None].repeat(1, z))
+
+    def start_from_latent_std(self, std: Tensor) -> None:
+        """Set the prior's scales from the measured standard deviation of g_a's output, float32 [C]."""
+        with torch.no_grad():
+            self.y_log_std.copy_(std.clamp_min(1e-3).log())
+            self.mean_log_gain.add_(self.y_log_std)
+            self.scale_offset.add_(self.y_log_std)
+            self.context_log_gain.sub_(self.y_log_std)
+
+    def at_rate(self, t: Tensor) -> dict[str, Tensor]:
+        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1]."""
+        names = (
+            "y_log_gain y_log_inverse_gain context_log_gain mean_log_gain scale_offset z_log_gain z_mean z_log_sigma"
+        )
+        return {name: interpolate_knots(getattr(self, name), t)[:, :, None, None] for name in names.split()}
+
+    def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
+        """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+            h = self.g_a[:-1](x - 0.5)
+        return self.g_a[-1](h.float())  # bf16 latents would be coarser than the quantiser at high rates
+
+    def synthesis(self, y: Tensor, autocast: bool = False) -> Tensor:
+        """y float32 [B, C, h, w] in the units of g_a -> x_hat float32 [B, 3, 16 h, 16 w], not clamped."""
+        h = self.g_s[0](y)
+        with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
+            h = self.g_s[1:-1](h)
+        return self.g_s[-1](h.float()) + 0.5
+
+    def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
+        """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""
+        with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
+            h = self.h_a[:-1](y * torch.exp(-self.y_log_std)[:, None, None])
+        return self.h_a[-1](h.float())
+
+    def in_order(self, per_channel: Tensor) -> Tensor:
+        """[B, C, 1, 1] -> [B, 4 C, 1, 1], the value of each channel of the coding order."""
+        return per_channel.repeat_interleave(STEPS, 1)[:, self.order]
+
+    def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
+        """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat, y_bits [B], z_bits [B].
+
+        With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
+        rounded values (straight-through); without, everything is rounded and the rate is what the tables will charge.
+        """
+        rate = self.at_rate(t)
+        y = self.analysis(x, autocast)
+        z = self.hyper_analysis(y, autocast)
+        z_gain = rate["z_log_gain"].exp()
+        z_residual = z * z_gain - rate["z_mean"]
+        z_rounded = round_straight_through(z_residual)
+        z_sigma = lower_bound(rate["z_log_sigma"].exp(), SIGMA_MIN)
+        features = self.h_s((z_rounded + rate["z_mean"]) / z_gain)
+
+        y_steps = F.pixel_unshuffle(y * rate["y_log_gain"].exp(), 2)[:, self.order].chunk(STEPS, 1)
+        mean_gain = self.in_order(rate["mean_log_gain"].exp()).chunk(STEPS, 1)
+        offset = self.in_order(rate["scale_offset"]).chunk(STEPS, 1)
+        context_gain = self.in_order(rate["context_log_gain"].exp()).chunk(STEPS, 1)
+        seen, parts, bits = [features], [], []
+        for step, network in enumerate(self.contexts):
+            m, log_scale = network(torch.cat(seen, 1)).chunk(2, 1)
+            mu = m * mean_gain[step]
+            sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
+            residual = y_steps[step] - mu
+            rounded = round_straight_through(residual)
+            coded = residual + torch.rand_like(residual) - 0.5 if noise else rounded
+            bits.append(logistic_bits(coded, sigma).sum((1, 2, 3)))
+            parts.append(rounded + mu)
+            seen.append(parts[-1] * context_gain[step])
+        y_hat = F.pixel_shuffle(torch.cat(parts, 1)[:, self.inverse_order], 2)
+        x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), autocast)
+        z_coded = z_residual + torch.rand_like(z_residual) - 0.5 if noise else z_rounded
+        return {
+            "x_hat": x_hat,
+            "y_bits": torch.stack(bits).sum(0),
+            "z_bits": logistic_bits(z_coded, z_sigma.expand_as(z_coded)).sum((1, 2, 3)),
+        }
+
+
+def loss(
+    model: ContextHyperprior,
+    x: Tensor,
+    t: Tensor,
+    autocast: bool = False,
+    noise: bool = True,
+    progress: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Per picture: L = bpp + lc * 255^2 * MSE, weighted by lc^-1/2 so that no rate dominates a batch.
+
+    Returns the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range), "lagrangian" and "z_bpp".
+    """
+    out = model(x, t, autocast, noise)
+    x_hat = out["x_hat"] if noise else out["x_hat"].clamp(0, 1)
+    mse = (x_hat - x).square().mean((1, 2, 3))
+    pixels = x.shape[2] * x.shape[3]
+    bpp = (out["y_bits"] + out["z_bits"]) / pixels
+    lc = distortion_weights(t)
+    lagrangian = bpp + lc * 255**2 * mse
+    return {"loss": (lagrangian / lc.sqrt()).mean(), "bpp": bpp, "mse": mse, "lagrangian": lagrangian,
+            "z_bpp": out["z_bits"] / pixels}  # fmt: skip
