@@ -87,6 +87,7 @@ def cli() -> None:
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", metavar="OUT", help="File, folder or -; name.lc beside the input otherwise.")
 @click.option("--codec", "codec_name", default="hyperprior", show_default=True, metavar="NAME")
+@click.option("-O", "options", multiple=True, metavar="KEY=VALUE", help="An option of the codec; may be repeated.")
 @click.option("--lambda", "lmbda", type=click.FloatRange(0.1, 20), callback=_finite, help="Price of a bit; default 1.")
 @click.option("-q", "--quality", type=click.FloatRange(1, 100), callback=_finite, help="The same axis for people.")
 @click.option("--bpp", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: bits per pixel.")
@@ -97,8 +98,8 @@ def cli() -> None:
 @_network_options
 @_manners_options
 def encode(
-    inputs, output, codec_name, lmbda, quality, bpp, psnr, size_bytes, no_verify, strip, device, threads, weights,
-    max_pixels, force, as_json, verbose, quiet,
+    inputs, output, codec_name, options, lmbda, quality, bpp, psnr, size_bytes, no_verify, strip, device, threads,
+    weights, max_pixels, force, as_json, verbose, quiet,
 ):  # fmt: skip
     """Encode pictures or folders of pictures to .lc files."""
     rates = {"--lambda": lmbda, "--quality": quality, "--bpp": bpp, "--psnr": psnr, "--size": size_bytes}
@@ -110,6 +111,7 @@ def encode(
     _check_stdout(jobs, manners)
     from latcodec import codec, images
 
+    codec_name += "".join(("," if ":" in codec_name or i else ":") + option for i, option in enumerate(options))
     codec.check_options(codec_name, device)
     if threads is not None:
         codec.set_threads(threads)
@@ -137,7 +139,7 @@ def encode(
             "bytes_in": bytes_in, "bytes_out": len(encoded.data), "width": width, "height": height,
             "rate_index": encoded.rate_index, "lambda": encoded.lmbda, "bpp": encoded.bpp, "psnr_db": encoded.psnr_db,
             "estimated_bits": encoded.estimated_bits, "trials": encoded.trials, "seconds": seconds, "notes": notes,
-        }  # fmt: skip
+        } | ({"details": encoded.details} if encoded.details else {})  # fmt: skip
         line = f"{wording.sizes(bytes_in, len(encoded.data))}, {encoded.bpp:.2f} bpp, lambda {encoded.lmbda:.3g}"
         line += f", {encoded.psnr_db:.2f} dB" if encoded.psnr_db is not None else ""
         line += f", {encoded.trials} trials" if encoded.trials > 1 else ""

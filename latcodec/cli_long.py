@@ -44,8 +44,11 @@ def train(data, output, codec, batch_size, patch, final_patch, threads, **option
     )
     with _progress() as report:
         checkpoint = run(settings, report)
+    from importlib import import_module
+
+    room = "export" if codec == "hyperprior" else f"export_{codec.replace('-', '_')}"
     try:
-        from latcodec.train.export import export
+        export = import_module(f"latcodec.train.{room}").export
     except ImportError as error:  # training machines need not have the entropy coder
         click.echo(f"latcodec: {checkpoint}: not exported: {error}; run the command again with --resume", err=True)
         return

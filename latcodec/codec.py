@@ -31,7 +31,8 @@ MEMORY_BYTES_PER_PIXEL = 100  # measured beyond what torch takes to start: 95 at
 class EncodeSettings:
     """How to encode. At most one of lmbda (0.1..20), quality (1..100), bpp, psnr (dB) and size_bytes; default lambda 1.
 
-    device: auto, cpu or cuda. weights: a file or folder, None for the usual places. strip leaves ICC, EXIF, XMP out.
+    codec: its name, with options if any: "name:key=value,key=value". device: auto, cpu or cuda. weights: a file or
+    folder, None for the usual places. strip leaves ICC, EXIF, XMP out.
     """
 
     codec: str = "hyperprior"
@@ -78,6 +79,7 @@ class Encoded:
     seconds: dict[str, float]
     trials: int
     notes: tuple[str, ...]
+    details: dict[str, object]
 
 
 def set_threads(count: int) -> None:
@@ -89,7 +91,10 @@ def set_threads(count: int) -> None:
 
 def check_options(codec: str, device: str) -> None:
     """Raise OptionError for a codec or device that no picture could be encoded with."""
-    backends.by_name(codec)
+    name, options = backends.split_name(codec)
+    backend = backends.by_name(name)
+    if options:
+        backends.make_options(backend.load(), 0, True, options)
     pick_device(device)
 
 
@@ -144,9 +149,11 @@ def encode_picture(picture: Picture, settings: EncodeSettings = EncodeSettings()
 def _encode(picture: Picture, settings: EncodeSettings) -> Encoded:
     from latcodec.images import pack_alpha
 
-    backend = backends.by_name(settings.codec)
-    model = load_model(backend, None, settings.weights, settings.device)
+    name, options = backends.split_name(settings.codec)
+    backend = backends.by_name(name)
     module = backend.load()
+    backends.make_options(module, 0, True, options)
+    model = load_model(backend, None, settings.weights, settings.device)
     start = time.perf_counter()
     height, width = picture.pixels.shape[:2]
     latents = module.analyse(model, picture.pixels)
@@ -168,23 +175,24 @@ def _encode(picture: Picture, settings: EncodeSettings) -> Encoded:
     )
 
     def attempt(index: int, verify: bool):
-        coded = module.code(model, latents, module.Options(index, verify))
-        payload = replace(frame, rate_index=index, streams=coded.streams, integers_crc=coded.integers_crc)
+        coded = module.code(model, latents, backends.make_options(module, index, verify, options))
+        payload = replace(
+            frame, rate_index=index, streams=coded.streams, integers_crc=coded.integers_crc, parameters=coded.parameters
+        )
         return container.pack(payload), coded
 
-    def psnr(coded, index: int) -> float:
+    def psnr(data: bytes) -> float:
         from latcodec.metrics import psnr_db
 
-        size, peak = (height, width), 65535 if frame.depth == 16 else 255
-        decoded = module.synthesise(model, coded.symbols, coded.means, index, size, frame.gray, frame.depth)
-        return float(psnr_db(picture.pixels, decoded, peak))
+        decoded = module.decode(model, container.unpack(data, max_pixels=width * height))
+        return float(psnr_db(picture.pixels, decoded, 65535 if frame.depth == 16 else 255))
 
     index, trials, notes, reached = settings.rate_index, 1, [], None
     if index is None:
         index, trials = _search(settings, width * height, attempt, psnr)
     data, coded = attempt(index, settings.verify)
     if settings.psnr is not None:
-        reached = psnr(coded, index)
+        reached = psnr(data)
         if reached < settings.psnr:
             notes.append(f"{settings.psnr:g} dB cannot be reached; this is the best quality")
     elif settings.rate_index is None and len(data) > _limit_bytes(settings, width * height):
@@ -201,6 +209,7 @@ def _encode(picture: Picture, settings: EncodeSettings) -> Encoded:
         seconds=seconds | coded.seconds,
         trials=trials,
         notes=tuple(notes),
+        details=coded.details,
     )
 
 
@@ -217,10 +226,10 @@ def _search(settings: EncodeSettings, pixels: int, attempt, psnr) -> tuple[int, 
         low, high = 1, rates.MAX_INDEX + 1  # the first index that is too large; index 0 is taken untried
     while low < high:
         middle = (low + high) // 2
-        data, coded = attempt(middle, False)
+        data, _ = attempt(middle, False)
         trials += 1
         if settings.psnr is not None:
-            enough = psnr(coded, middle) >= settings.psnr
+            enough = psnr(data) >= settings.psnr
         else:
             enough = len(data) > _limit_bytes(settings, pixels)
         low, high = (low, middle) if enough else (middle + 1, high)

@@ -71,7 +71,7 @@ def encode_picture(picture, settings):
     return types.SimpleNamespace(
         data=data, rate_index=128, lmbda=settings.lmbda or 1.0, bpp=len(data) * 8 / 6, estimated_bits=8.0 * len(data),
         psnr_db=math.inf, seconds={"networks": 0.01, "entropy": 0.002}, trials=1,
-        notes=("profile dropped",) * settings.strip,
+        notes=("profile dropped",) * settings.strip, details={},
     )  # fmt: skip
 
 

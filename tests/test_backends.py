@@ -1,8 +1,9 @@
 """What every codec of the table must do; a new row gets these tests for nothing."""
 
 import copy
+import types
 import zlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch_threads import threads
 
 from latcodec import backends, codec, container
 from latcodec.coding import Tables
-from latcodec.errors import DriftError, FormatError, VersionError, WeightsError
+from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError
 from latcodec.integer_net import IntegerNet
 from latcodec.metrics import psnr_db
 from latcodec.models import strips
@@ -459,3 +460,41 @@ def test_the_table_is_sound():
     assert len(set(ids)) == len(ids) and len(set(names)) == len(names)
     assert all(1 <= i <= 255 for i in ids)
     assert (1, "hyperprior") in zip(ids, names, strict=True), "files out there name these numbers"
+
+
+def test_a_name_carries_options():
+    assert backends.split_name("vbq:quantizer=uniform, prior = hyper") == (
+        "vbq",
+        {"quantizer": "uniform", "prior": "hyper"},
+    )
+    assert backends.split_name("vbq") == ("vbq", {})
+
+
+@pytest.mark.parametrize("name", ["vbq:", "vbq:quantizer", "vbq:=1", "vbq:a=,b=1"])
+def test_a_name_with_broken_options(name):
+    with pytest.raises(OptionError, match="key=value"):
+        backends.split_name(name)
+
+
+@dataclass(frozen=True)
+class _Options:
+    rate_index: int
+    verify: bool = True
+    kappa: int = 14
+    select: str = "best"
+    share: float = 0.5
+    fast: bool = False
+
+
+def test_options_are_read_as_their_fields_types():
+    module = types.SimpleNamespace(Options=_Options)
+    given = {"kappa": "12", "select": "sample", "share": "1e-1", "fast": "yes"}
+    assert backends.make_options(module, 7, False, given) == _Options(7, False, 12, "sample", 0.1, True)
+
+
+@pytest.mark.parametrize(
+    "given, text", [({"kapa": "1"}, "kappa, select, share, fast"), ({"kappa": "x"}, "int"), ({"fast": "maybe"}, "bool"),
+                    ({"verify": "0"}, "unknown")])  # fmt: skip
+def test_wrong_options_are_told(given, text):
+    with pytest.raises(OptionError, match=text):
+        backends.make_options(types.SimpleNamespace(Options=_Options), 7, True, given)

@@ -174,7 +174,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(pictures, tmp_p
 
 
 def test_an_infinite_gradient_stops_too(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_, **__: torch.tensor(float("inf")))
     with pytest.raises(LatcodecError, match="not finite at step 0"):
         run(settings(pictures, tmp_path), lambda line: None)
 

@@ -3,9 +3,12 @@ by one of them.
 
 A backend module has `Options`, `Model`, `encode(model, image, options) -> Coded` and `decode(model, payload) -> image`;
 its `encode` is `analyse(model, image)` and then `code(model, latents, options)`, so that a search runs networks once.
+`Options` is a frozen dataclass of rate_index, verify and whatever else a person may set; `Coded` has streams,
+parameters (bytes for the container, or None), integers_crc, estimated_bits, seconds and details (what `encode -v --json`
+shows).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import ModuleType
 
 from latcodec.errors import OptionError, VersionError
@@ -43,3 +46,33 @@ def by_wire_id(wire_id: int) -> Backend:
         if backend.wire_id == wire_id:
             return backend
     raise VersionError(f"field backend id: {wire_id} is unknown to this version of latcodec; a newer one may know it")
+
+
+def split_name(name: str) -> tuple[str, dict[str, str]]:
+    """The codec and the options of `name` or `name:key=value,key=value`; raises OptionError."""
+    codec, colon, rest = name.partition(":")
+    options: dict[str, str] = {}
+    for part in rest.split(",") if colon else []:
+        key, equals, value = part.partition("=")
+        if not (key.strip() and equals and value.strip()):
+            raise OptionError(f"codec {name!r}: {part!r} is not of the form key=value")
+        options[key.strip()] = value.strip()
+    return codec, options
+
+
+def make_options(module: ModuleType, rate_index: int, verify: bool, given: dict[str, str]):
+    """The `Options` of a backend module from texts, each read as the type of its field; raises OptionError."""
+    known = {f.name: f for f in fields(module.Options) if f.name not in ("rate_index", "verify")}
+    values: dict[str, object] = {}
+    for key, text in given.items():
+        if key not in known:
+            raise OptionError(f"option {key!r} is unknown; there are: {', '.join(known) or 'none for this codec'}")
+        kind = type(known[key].default)
+        try:
+            values[key] = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise OptionError(f"option {key}={text}: not of type {kind.__name__}") from None
+    return module.Options(rate_index, verify, **values)
+
+
+_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}

@@ -76,6 +76,8 @@ class Coded:
     means: np.ndarray
     rows: np.ndarray
     seconds: dict[str, float] = field(default_factory=dict)
+    parameters: bytes | None = None
+    details: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ class Config:
     curvature_share: weight, in bits, of the squared error of the expected log curvature.
     """
 
-    widths: tuple[int, int, int] = (48, 96, 160)
-    latent: int = 256
+    widths: tuple[int, int, int] = (48, 80, 128)
+    latent: int = 192
     hyper_width: int = 128
     hyper_latent: int = 96
     knots: int = 9

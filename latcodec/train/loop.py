@@ -128,20 +128,27 @@ def write(state: dict, path: Path) -> None:
     os.replace(path.with_suffix(".tmp"), path)
 
 
+SHARED = ("g_a.", "g_s.", "h_a.")  # parts that mean the same in every codec
+
+
 @torch.no_grad()
-def initialise(model: torch.nn.Module, path: Path, prefixes: tuple[str, ...] = ("",)) -> tuple[int, int]:
+def initialise(model: torch.nn.Module, codec: str, path: Path, prefixes: tuple[str, ...] = ("",)) -> tuple[int, int]:
     """Overwrite the model's tensors that `path`, weights or a checkpoint, has under the same name and shape.
 
-    Returns how many were taken over and how many the model has. Raises WeightsError.
+    Of another codec only the transforms are taken. Returns how many were taken over and how many the model has. Raises
+    WeightsError.
     """
     if path.suffix == ".safetensors":
-        tensors = weights.load_file(path).tensors
+        loaded = weights.load_file(path)
+        of, tensors = loaded.backend, loaded.tensors
         found = {name.removeprefix("float."): torch.from_numpy(value) for name, value in tensors.items()}
     else:
-        found = read_checkpoint(path, "cpu").get("ema", {})
+        state = read_checkpoint(path, "cpu")
+        of, found = state.get("codec"), state.get("ema", {})
     taken, state = 0, model.state_dict()
     for name, value in state.items():
-        if name.startswith(prefixes) and name in found and found[name].shape == value.shape:
+        wanted = name.startswith(prefixes) and (of == codec or name.startswith(SHARED))
+        if wanted and name in found and found[name].shape == value.shape:
             value.copy_(found[name])
             taken += 1
     return taken, len(state)
@@ -194,12 +201,12 @@ def run(settings: TrainSettings, report=print) -> Path:
         x = torch.from_numpy(first).to(device).float() / 255 - 0.5
         std = start_from_klt(model.g_a, model.g_s, x)
         if settings.init is not None:
-            taken, total = initialise(model, Path(settings.init), ("g_a.", "g_s."))
+            taken, total = initialise(model, settings.codec, Path(settings.init), ("g_a.", "g_s."))
             with torch.no_grad():
                 std = model.g_a(x).std((0, 2, 3))
         model.start_from_latent_std(std)
         if settings.init is not None:
-            taken, total = initialise(model, Path(settings.init))
+            taken, total = initialise(model, settings.codec, Path(settings.init))
             report(f"{settings.init}: {taken} of {total} tensors taken over")
         ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
