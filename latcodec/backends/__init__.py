@@ -4,8 +4,7 @@ by one of them.
 A backend module has `Options`, `Model`, `encode(model, image, options) -> Coded` and `decode(model, payload) -> image`;
 its `encode` is `analyse(model, image)` and then `code(model, latents, options)`, so that a search runs networks once.
 `Options` is a frozen dataclass of rate_index, verify and whatever else a person may set; `Coded` has streams,
-parameters (bytes for the container, or None), integers_crc, estimated_bits, seconds and details (what `encode -v --json`
-shows).
+parameters (bytes for the container, or None), integers_crc, estimated_bits, seconds and details (for `encode --json`).
 """
 
 from dataclasses import dataclass, fields
