@@ -51,7 +51,7 @@ class Config:
     knots: int = 9
     likelihood: str = "gaussian"
     gamma: bool = False
-    warmup: float = 0.03
+    warmup: float = 0.01
 
 
 def gaussian_product(mean_a: Tensor, sigma_a: Tensor, mean_b: Tensor, sigma_b: Tensor) -> tuple[Tensor, Tensor]:
