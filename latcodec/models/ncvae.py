@@ -64,15 +64,18 @@ _OWN_TAPS = (
 
 @dataclass(frozen=True)
 class Config:
-    """Widths of the three inner stages; latents; kernels of encoder and decoder; residual blocks at 1/8 of each;
-    number of rate knots; input_noise: "trainable", or a fixed standard deviation ("0.1", range 0..1)."""
+    """Widths of the three inner stages; latents; kernels and residual blocks at 1/8 (between strided layers 3 and 4,
+    1 and 2) of encoder and decoder; number of rate knots.
 
-    widths: tuple[int, int, int] = (64, 96, 160)
+    input_noise: "trainable", or a fixed standard deviation as a number or its text, range 0..1.
+    """
+
+    widths: tuple[int, int, int] = (48, 80, 128)
     latent: int = 192
     encoder_kernel: int = 5
     decoder_kernel: int = 3
-    encoder_blocks: int = 3
-    decoder_blocks: int = 2
+    encoder_blocks: int = 1
+    decoder_blocks: int = 3
     knots: int = 9
     input_noise: str = "trainable"
 
@@ -158,16 +161,16 @@ class NCVAE(nn.Module):
         a, b, c = config.widths
         y, k = config.latent, config.knots
         down, up = config.encoder_kernel, config.decoder_kernel
+        # The strided layers stand as in the hyperprior, so that training can start from its weights.
         self.g_a = nn.Sequential(
-            *(conv(3, a, down), GDN(a), conv(a, b, down), GDN(b), conv(b, c, down), GDN(c)),
-            *(Residual(c) for _ in range(config.encoder_blocks)),
-            conv(c, y, down),
+            conv(3, a, down), GDN(a), conv(a, b, down), GDN(b), conv(b, c, down), GDN(c), conv(c, y, down)
         )
         self.g_s = nn.Sequential(
-            deconv(y, c, up),
-            *(Residual(c) for _ in range(config.decoder_blocks)),
-            *(GDN(c, True), deconv(c, b, up), GDN(b, True), deconv(b, a, up), GDN(a, True), deconv(a, 3, up)),
-        )
+            deconv(y, c, up), GDN(c, True), deconv(c, b, up), GDN(b, True), deconv(b, a, up), GDN(a, True),
+            deconv(a, 3, up),
+        )  # fmt: skip
+        self.encoder_blocks = nn.Sequential(*(Residual(c) for _ in range(config.encoder_blocks)))
+        self.decoder_blocks = nn.Sequential(*(Residual(c) for _ in range(config.decoder_blocks)))
         self.rate = RateModule(y)
         # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
         weights = [distortion_weight(lambda_of_index(255 * i / (k - 1))) for i in range(k)]
@@ -208,14 +211,14 @@ class NCVAE(nn.Module):
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
         """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            h = self.g_a[:-1](x - 0.5)
+            h = self.encoder_blocks(self.g_a[:-1](x - 0.5))
         return self.g_a[-1](h.float())  # bf16 latents would be coarser than the quantiser at high rates
 
     def synthesis(self, y: Tensor, autocast: bool = False) -> Tensor:
         """y float32 [B, C, h, w] in the units of g_a -> x_hat float32 [B, 3, 16 h, 16 w], not clamped."""
         h = self.g_s[0](y)
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
-            h = self.g_s[1:-1](h)
+            h = self.g_s[1:-1](self.decoder_blocks(h))
         return self.g_s[-1](h.float()) + 0.5
 
     def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
