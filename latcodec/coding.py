@@ -112,14 +112,14 @@ class Encoder:
         self._tables = tables
         self._coder = _queue.RangeEncoder()
 
-    def put(self, symbols: np.ndarray, rows: np.ndarray) -> None:
-        """Append symbols, int32 [n], each coded by its row of the tables, uint16 [n]; n may be 0.
+    def put(self, symbols: np.ndarray, rows: np.ndarray, tables: Tables | None = None) -> None:
+        """Append symbols, int32 [n], each coded by its row, uint16 [n], of `tables` (the encoder's own); n may be 0.
 
         Raises TypeError or ValueError for another dtype or shape, or a row the tables do not have.
         """
-        _check_rows(rows, self._tables)
+        tables, coder = tables or self._tables, self._coder
+        _check_rows(rows, tables)
         _check_symbols(symbols, rows)
-        tables, coder = self._tables, self._coder
         order, groups = _group(rows, tables)
         ordered = symbols[order]
         distances, below = [], []
@@ -163,13 +163,13 @@ class Decoder:
         words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
         self._coder = _guarded(lambda: _queue.RangeDecoder(words))
 
-    def get(self, rows: np.ndarray) -> np.ndarray:
-        """Return the next symbols, int32 [n], given the table row of each, uint16 [n].
+    def get(self, rows: np.ndarray, tables: Tables | None = None) -> np.ndarray:
+        """Return the next symbols, int32 [n], given the row of each, uint16 [n], of `tables` (the decoder's own).
 
         Raises FormatError if the stream cannot be what an Encoder wrote; TypeError or ValueError for bad rows.
         """
-        _check_rows(rows, self._tables)
-        tables = self._tables
+        tables = tables or self._tables
+        _check_rows(rows, tables)
         order, groups = _group(rows, tables)
         ordered = np.empty(len(rows), np.int32)
         escaped = []
@@ -185,12 +185,12 @@ class Decoder:
         self._check_underrun()
         if escaped:
             where, escaped_rows = (np.concatenate(parts) for parts in zip(*escaped, strict=True))
-            ordered[where] = self._get_escapes(escaped_rows)
+            ordered[where] = self._get_escapes(escaped_rows, tables)
         symbols = np.empty_like(ordered)
         symbols[order] = ordered
         return symbols
 
-    def _get_escapes(self, rows: np.ndarray) -> np.ndarray:
+    def _get_escapes(self, rows: np.ndarray, tables: Tables) -> np.ndarray:
         classes = self._decode(_model.Uniform(1 << _CLASS_BITS), len(rows))
         bits = (classes & 31).astype(np.int64)
         distances = np.int64(1) << bits
@@ -199,8 +199,8 @@ class Decoder:
         self._bits += float(_CLASS_BITS * len(rows) + bits.sum())
         self._steps += 3 * len(rows)
         self._check_underrun()
-        first = self._tables.minimums[rows].astype(np.int64)
-        last = first + np.diff(self._tables.offsets)[rows] - 2
+        first = tables.minimums[rows].astype(np.int64)
+        last = first + np.diff(tables.offsets)[rows] - 2
         symbols = np.where(classes >= 32, first - distances, last + distances)
         if symbols.min() < -(2**31) or symbols.max() > 2**31 - 1:
             raise FormatError("stream is damaged: an escaped symbol does not fit into 32 bits")
