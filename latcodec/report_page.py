@@ -14,9 +14,9 @@ from latcodec.wording import bytes_for_people
 
 WORST = 5
 PARTS = (
-    ("encode", "networks"), ("encode", "entropy"), ("encode", "verify"), ("decode", "networks"), ("decode", "entropy"),
+    ("encode", "networks"), ("encode", "quantise"), ("encode", "entropy"), ("encode", "verify"),
+    ("decode", "networks"), ("decode", "entropy"),
 )  # fmt: skip
-NOT_SHOWN = ("title", "weights_sha256")
 
 
 def render(results: dict, entries: Sequence[Entry], charts, speed, flips, pictures, names: Sequence[str]) -> str:
@@ -69,18 +69,21 @@ def _cards(results: dict, entries: Sequence[Entry]) -> list[dict]:
     labels = {entry.name: entry.label for entry in entries}
     cards = []
     for entry in [e for e in entries if e.kind == "codec"] or entries:
-        lines = [
-            (f"size vs {labels[bd['anchor']]}", number(bd["bd_rate_percent"], 1, True) + " %")
+        sizes = [
+            (f"vs {labels[bd['anchor']]}", number(bd["bd_rate_percent"], 1, True) + " %")
             for bd in results.get("bd") or ()
-            if bd["codec"] == entry.name and bd["metric"] == "psnr_db" and bd["anchor"] in labels
-            and bd["bd_rate_percent"] is not None
+            if bd["codec"] == entry.name and bd["metric"] == "psnr_db" and labels.get(bd["anchor"])
+            and not bd.get("published") and bd["bd_rate_percent"] is not None
         ]  # fmt: skip
+        speeds = []
         for label, field in (("encode", "encode_s"), ("decode", "decode_s")):
             speed = report_tables.seconds_per_megapixel(results, entry.name, field)
             if speed is not None:
-                lines.append((label, f"{seconds(speed)} s/MP"))
-        failures = sum(1 for row in results["rows"] if row["codec"] == entry.name and row.get("bugs"))
-        cards.append({"title": entry.title, "colour": entry.colour, "lines": lines, "failures": failures})
+                speeds.append((label, f"{seconds(speed)} s/MP"))
+        card = {"title": entry.title, "colour": entry.colour, "sizes": sizes, "speeds": speeds}
+        cards.append(
+            {**card, "failures": sum(1 for r in results["rows"] if r["codec"] == entry.name and r.get("bugs"))}
+        )
     return cards
 
 
@@ -182,12 +185,11 @@ def _how(results: dict) -> list[dict]:
     for heading, key in (("Codecs", "codecs"), ("Anchors", "anchors")):
         rows = []
         for name, about in (results.get(key) or {}).items():
-            said = [
-                v if k == "settings" else f"{k.replace('_', ' ')} {v}"
-                for k, v in about.items()
-                if k not in NOT_SHOWN and v not in (None, "", [], {})
-            ]
-            rows.append((about.get("title") or name, "; ".join(str(part) for part in said)))
+            said = [str(about["settings"])] if about.get("settings") else []
+            for key, value in about.items():
+                if key not in ("title", "settings", "weights_sha256") and value and str(value) not in " ".join(said):
+                    said.append(f"{key.replace('_', ' ')} {value}")
+            rows.append((about.get("title") or name, "; ".join(said)))
         if rows:
             groups.append({"heading": heading, "rows": rows, "folded": False})
     environment = [(name, value) for name, value in (results.get("environment") or {}).items() if value is not None]
