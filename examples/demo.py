@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from latcodec import codec, images, metrics
-from latcodec.bench import ANCHORS
+from latcodec.anchors import ANCHORS
 from latcodec.files import atomic_writer
 
 OUT = Path("demo")
@@ -53,6 +53,7 @@ def conventional(picture: images.Picture, name: str, target_bytes: int) -> tuple
     coded = time.perf_counter()
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     end = time.perf_counter()
+    name = anchor.format.lower()
     (OUT / f"coffee.{name}").write_bytes(data)
     return f"{name} quality {quality}", data, pixels, coded - start, end - coded
 
@@ -80,7 +81,7 @@ def main() -> None:
         codec.encode_picture(picture).data
     )  # loads the networks: the times below are of a warm process
     rows = [learned(picture, quality) for quality in QUALITIES]
-    rows += [conventional(picture, name, len(rows[1][1])) for name in ("jpeg", "webp")]
+    rows += [conventional(picture, name, len(rows[1][1])) for name in ("jpeg-progressive", "webp")]
     print(f"coffee.png, {width} x {height} px, {source.stat().st_size} bytes as PNG\n")
     print("setting          bytes    bpp  PSNR dB  MS-SSIM  encode s  decode s")
     panels = [("original", picture.pixels)]

@@ -1,168 +1,258 @@
-"""Rate, distortion and time of the codecs beside JPEG, WebP and AVIF, on real files, in one run.
+"""Rate, distortion, time and memory of the codecs beside those in use today, on real files, in one run.
 
-Rate is the whole file. PSNR is of all 8-bit RGB samples of a picture, then the mean over pictures; times are the median
-of the repetitions of a warm process. A decode that fails or differs from the encoder's promise counts as a bug, in its
-own column, and is never dropped.
+Rate is the whole file. Quality is of the 8-bit RGB picture that came back. Times are of whole calls in a warm process,
+from the picture in memory to the file in memory and back, the median of the repetitions; CUDA is waited for. Memory is
+what a call held at most beyond the process before it, in an untimed run at the largest setting. A round trip that
+fails, differs between repetitions or drifts is a row with a text in `bugs`, and is never dropped.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
+import math
 import statistics
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from latcodec import codec, images, metrics
-from latcodec.errors import LatcodecError, OptionError
+import numpy as np
 
-LAMBDAS = (20.0, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)
+from latcodec import images, kodak, metrics, stopwatch
+from latcodec.contenders import Contender, Learned, Settings
+from latcodec.errors import ImageError, OptionError
+
+PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image
+_NOT_NETWORKS = {"analysis", "hyper", "entropy"}  # stages of an encoder that the clock and the rest account for
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One picture to measure on. file: its name in the tables; sha256: of the file; kodak: kodim01 ... or None."""
+
+    file: str
+    path: Path
+    width_px: int
+    height_px: int
+    gray: bool
+    sha256: str
+    kodak: str | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture, one codec, one setting; seconds are medians, warm; bugs says what went wrong, or nothing."""
+    """One picture, one codec, one setting. None: not known, not defined or, for psnr_db, infinite.
+
+    estimated_bits: the tables' ideal code length, gap_bytes the file beyond it. mse_rgb and mean_error_rgb in 255ths,
+    decoded minus original. encode_s is networks, quantise, entropy and verify together; read_s, the picture file, is
+    not in it. weights: id of the weights file, hexadecimal. bugs: what went wrong, or nothing.
+    """
 
     file: str
     codec: str
+    kind: str
     setting: str
-    bytes: int
-    bpp: float
-    psnr_db: float | None
-    ms_ssim: float | None
-    encode_s: float
-    decode_s: float
+    value: float
+    weights: str | None
+    width_px: int
+    height_px: int
+    bytes: int | None = None
+    bpp: float | None = None
     estimated_bits: float | None = None
-    analysis_s: float | None = None
-    entropy_s: float | None = None
+    gap_bytes: float | None = None
+    psnr_db: float | None = None
+    mse_rgb: list[float] | None = None
+    mean_error_rgb: list[float] | None = None
+    ms_ssim: float | None = None
+    ssim: float | None = None
+    encode_s: float | None = None
+    decode_s: float | None = None
+    encode_networks_s: float | None = None
+    encode_quantise_s: float | None = None
+    encode_entropy_s: float | None = None
+    encode_verify_s: float | None = None
+    decode_networks_s: float | None = None
+    decode_entropy_s: float | None = None
+    read_s: float | None = None
+    peak_memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
     bugs: str = ""
 
 
-@dataclass(frozen=True)
-class Anchor:
-    """A codec of Pillow: save options of every quality."""
+def photographs() -> list[Path]:
+    """The photographs that come with scikit-image, as files."""
+    from importlib.util import find_spec
 
-    format: str
-    options: dict
-    qualities: tuple[int, ...]
-
-
-ANCHORS = {
-    "jpeg": Anchor("JPEG", {"progressive": True, "optimize": True}, (5, 10, 20, 30, 45, 60, 75, 85, 92, 96)),
-    "webp": Anchor("WEBP", {"method": 6}, (1, 5, 15, 30, 50, 70, 80, 88, 94, 98)),
-    "avif": Anchor("AVIF", {"subsampling": "4:4:4", "speed": 6}, (10, 20, 30, 40, 50, 60, 70, 78, 86, 92)),
-}
+    found = find_spec("skimage")
+    if found is None or found.origin is None:
+        raise OptionError("name pictures or folders; the photographs of scikit-image are not installed")
+    return [path for name in PHOTOGRAPHS if (path := Path(found.origin).parent / "data" / name).exists()]
 
 
-def _timed(call, repetitions: int):
-    seconds = []
-    for _ in range(max(1, repetitions)):
-        start = time.perf_counter()
-        result = call()
-        seconds.append(time.perf_counter() - start)
-    return result, statistics.median(seconds)
-
-
-def measure_anchor(name: str, file: str, picture: images.Picture, repetitions: int = 1) -> Iterator[Row]:
-    """Rows of one anchor codec over its qualities for one 8-bit picture."""
-    import numpy as np
-    from PIL import Image
-
-    anchor = ANCHORS[name]
-    source = Image.fromarray(picture.pixels)
+def inspect(path: Path, file: str) -> Subject:
+    """Read a picture once, to know that it can be; raises ImageError, for more than 8 bits too."""
+    picture = images.read(path)
+    if picture.pixels.dtype.itemsize != 1:
+        raise ImageError(f"{path}: 16 bits; codecs are compared at 8 bits")
+    notes = ("alpha left out",) if picture.alpha is not None else ()
     height, width = picture.pixels.shape[:2]
-    for quality in anchor.qualities:
-
-        def save(quality=quality) -> bytes:
-            buffer = io.BytesIO()
-            source.save(buffer, anchor.format, quality=quality, **anchor.options)
-            return buffer.getvalue()
-
-        data, encode_s = _timed(save, repetitions)
-        decoded, decode_s = _timed(
-            lambda data=data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), repetitions
-        )
-        yield Row(
-            file, name, f"q{quality}", len(data), 8 * len(data) / (width * height),
-            metrics.psnr_db(picture.pixels, decoded), metrics.ms_ssim(picture.pixels, decoded), encode_s, decode_s,
-        )  # fmt: skip
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Subject(file, path, width, height, picture.gray, digest, kodak.name_of(picture.pixels), notes)
 
 
-def measure_codec(
-    name: str, file: str, picture: images.Picture, lambdas: Sequence[float], repetitions: int, weights: str | None
-) -> Iterator[Row]:
-    """Rows of one learned codec over lambdas for one 8-bit picture, through whole .lc files."""
-    for lmbda in lambdas:
-        settings = codec.EncodeSettings(codec=name, lmbda=lmbda, weights=weights, strip=True)
-        try:
-            encoded, encode_s = _timed(lambda s=settings: codec.encode_picture(picture, s), repetitions)
-            decoded, decode_s = _timed(lambda e=encoded: codec.decode_picture(e.data, weights=weights), repetitions)
-        except LatcodecError as error:
-            yield Row(
-                file, name, f"lambda {lmbda:g}", 0, 0.0, None, None, 0.0, 0.0, bugs=f"{type(error).__name__}: {error}"
-            )
-            continue
-        seconds = encoded.seconds
-        yield Row(
-            file, name, f"lambda {lmbda:g}", len(encoded.data), encoded.bpp,
-            metrics.psnr_db(picture.pixels, decoded.pixels), metrics.ms_ssim(picture.pixels, decoded.pixels),
-            encode_s, decode_s, encoded.estimated_bits, seconds["analysis"], seconds["hyper"] + seconds["entropy"],
-        )  # fmt: skip
+def read(path: Path) -> images.Picture:
+    """Colour or gray alone: what every codec and anchor can carry."""
+    picture = images.read(path)
+    return images.Picture(picture.pixels, picture.gray)
 
 
 def run(
-    paths: Sequence[str], codecs: Sequence[str], anchors: Sequence[str], lambdas: Sequence[float],
-    repetitions: int = 1, weights: str | None = None,
-) -> Iterator[Row]:  # fmt: skip
-    """Measure every codec on every picture; raises OptionError for an unknown anchor or a 16-bit picture."""
-    unknown = [a for a in anchors if a not in ANCHORS]
-    if unknown:
-        raise OptionError(f"anchor {unknown[0]!r} is unknown; there are: {', '.join(ANCHORS)}")
-    for path in paths:
-        picture = images.read(path)
-        if picture.pixels.dtype.itemsize != 1:
-            raise OptionError(f"{path}: 16 bits; the anchors are compared at 8 bits")
-        for name in codecs:
-            codec.encode_picture(picture, codec.EncodeSettings(codec=name, weights=weights))  # warm
-            yield from measure_codec(name, str(path), picture, lambdas, repetitions, weights)
-        for name in anchors:
-            yield from measure_anchor(name, str(path), picture, repetitions)
+    subjects: Sequence[Subject],
+    contenders: Sequence[Contender],
+    settings: Settings,
+    finished: Callable[[Contender, Subject, float], Row | None] = lambda *_: None,
+) -> Iterator[Row]:
+    """Rows by contender, picture and setting, each as soon as it is there.
+
+    finished: gives the row of an earlier run, or None; what is finished is not measured again.
+    """
+    for contender in contenders:
+        cold = True
+        for subject in subjects:
+            rows = {value: finished(contender, subject, value) for value in settings.values_of(contender)}
+            if None in rows.values() and cold:
+                warm(contender, settings)
+                cold = False
+            yield from _rows(contender, subject, rows, settings)
 
 
-def means(rows: Sequence[Row]) -> list[dict]:
-    """One record per codec and setting: means of bpp, PSNR and MS-SSIM, medians of the times, count of bugs."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.codec, row.setting), []).append(row)
-    table = []
-    for (name, setting), group in groups.items():
-        sound = [row for row in group if not row.bugs]
-        record = {"codec": name, "setting": setting, "pictures": len(group), "bugs": len(group) - len(sound)}
-        for field in ("bytes", "bpp", "psnr_db", "ms_ssim"):
-            values = [getattr(row, field) for row in sound if getattr(row, field) is not None]
-            record[field] = statistics.fmean(values) if values else None
-        for field in ("encode_s", "decode_s", "analysis_s", "entropy_s"):
-            values = [getattr(row, field) for row in sound if getattr(row, field) is not None]
-            record[field] = statistics.median(values) if values else None
-        gaps = [abs(8 * r.bytes - r.estimated_bits) - 0.005 * r.estimated_bits for r in sound if r.estimated_bits]
-        record["worst_gap_bits"] = max(gaps) if gaps else None  # beyond 0.5 % of the estimate; at most 320
-        table.append(record)
-    return table
+def _rows(contender: Contender, subject: Subject, rows: dict[float, Row | None], settings: Settings) -> Iterator[Row]:
+    """The rows of one picture; those that are None are measured."""
+    picture, read_s, memory = None, None, stopwatch.Memory()
+    for value, row in rows.items():
+        if row is None and picture is None:
+            start = stopwatch.now()
+            try:
+                picture = read(subject.path)
+            except ImageError as error:  # it was there before
+                yield replace(blank(contender, subject, value), bugs=f"ImageError: {error}")
+                continue
+            read_s = stopwatch.now() - start
+            memory = memory_of(contender, picture, settings)
+        if row is None:
+            row = measure(contender, subject, picture, value, settings)
+            row = replace(
+                row, read_s=read_s, peak_memory_bytes=memory.process_bytes, device_memory_bytes=memory.device_bytes
+            )
+        yield row
 
 
-def bd_rates(
-    table: Sequence[dict], codecs: Sequence[str], anchors: Sequence[str]
-) -> dict[str, dict[str, float | None]]:
-    """BD-rate in percent of each learned codec against each anchor, from the table of `means`; None if undefined."""
-    points = {
-        name: [(r["bpp"], r["psnr_db"]) for r in table if r["codec"] == name and r["psnr_db"] is not None]
-        for name in (*codecs, *anchors)
-    }
+def warm(contender: Contender, settings: Settings) -> None:
+    """Load what the first call would load, on a few pixels; what goes wrong here comes back in the rows."""
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    try:
+        contender.decode(contender.encode(images.Picture(pixels, False), settings.values_of(contender)[0]))
+    except Exception:
+        return
 
-    def difference(anchor: str, name: str) -> float | None:
+
+def memory_of(contender: Contender, picture: images.Picture, settings: Settings) -> stopwatch.Memory:
+    """What one round trip at the largest setting holds; the larger of encoding and decoding."""
+    try:
+        with stopwatch.peak_memory(settings.device) as memory:
+            contender.decode(contender.encode(picture, settings.values_of(contender)[-1]))
+    except Exception:  # the rows will say it
+        return stopwatch.Memory()
+    return memory
+
+
+def blank(contender: Contender, subject: Subject, value: float) -> Row:
+    """A row that says what was to be measured."""
+    label, (width, height) = contender.label(value), (subject.width_px, subject.height_px)
+    return Row(subject.file, contender.name, contender.kind, label, value, contender.weights, width, height)
+
+
+def measure(contender: Contender, subject: Subject, picture: images.Picture, value: float, settings: Settings) -> Row:
+    """Encode, decode and compare once a repetition. Whatever is raised but an interrupt becomes the row's bug."""
+    row, original = blank(contender, subject, value), picture.pixels
+    bugs: list[str] = []
+    times: list[dict[str, float]] = []
+    data = None
+    try:
+        for _ in range(settings.reps):
+            before = data
+            data, decoded, parts = _once(contender, picture, value, settings.device)
+            times.append(parts)
+            if before is not None and before != data:
+                bugs.append("two runs of the encoder gave different files")
+        bpp = 8 * len(data) / (row.width_px * row.height_px)
+        row = replace(row, bytes=len(data), bpp=bpp, **_estimate(contender, len(data)))
+        if decoded.shape != original.shape:
+            shapes = ["x".join(str(side) for side in array.shape[1::-1]) for array in (original, decoded)]
+            raise ImageError(f"{shapes[0]} came back as {shapes[1]}")
+    except Exception as error:  # a bug of a codec is a result here
+        bugs.append(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
+        return replace(row, bugs="; ".join(dict.fromkeys(bugs)))
+    mse, drift = metrics.errors_rgb(original, decoded)
+    psnr = metrics.psnr_db(original, decoded)
+    medians = {name: statistics.median(part[name] for part in times) for name in times[0]}
+    return replace(
+        row,
+        psnr_db=psnr if math.isfinite(psnr) else None,
+        mse_rgb=mse,
+        mean_error_rgb=drift,
+        ms_ssim=metrics.ms_ssim(original, decoded),
+        ssim=metrics.ssim(original, decoded),
+        bugs="; ".join(dict.fromkeys(bugs)),
+        **medians,
+    )
+
+
+def _once(contender: Contender, picture: images.Picture, value: float, device: str):
+    """(file, decoded pixels, seconds by part) of one round trip."""
+    with stopwatch.entropy_clock() as clock:
+        start = stopwatch.now(device)
+        data = contender.encode(picture, value)
+        encoded = stopwatch.now(device)
+        entropy_s, check_s = clock.encode_s, clock.decode_s
+        again = stopwatch.now(device)
+        decoded = contender.decode(data)
+        end = stopwatch.now(device)
+    parts = {"encode_s": encoded - start, "decode_s": end - again}
+    if isinstance(contender, Learned):
+        stages = contender.last.seconds
+        verify = stages.get("verify", 0.0)
+        quantise = sum(v for name, v in stages.items() if name not in _NOT_NETWORKS | {"verify"})
+        parts |= {"encode_entropy_s": entropy_s, "encode_verify_s": verify, "encode_quantise_s": quantise}
+        parts["encode_networks_s"] = max(0.0, parts["encode_s"] - entropy_s - verify - quantise)
+        parts["decode_entropy_s"] = clock.decode_s - check_s
+        parts["decode_networks_s"] = parts["decode_s"] - parts["decode_entropy_s"]
+    return data, decoded, parts
+
+
+def _estimate(contender: Contender, size_bytes: int) -> dict[str, float]:
+    if not isinstance(contender, Learned):
+        return {}
+    bits = float(contender.last.estimated_bits)
+    return {"estimated_bits": bits, "gap_bytes": size_bytes - bits / 8}
+
+
+class Pictures:
+    """Pixels for the report: originals by their names in the tables, and files of a given size decoded."""
+
+    def __init__(self, subjects: Sequence[Subject], contenders: Sequence[Contender]):
+        self._paths = {subject.file: subject.path for subject in subjects}
+        self._contenders = {contender.name: contender for contender in contenders}
+
+    def original(self, file: str) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        return images.read(self._paths[file]).pixels
+
+    def coded(self, file: str, name: str, bpp: float) -> tuple[np.ndarray, int] | None:
+        """The largest file of a codec or anchor of at most `bpp` bits a pixel, decoded, and its bytes; or None."""
+        picture, contender = read(self._paths[file]), self._contenders[name]
         try:
-            return metrics.bd_rate(points[anchor], points[name])[0]
-        except OptionError:  # too few points, or curves that do not overlap
+            data = contender.largest_within(picture, bpp * picture.pixels.shape[0] * picture.pixels.shape[1] / 8)
+            return None if data is None else (contender.decode(data), len(data))
+        except Exception:  # the rows tell of bugs; a crop is left out
             return None
-
-    return {name: {anchor: difference(anchor, name) for anchor in anchors} for name in codecs}

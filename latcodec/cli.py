@@ -15,7 +15,8 @@ import click
 
 from latcodec import __version__, files, wording
 from latcodec.batch import Done, Manners, run_jobs
-from latcodec.cli_long import bench, train
+from latcodec.cli_bench import bench
+from latcodec.cli_long import train
 from latcodec.container import MAGIC, MAX_PIXELS
 from latcodec.errors import LatcodecError, OptionError
 

@@ -1,18 +1,13 @@
-"""The commands that take minutes or hours: train and bench. Part of the room `cli`."""
+"""The command that takes hours: train. Part of the room `cli`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import click
-
-from latcodec import files
-from latcodec.errors import OptionError
 
 
 @click.command()
@@ -88,59 +83,3 @@ def _progress() -> Iterator[Callable[[str], None]]:
                 console.print(line, markup=False, highlight=False)
 
         yield report
-
-
-@click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--codecs", default="hyperprior", show_default=True, metavar="LIST")
-@click.option(
-    "--anchors", default="jpeg,webp,avif", show_default=True, metavar="LIST", help="Comma-separated, or none."
-)
-@click.option("--lambdas", metavar="LIST", help="Comma-separated; eight from 20 to 0.1 otherwise.")
-@click.option("--reps", type=click.IntRange(1), default=1, show_default=True, help="Repetitions; medians are shown.")
-@click.option("--threads", type=click.IntRange(1), metavar="N")
-@click.option("--weights", metavar="PATH", help="A weights file or a folder of them.")
-@click.option("-o", "--output", metavar="FILE", help="Also write every row and the means as JSON.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite an existing output.")
-def bench(paths, codecs, anchors, lambdas, reps, threads, weights, output, force):
-    """Measure codecs on pictures and folders, beside JPEG, WebP and AVIF: size, quality, time, BD-rate."""
-    from latcodec import bench as room
-    from latcodec import codec
-
-    try:
-        rates = tuple(float(v) for v in lambdas.split(",")) if lambdas else room.LAMBDAS
-    except ValueError:
-        raise OptionError(f"--lambdas {lambdas}: not a list of numbers") from None
-    if output is not None:
-        files.plan_outputs(["-"], output, ".json", suffixes=(), force=force)
-    if threads is not None:
-        codec.set_threads(threads)
-    names, anchor_names = codecs.split(","), [a for a in anchors.split(",") if a not in ("", "none")]
-    found = [str(source) for name in paths for source, _ in files.expand(name, files.PICTURE_SUFFIXES)]
-    rows = []
-    for row in room.run(found, names, anchor_names, rates, reps, weights):
-        if not rows or rows[-1].file != row.file:
-            click.echo(row.file, err=True)
-        rows.append(row)
-    table = room.means(rows)
-    differences = room.bd_rates(table, names, anchor_names)
-    heads = f"{'bytes':>8} {'bpp':>7} {'PSNR':>6} {'MS-SSIM':>7} {'enc s':>6} {'dec s':>6} bugs"
-    click.echo(f"{'codec':<11} {'setting':<12} {heads}")
-    for r in table:
-        numbers = [_number(r["bytes"], 8, 0), _number(r["bpp"], 7, 4), _number(r["psnr_db"], 6, 2)]
-        numbers += [_number(r["ms_ssim"], 7, 4), _number(r["encode_s"], 6, 3), _number(r["decode_s"], 6, 3)]
-        click.echo(f"{r['codec']:<11} {r['setting']:<12} {' '.join(numbers)} {r['bugs']:>4}")
-    for name, against in differences.items():
-        for anchor, percent in against.items():
-            click.echo(f"BD-rate of {name} against {anchor}: " + ("n/a" if percent is None else f"{percent:+.1f} %"))
-    gaps = [r["worst_gap_bits"] for r in table if r["worst_gap_bits"] is not None]
-    if gaps:
-        click.echo(f"file against estimate: at most 0.5 % {max(gaps) / 8:+.0f} bytes")
-    if output is not None:
-        with files.open_output(Path(output), force=force) as file:
-            record = {"rows": [asdict(row) for row in rows], "means": table, "bd_rate_percent": differences}
-            file.write(json.dumps(record, indent=1).encode())
-
-
-def _number(value: float | None, width: int, digits: int) -> str:
-    return f"{'n/a':>{width}}" if value is None else f"{value:>{width}.{digits}f}"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from latcodec import backends, codec, container, files, images
-from latcodec.bench import LAMBDAS
+from latcodec.contenders import LAMBDAS
 from latcodec.errors import DriftError, LatcodecError
 
 

@@ -15,12 +15,13 @@ ROOMS = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 # codec inside functions and is therefore last, while `from latcodec import __version__` is open to all.
 LAYERS = [
     ["errors"],
-    ["rates", "container", "coding", "integer_net", "shared_random", "metrics", "files", "images", "weights"],
+    ["rates", "container", "coding", "integer_net", "shared_random", "metrics", "files", "images", "weights", "kodak"],
     ["wording"],
     ["models", "latents", "batch"],
     ["backends"],
     ["codec"],
-    ["train", "report", "pillow"],
+    ["train", "report", "pillow", "anchors", "stopwatch", "environment"],
+    ["contenders"],
     ["bench"],
     ["cli"],
     ["__init__", "__main__"],
@@ -30,7 +31,10 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # The only rooms (or files of a room) that may import a package at all, even inside a function.
 DOORS = {
     "constriction": {"coding"},
-    "PIL": {"images", "pillow", "bench", "report"},
+    "PIL": {"images", "pillow", "anchors", "report"},
+    "pillow_jxl": {"anchors"},
+    "pooch": {"kodak"},
+    "requests": {"kodak"},
     "click": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"report"},
@@ -41,10 +45,13 @@ DOORS = {
     "imagecodecs": {"images"},
     "safetensors": {"weights"},
     "pytorch_msssim": {"metrics"},
-    "torch": {"models", "backends", "codec", "train", "metrics", "bench", "integer_net"},
+    "torch": {"models", "backends", "codec", "train", "metrics", "integer_net", "stopwatch", "environment"},
 }
 STANDARD_LIBRARY_ONLY = {"errors", "rates", "container", "files", "wording", "batch", "__init__", "__main__", "cli"}
-LIGHT_AT_THE_TOP = STANDARD_LIBRARY_ONLY | {"codec", "weights", "images", "coding", "latents", "metrics", "pillow"}
+LIGHT_AT_THE_TOP = STANDARD_LIBRARY_ONLY | {
+    "codec", "weights", "images", "coding", "latents", "metrics", "pillow", "anchors", "kodak", "stopwatch",
+    "environment", "contenders", "bench", "report",
+}  # fmt: skip
 
 
 def imports(source: str, room: Path) -> list[tuple[str, bool]]:
@@ -79,7 +86,7 @@ def imports_of(room: Path) -> list[tuple[str, bool]]:
 def room_of(part: str) -> str:
     """The room of a file or folder: `images_alpha.py` belongs to `images.py`, `cli_long.py` to `cli.py`."""
     name = part.removesuffix(".py")
-    return next((room for room in ("images", "cli", "report") if name.startswith(f"{room}_")), name)
+    return next((room for room in ("images", "cli", "bench", "report") if name.startswith(f"{room}_")), name)
 
 
 def test_every_form_of_import_is_seen():

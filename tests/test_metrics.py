@@ -97,3 +97,67 @@ def test_ms_ssim_needs_161_px_on_both_sides(photograph):
         crop = photograph[: shape[0], : shape[1]]
         assert (metrics.ms_ssim(crop, crop) is not None) == there
         assert (metrics.ms_ssim(crop[..., 0], crop[..., 0]) is not None) == there
+
+
+def test_errors_of_each_channel_by_hand():
+    original = np.full((2, 2, 3), 100, np.uint8)
+    decoded = original.copy()
+    decoded[0, 0] = (104, 96, 100)
+    assert metrics.errors_rgb(original, decoded) == ([4, 4, 0], [1, -1, 0])
+
+
+def test_ssim_is_one_for_equal_pictures_and_needs_11_px(photograph):
+    assert metrics.ssim(photograph[:11, :40], photograph[:11, :40]) == pytest.approx(1)
+    assert metrics.ssim(photograph[:10, :40], photograph[:10, :40]) is None
+    assert metrics.ssim(photograph, photograph // 16 * 16) < 0.97
+
+
+def test_ms_ssim_in_db():
+    assert metrics.ms_ssim_db(0.99) == pytest.approx(20)
+    assert metrics.ms_ssim_db(1.0) is None and metrics.ms_ssim_db(None) is None
+
+
+def test_bd_psnr_of_a_constant_gain_is_exact_and_says_the_overlap():
+    better = [(bpp, psnr + 1.5) for bpp, psnr in reversed(BPG444)]
+    difference, (low, high) = metrics.bd_psnr(BPG444, better)
+    assert difference == pytest.approx(1.5, abs=1e-9)
+    assert (low, high) == pytest.approx((0.0678, 4.7031))
+    assert metrics.bd_psnr(better, BPG444)[0] == pytest.approx(-1.5, abs=1e-9)
+    with pytest.raises(OptionError, match="rate"):
+        metrics.bd_psnr([(1.0, 30.0), (1.0, 31.0)], BPG444)
+
+
+# BD-rate over PSNR in percent against JPEG, BPG 4:4:4 and VTM.
+PUBLISHED = {
+    "JPEG": (0, 143, 209),
+    "JPEG progressive+optimised (measured here)": (-12, 129, 195),
+    "TFC JPEG2000 OpenJPEG": (-43, 39, 72),
+    "JPEG XL e7 (measured here)": (-33, 59, 99),
+    "AVIF 4:4:4 s6 (measured here)": (-49, 16, 43),
+    "AV1": (-62, -6, 16),
+    "BPG444": (-59, 0, 22),
+    "VTM": (-68, -18, 0),
+    "bmshj2018-factorized": (-45, 33, 68),
+    "bmshj2018-hyperprior": (-55, 4, 31),
+    "bmshj2018-hyperprior-vbr": (-55, 4, 31),
+    "mbt2018-mean": (-58, -3, 21),
+    "mbt2018": (-61, -11, 11),
+    "minnen2018-checkerboard": (-62, -7, 19),
+    "SGA (Yang 2020)": (-64, -16, 6),
+    "ELIC": (-68, -27, -7),
+    "MLIC++": (-71, -33, -15),
+    "Cool-Chic v4.2": (-66, -20, 1),
+    "R-D upper bound, ResNet-VAE (Yang&Mandt 2022)": (-69, -34, -19),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_bd_rates_on_kodak_are_reproduced(name):
+    from latcodec import kodak
+
+    def points(curve):
+        return list(zip(curve["bpp"], curve["psnr_db"], strict=True))
+
+    curves = kodak.published()
+    for anchor, percent in zip(("JPEG", "BPG444", "VTM"), PUBLISHED[name], strict=True):
+        assert metrics.bd_rate(points(curves[anchor]), points(curves[name]))[0] == pytest.approx(percent, abs=1), anchor

@@ -1,0 +1,202 @@
+"""The manners of the bench command: what it prints, what it keeps, and what it does with input that is no good."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from latcodec import bench, bench_text, cli, kodak, report
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FEW = ("--codecs", "none", "--anchors", "jpeg,webp", "--rates", "2")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, photograph):
+    """Runs the command in a folder with album/a.png, album/b.png; the report's page is not drawn."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        report, "write", lambda results, folder, pictures, say: (folder / "index.html").write_text("page")
+    )
+    Path("album").mkdir()
+    Image.fromarray(photograph[:40, :60]).save("album/a.png")
+    Image.fromarray(photograph[100:164, 200:260]).save("album/b.png")
+
+    def invoke(*arguments):
+        return CliRunner().invoke(cli.cli, ("bench", *arguments))
+
+    return invoke
+
+
+def results_of(folder="report"):
+    return json.loads((Path(folder) / "results.json").read_text())
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if not k.endswith("_s") and "memory" not in k} for row in rows]
+
+
+def test_without_a_report_every_rate_is_printed(run):
+    result = run("album", *FEW)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:3] == ["codec", "setting", "bytes"]
+    assert [line.split()[:2] for line in lines[1:5]] == [
+        ["jpeg", "q5"],
+        ["jpeg", "q90"],
+        ["webp", "q0"],
+        ["webp", "q90"],
+    ]
+    assert lines[6].startswith("codec  size vs jpeg") and len(lines) == 9
+    assert "jpeg: 0 of 8 rows done" in result.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["album"]
+
+
+def test_the_report_folder(run):
+    result = run("album", *FEW, "-o", "report", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in Path("report").iterdir()) == [
+        "index.html", "results.json", "results.tsv", "rows.jsonl",
+    ]  # fmt: skip
+    results = results_of()
+    assert results["command"] == (
+        "latcodec bench album --codecs none --anchors jpeg,webp --rates 2 --output report --threads 1"
+    )
+    assert [row["file"] for row in results["rows"]] == ["a.png"] * 4 + ["b.png"] * 4
+    assert results["settings"]["threads"] == 1 and results["environment"]["threads"] == "1"
+    assert len(Path("report/results.tsv").read_text().splitlines()) == 9
+    assert "q5" not in result.stdout and "report/index.html" in result.stdout
+
+
+def test_a_stopped_run_goes_on_and_gives_the_same_rows(run, monkeypatch):
+    run("album", *FEW, "-o", "whole")
+    real, count = bench.measure, [0]
+
+    def measure(*arguments):
+        count[0] += 1
+        if count[0] == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(bench, "measure", measure)
+    stopped = run("album", *FEW, "-o", "report")
+    assert stopped.exit_code == 130 and "report: 3 of 8 rows are kept; the same command goes on" in stopped.stderr
+    assert not Path("report/results.json").exists()
+    assert run("album", *FEW, "-o", "report").exit_code == 0
+    assert count[0] == 4 + 5
+    assert timeless(results_of()["rows"]) == timeless(results_of("whole")["rows"])
+    assert run("album", *FEW, "-o", "report").exit_code == 0
+    assert count[0] == 9
+    assert run("album", *FEW, "-o", "report", "--force").exit_code == 0
+    assert count[0] == 17
+
+
+def test_json_is_the_whole_record_and_quiet_says_nothing(run):
+    result = run("album", *FEW, "--json", "--quiet")
+    assert result.exit_code == 0 and result.stderr == ""
+    assert [record["codec"] for record in json.loads(result.stdout)["means"]] == ["jpeg", "jpeg", "webp", "webp"]
+    result = run("album", *FEW, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_what_is_no_good_is_one_line_each_and_the_rest_runs(run):
+    Path("empty").mkdir()
+    Path("album/broken.png").write_bytes(Path("album/a.png").read_bytes()[:300])
+    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save("album/deep.png")
+    result = run(
+        "album", "empty", "gone.png", "--codecs", "nope", "--anchors", "jpeg,heif,webp:metod=1", "--rates", "1"
+    )
+    assert result.exit_code == 1
+    said = [line for line in result.stderr.splitlines() if line.startswith("latcodec: ")]
+    for start in ("codec 'nope' is unknown", "anchor 'heif' is unknown", "anchor webp: option 'metod'",
+                  "empty: the folder", "album/broken.png: damaged", "album/deep.png: 16 bits",
+                  "gone.png: cannot read"):  # fmt: skip
+        assert sum(line.removeprefix("latcodec: ").startswith(start) for line in said) == 1, start
+    assert len(said) == 7 and "jpeg" in result.stdout and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments, what",
+    [("empty", "nothing to measure: no picture"), ("album --codecs nope --anchors none", "no codec or anchor"),
+     ("album --lambdas 1,x", "not a list of numbers"), ("album --lambdas 30", "lambda 30"),
+     ("album --lambdas 1 --rates 3", "exclude each other"), ("album --device cuda", "device cuda"),
+     ("album -o album", "holds other things"), ("album -o album/a.png", "is not a folder"),
+     ("-", "no picture is left"), ("--fetch kodak", "--fetch kodak DIR"), ("album --fetch-from x", "--fetch"),
+     ("album --readme README.md", "once each")],
+)  # fmt: skip
+def test_wrong_usage_is_refused_before_any_work(run, monkeypatch, arguments, what):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(bench, "run", lambda *_: pytest.fail("measured"))
+    Path("empty").mkdir()
+    Path("README.md").write_text("no markers")
+    few = () if "--codecs" in arguments or "--lambdas" in arguments else FEW
+    result = run(*arguments.split(), *few)
+    assert result.exit_code == 2 and what in result.stderr and "Traceback" not in result.stderr, result.output
+
+
+def test_an_output_that_cannot_be_written_costs_only_the_report(run):
+    Path("file").write_text("")
+    result = run("album", *FEW, "-o", "file/report")
+    assert result.exit_code == 1 and "q90" in result.stdout
+    assert "measuring without a report" in result.stderr and result.stderr.count("latcodec: ") == 1
+
+
+def test_a_failed_round_trip_is_said_and_counted(run, monkeypatch):
+    from latcodec.anchors import Anchor
+
+    real = Anchor.decode
+    monkeypatch.setattr(Anchor, "decode", lambda self, data: real(self, data)[: 1 if self.name == "webp" else None])
+    result = run("album", *FEW, "-o", "report")
+    assert result.exit_code == 1
+    assert "latcodec: a.png: webp, q0: ImageError: 60x40 came back as 60x1" in result.stderr
+    assert [record["bugs"] for record in results_of()["means"]] == [0, 0, 2, 2]
+    assert [line.split()[-1] for line in result.stdout.splitlines()[1:3]] == ["0", "4"]
+
+
+def test_names_that_are_the_same_in_two_folders_keep_their_paths(run):
+    Path("other").mkdir()
+    Path("other/a.png").write_bytes(Path("album/a.png").read_bytes())
+    result = run("album", "other", "album/b.png", *FEW, "--json")
+    assert [p["file"] for p in json.loads(result.stdout)["pictures"]] == ["album/a.png", "b.png", "other/a.png"]
+
+
+def test_readme_is_renewed_between_its_markers(run, monkeypatch):
+    monkeypatch.setattr(report, "readme_figure", lambda results, path: path.parent.mkdir() or path.write_bytes(b"png"))
+    Path("README.md").write_text(f"head\n{bench_text.BEGIN}\n{bench_text.END}\ntail\n")
+    assert run("album", *FEW, "--readme", "README.md", "--quiet").exit_code == 0
+    text = Path("README.md").read_text()
+    assert text.startswith("head\n") and text.endswith("tail\n") and "| webp |" in text
+    assert "made by `latcodec bench album --codecs none" in text and Path("docs/rate-distortion.png").exists()
+
+
+def test_without_a_path_the_photographs_of_scikit_image_are_taken(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(bench, "PHOTOGRAPHS", bench.PHOTOGRAPHS[2:3])
+    monkeypatch.setattr(bench, "measure", lambda contender, subject, *rest: seen.append(subject.file) or bench.blank(
+        contender, subject, rest[1]))  # fmt: skip
+    assert run("--codecs", "none", "--anchors", "jpeg", "--rates", "1").exit_code == 0
+    assert seen == ["chelsea.png"]
+
+
+def test_fetch_measures_nothing(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(kodak, "fetch", lambda folder, **options: asked.append((folder, options["url"])) or [1, 2])
+    result = run("--fetch", "kodak", "pictures")
+    assert result.exit_code == 0 and asked == [(Path("pictures"), kodak.URL)]
+    assert "pictures: all 2 Kodak pictures are here" in result.stderr
+    assert (
+        run("--fetch", "kodak", "pictures", "--fetch-from", "http://x/").exit_code == 0 and asked[1][1] == "http://x/"
+    )
+
+
+@pytest.mark.slow
+def test_a_real_report_on_the_default_pictures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.cli, ["bench", "--rates", "2", "-o", "real", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    assert (Path("real") / "index.html").stat().st_size > 100_000
