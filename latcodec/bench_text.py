@@ -84,10 +84,11 @@ def readme_part(results: dict, figure: str) -> str:
     """What stands between README's markers: where it was made, the figure, sizes at equal quality, times, each rate."""
     env, anchors, codecs = results["environment"], list(results["anchors"]), list(results["codecs"])
     pictures = "The 24 Kodak pictures" if results["published"] else f"{len(results['pictures'])} pictures"
+    threads = f"{env['threads']} thread{'s' if env['threads'] != '1' else ''}"
     text = f"{pictures}, whole files, means over the pictures; made by `{results['command']}` on {env['CPU']}, "
-    text += f"{env['threads']} thread{'s' if env['threads'] != '1' else ''}, device {env['device']}.\n\n![PSNR against bits a pixel]({figure})\n\n"
+    text += f"{threads}, device {env['device']}.\n\n![PSNR against bits a pixel]({figure})\n\n"
     text += (
-        "Bits at equal PSNR (BD-rate): less than zero is smaller than the codec above the column. Seconds a picture "
+        "Bits at equal PSNR (BD-rate): less than zero is smaller than the codec above the column. Seconds a picture\n"
     )
     text += "are medians over all settings; memory is what a call holds beyond libraries and weights.\n\n"
     heads = ["codec", *anchors, "encode s", "decode s", "memory MB", "failed round trips"]

@@ -82,10 +82,8 @@ def fetch(
             raise LatcodecError(f"{place}: no answer in {_TIMEOUT_S} s; run the command again to go on") from None
         except requests.exceptions.RequestException as error:
             reason = "no connection" if isinstance(error, requests.exceptions.ConnectionError) else type(error).__name__
-            raise LatcodecError(
-                f"{place}: {reason}; {sum(1 for n in hashes if (folder / n).exists())} of {len(hashes)} files are here, "
-                "run the command again with a network to go on"
-            ) from None
+            here = f"{sum((folder / n).exists() for n in hashes)} of {len(hashes)} files are here"
+            raise LatcodecError(f"{place}: {reason}; {here}, run the command again with a network to go on") from None
         except ValueError:  # pooch's word for another hash
             raise LatcodecError(f"{place}: what came is not the Kodak picture (SHA-256 differs)") from None
         say(f"{name}: {path.stat().st_size} bytes")
