@@ -18,7 +18,8 @@ Order of coding (`GROUPS`, `PHASES`): groups of channels one after another, KLT 
 group five phases of the 4x4 lattice, each between its neighbours of the phases before. A symbol sees
 - in all channels of earlier groups, the 3x3 neighbourhood: S by rings (centre, edges, corners), M only in the first
   `MEAN_SOURCES` channels, by position (the slope of a picture is predicted by its means left and right);
-- in its own channel, the positions of earlier phases that `_OWN_TAPS` lists.
+- in its own channel, the positions of earlier phases that `_OWN_TAPS` lists; past the first `PREDICTED` channels, which
+  have no mean to predict (M is 0 there), the last phase looks at its four nearest only.
 
 S is not negative (squares are stored). p is L, the logistic, instead of Eq. 7's Gaussian density: integrated over the
 cell, so that it is a probability however small sigma is, and straight in the tails. s: Eq. 6 says that input noise does
@@ -50,7 +51,7 @@ SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 IMAGE_STRIDE = 16
 NOISE_START = 0.02  # of the range 0..1
 GROUPS = (1, 1, 2, 4, 8, 16, 32, 64, 64)  # channels in a group; other latents get a prefix of it
-MEAN_SOURCES = 16
+MEAN_SOURCES, PREDICTED = 16, 32
 PHASES = ((0, 4, 2, 4), (4, 3, 4, 3), (2, 4, 1, 4), (4, 3, 4, 3))  # phase of a position, by row and column modulo 4
 # Offsets (dy, dx) whose phase is earlier than that of a position, by its phase: the same for all positions of a phase.
 _OWN_TAPS = (
@@ -107,29 +108,31 @@ class RateModule(nn.Module):
         self.latent, self.sources = latent, min(MEAN_SOURCES, latent)
         group = torch.repeat_interleave(torch.arange(len(groups_of(latent))), torch.tensor(groups_of(latent)))
         earlier = (group[None, :] < group[:, None]).float()  # [target, source]
-        own = torch.zeros(len(_OWN_TAPS), 5, 5)
+        own = torch.zeros(latent, len(_OWN_TAPS), 5, 5)
         for phase, taps in enumerate(_OWN_TAPS):
             for dy, dx in taps:
-                own[phase, dy + 2, dx + 2] = 1
+                near = phase < len(_OWN_TAPS) - 1 or abs(dy) + abs(dx) == 1
+                own[: latent if near else PREDICTED, phase, dy + 2, dx + 2] = 1
         self.register_buffer("earlier", earlier, persistent=False)
         self.register_buffer("own_mask", own, persistent=False)
+        self.register_buffer("predicted", (torch.arange(latent) < PREDICTED).float()[:, None], persistent=False)
         # Roots of S. Its columns start so that half of a typical scale comes from the neighbours.
         count = earlier.sum(1, keepdim=True).clamp_min(1) * 9
         self.scale_root = nn.Parameter((0.3 / count).sqrt()[:, :, None].repeat(1, latent, 3) * earlier[:, :, None])
-        taps = own.sum((1, 2), keepdim=True).clamp_min(1)
-        self.own_scale_root = nn.Parameter(((0.3 / taps).sqrt() * own)[None].repeat(latent, 1, 1, 1).flatten(1))
+        taps = own.sum((2, 3), keepdim=True).clamp_min(1)
+        self.own_scale_root = nn.Parameter(((0.3 / taps).sqrt() * own).flatten(1))
         self.mean = nn.Parameter(torch.zeros(latent, self.sources, 9))
         self.own_mean = nn.Parameter(torch.zeros(latent, len(_OWN_TAPS) * 25))
 
     def weights(self) -> dict[str, Tensor]:
         """What the convolutions use, 0 where nothing may be seen: "scale" [C, C, 3] by rings, "mean" [C, sources, 3, 3]
         and, by phase, "own_scale" and "own_mean" [C, 5, 5, 5]."""
-        mean = self.mean * self.earlier[:, : self.sources, None]
+        mean = self.mean * (self.earlier[:, : self.sources] * self.predicted)[:, :, None]
         return {
             "scale": self.scale_root.square() * self.earlier[:, :, None],
             "mean": mean.view(self.latent, self.sources, 3, 3),
             "own_scale": self.own_scale_root.square().view(self.latent, -1, 5, 5) * self.own_mask,
-            "own_mean": self.own_mean.view(self.latent, -1, 5, 5) * self.own_mask,
+            "own_mean": self.own_mean.view(self.latent, -1, 5, 5) * self.own_mask * self.predicted[:, :, None, None],
         }
 
     def forward(self, n: Tensor) -> tuple[Tensor, Tensor]:
