@@ -246,7 +246,7 @@ class Pictures:
 
     def original(self, file: str) -> np.ndarray:
         """uint8 [H, W, 3]."""
-        return images.read(self._paths[file]).pixels
+        return read(self._paths[file]).pixels
 
     def coded(self, file: str, name: str, bpp: float) -> tuple[np.ndarray, int] | None:
         """The largest file of a codec or anchor of at most `bpp` bits a pixel, decoded, and its bytes; or None."""

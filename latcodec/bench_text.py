@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import textwrap
 from collections.abc import Sequence
 
 from latcodec.bench_results import bd_rate_of
@@ -17,22 +19,25 @@ def reference(results: dict) -> str | None:
 
 
 def summary(results: dict) -> tuple[list[str], list[list[str]]]:
-    """(heads, rows): one row a codec or anchor."""
+    """(heads, rows): one row a codec or anchor, narrow enough for 80 columns; size is the BD-rate to `reference`."""
     base = reference(results)
-    heads = ["codec", "bpp", "PSNR dB", "MS-SSIM", "encode s", "decode s", "memory MB", "bugs"]
+    heads = ["codec", "bpp", "PSNR dB", "enc s", "dec s", "MB", "bugs"]
     if base:
-        heads.insert(1, f"size vs {base}")
+        heads.insert(1, "size")
     rows = []
     for name in [*results["codecs"], *results["anchors"]]:
         records = [r for r in results["means"] if r["codec"] == name]
         cells = [name] + ([_percent(bd_rate_of(results, name, base))] if base else [])
-        cells += [_range(records, "bpp", 3), _range(records, "psnr_db", 2), _range(records, "ms_ssim", 4)]
-        for field in ("encode_s", "decode_s"):
-            cells.append(_range(records, field, 3))
-        most = [r["peak_memory_bytes"] for r in records if r["peak_memory_bytes"] is not None]
-        cells += [f"{max(most) / 1e6:.0f}" if most else "n/a", str(sum(r["bugs"] for r in records))]
-        rows.append(cells)
+        cells += [_range(records, "bpp", 2), _range(records, "psnr_db", 1), *_costs(records)]
+        rows.append([*cells, str(sum(r["bugs"] for r in records))])
     return heads, rows
+
+
+def caption(results: dict) -> str:
+    """What the heads of `summary` mean."""
+    base = reference(results)
+    size = f"size: bits at equal PSNR against {base}; " if base else ""
+    return f"{size}seconds: medians a picture; MB: most memory of a call"
 
 
 def per_rate(results: dict) -> tuple[list[str], list[list[str]]]:
@@ -85,21 +90,18 @@ def readme_part(results: dict, figure: str) -> str:
     env, anchors, codecs = results["environment"], list(results["anchors"]), list(results["codecs"])
     pictures = "The 24 Kodak pictures" if results["published"] else f"{len(results['pictures'])} pictures"
     threads = f"{env['threads']} thread{'s' if env['threads'] != '1' else ''}"
-    text = f"{pictures}, whole files, means over the pictures; made by `{results['command']}` on {env['CPU']}, "
-    text += f"{threads}, device {env['device']}.\n\n![PSNR against bits a pixel]({figure})\n\n"
-    text += (
-        "Bits at equal PSNR (BD-rate): less than zero is smaller than the codec above the column. Seconds a picture\n"
-    )
-    text += "are medians over all settings; memory is what a call holds beyond libraries and weights.\n\n"
+    where = f"{pictures}, whole files, means over the pictures; made by `{results['command']}` on {env['CPU']}, "
+    where += f"{threads}, device {env['device']}."
+    what = "Bits at equal PSNR (BD-rate): less than zero is smaller than the codec above the column. Seconds a picture "
+    what += "are medians over all settings; memory is what a call holds beyond libraries and weights."
+    image = f"![PSNR against bits a pixel]({figure})"
+    text = "\n\n".join(textwrap.fill(part, 120, break_on_hyphens=False) for part in (where, image, what)) + "\n\n"
     heads = ["codec", *anchors, "encode s", "decode s", "memory MB", "failed round trips"]
     rows = []
     for name in codecs + anchors:
         rates = ["" if name == anchor else _percent(bd_rate_of(results, name, anchor)) for anchor in anchors]
         records = [r for r in results["means"] if r["codec"] == name]
-        times = [number(_middle([r[field] for r in records]), 3) for field in ("encode_s", "decode_s")]
-        most = [r["peak_memory_bytes"] for r in records if r["peak_memory_bytes"] is not None]
-        memory = f"{max(most) / 1e6:.0f}" if most else "n/a"
-        rows.append([name, *rates, *times, memory, str(sum(r["bugs"] for r in records))])
+        rows.append([name, *rates, *_costs(records), str(sum(r["bugs"] for r in records))])
     text += markdown(heads, rows) + "\n"
     for name in codecs:
         heads = ["", "bpp", "PSNR dB", "MS-SSIM", "encode s", "decode s"]
@@ -140,6 +142,11 @@ def _range(records: Sequence[dict], field: str, digits: int) -> str:
     return low if low == high else f"{low}-{high}"
 
 
-def _middle(values: Sequence[float | None]) -> float | None:
-    there = sorted(value for value in values if value is not None)
-    return there[len(there) // 2] if there else None
+def _costs(records: Sequence[dict]) -> list[str]:
+    """Seconds of encoding and decoding, and megabytes."""
+    cells = []
+    for field in ("encode_s", "decode_s"):
+        there = [r[field] for r in records if r[field] is not None]
+        cells.append(number(statistics.median(there) if there else None, 3))
+    most = [r["peak_memory_bytes"] for r in records if r["peak_memory_bytes"] is not None]
+    return [*cells, f"{max(most) / 1e6:.0f}" if most else "n/a"]

@@ -246,14 +246,14 @@ def _print(results: dict, folder: Path | None) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=bench_text.caption(results))
         for number, head in enumerate(heads):
-            table.add_column(head, justify="right" if number else "left", no_wrap=number == 0)
+            table.add_column(head, justify="right" if number else "left", no_wrap=number > 0, overflow="fold")
         for row in rows:
             table.add_row(*row)
         Console().print(table)
     else:
-        click.echo(bench_text.plain(heads, rows))
+        click.echo(f"{bench_text.plain(heads, rows)}\n({bench_text.caption(results)})")
     lines = bench_text.differences(results) if folder is None else [str(folder / "index.html")]
     if lines:
         click.echo("\n" + "\n".join(lines))

@@ -355,7 +355,7 @@ def test_text_tables(subjects):
                "environment": {"CPU": "x", "threads": "1", "device": "cpu"}, "pictures": [1, 2], "published": {},
                "command": "latcodec bench"}  # fmt: skip
     heads, cells = bench_text.summary(results)
-    assert cells[0][:4] == ["new", "-50.1 %", "0.125-1.000", "28.00-38.00"] and cells[1][-1] == "1"
+    assert cells[0][:4] == ["new", "-50.1 %", "0.12-1.00", "28.0-38.0"] and cells[1][-1] == "1"
     text = bench_text.plain(heads, cells)
     assert len({len(line) for line in text.splitlines()}) == 1
     assert "new against jpeg: -50.1 % bits from 28.0 to 34.5 dB" in bench_text.differences(results)[0]
