@@ -1,0 +1,178 @@
+"""The VBQ codec's weights: from a trained network to a file, and from a file to what codes pictures.
+
+Fixed point: latents, scales and logarithms as in `latents/grids.py`, z as in the hyperprior codec.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from latcodec.coding import Tables
+from latcodec.errors import WeightsError
+from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
+from latcodec.latents.grids import LOG_BITS, SCALE_BITS, BookGrid, Field, PointGrid, StepGrid, fixed_exp
+from latcodec.latents.vbq import VALUE_BITS, Quantiles
+from latcodec.models.gaussian_vae import CURVATURE_REACH, Config, GaussianVAE
+from latcodec.rates import lambda_of_index
+from latcodec.weights import Weights
+
+MEAN_BITS = 6  # of z
+GAIN_BITS, INVERSE_BITS = 16, 12
+Z_ROWS = 64
+Z_SIGMA_MIN, Z_SIGMA_MAX = 0.08, 256.0
+Z_ROWS_PER_NAT = (Z_ROWS - 1) / np.log(Z_SIGMA_MAX / Z_SIGMA_MIN)
+RATES = 256
+NO_LAMBDA = -(2**15)
+
+
+@dataclass(frozen=True)
+class RateTables:
+    """Integers of every rate index [256, channels], as in the hyperprior codec; plane [256] is 2 t - 1, noise [256]
+    log(lambda / lambda0)."""
+
+    z_mean: np.ndarray
+    z_row: np.ndarray
+    z_inverse_gain: np.ndarray
+    mean_gain: np.ndarray
+    scale_offset: np.ndarray
+    plane: np.ndarray
+    noise: np.ndarray
+
+
+class Model:
+    """Networks, integer network, frozen tables, ready to code on a device. autocast runs synthesis in bf16."""
+
+    def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
+        tensors = weights.tensors
+        try:
+            self.network = GaussianVAE(config_of(weights.config))
+            state = {
+                k: torch.from_numpy(tensors[f"float.{k}"]).float() for k in self.network.state_dict() if _floats(k)
+            }
+            self.network.load_state_dict(state, strict=False)
+            self.hyper = IntegerNet.from_arrays(_part(tensors, "hyper."))
+            self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
+            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in _part(tensors, "rates.").items()})
+            self.log_curvature = tensors["prior.log_curvature"].astype(np.int64)[:, None, None]
+            self.exp_table = tensors["prior.exp"]
+            self.caution = tensors["prior.caution"]  # of the encoder alone, float32 [priors, 256]
+            self.factorized = {k: v.astype(np.int64)[:, None, None] for k, v in _part(tensors, "factorized.").items()}
+            self.sets = {}
+            quantiles = Quantiles(tensors["prior.quantiles"])
+            sizes = np.diff(self.tables.offsets.astype(np.int64)) - 1
+            for name in sorted({k.split(".")[1] for k in tensors if k.startswith("set.")}):
+                part, (quantizer, prior) = _part(tensors, f"set.{name}."), name.split("-")
+                first, count = (int(v) for v in part["rows"])
+                starts = np.concatenate([[0], np.cumsum(sizes[first : first + count])])
+                if quantizer in ("vbq", "algorithm1"):
+                    if len(part["points"]) != starts[-1]:
+                        raise ValueError(f"{len(part['points'])} code points for {starts[-1]} entries of {name}")
+                    grid = PointGrid(part["points"], starts, quantiles, quantizer == "algorithm1")
+                elif quantizer == "uniform":
+                    grid = StepGrid(self.exp_table)
+                else:
+                    starts = part["starts"].astype(np.int64)
+                    grid = BookGrid(part["centres"], starts, part["noises"].astype(np.int64), quantizer == "lloyd")
+                self.sets[quantizer, prior] = (first, count, grid)
+        except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
+            raise WeightsError(f"{weights.path}: not vbq weights: {error}") from None
+        self.weights_id = weights.id
+        self.device, self.autocast = torch.device(device), autocast
+        self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def noise(self, rate_index: int, lambda_code: int) -> int:
+        """log(lambda / lambda0), LOG_BITS bits after the point."""
+        if lambda_code == NO_LAMBDA:
+            return int(self.rates.noise[rate_index])
+        return ((lambda_code * 181704 + (1 << 13)) >> 14) + 1501
+
+    def prior_of_z(self, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z."""
+        rows = np.repeat(self.rates.z_row[rate_index].astype(np.uint16), shape[0] * shape[1])
+        return self.rates.z_mean[rate_index][:, None, None], rows
+
+    def prior_of_y(self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]) -> Field:
+        """What z's symbols int32 [Z, h', w'] say of y [C, h, w]. Law 1: integers only."""
+        z_hat = (z_symbols.astype(np.int64) << MEAN_BITS) + self.rates.z_mean[rate_index][:, None, None]
+        z_hat = np.clip(z_hat, -(2**30), 2**30)
+        fixed = shift_round(z_hat * self.rates.z_inverse_gain[rate_index][:, None, None], INVERSE_BITS)
+        plane = np.full((1, *fixed.shape[1:]), self.rates.plane[rate_index])
+        out = self.hyper(np.concatenate([fixed, plane]))[:, : shape[0], : shape[1]]
+        mean, log_scale, log_h = np.split(out, 3)
+        gain = self.rates.mean_gain[rate_index][:, None, None]
+        mean = shift_round(mean * gain, FRACTION_BITS + GAIN_BITS - VALUE_BITS)
+        log_scale = np.clip(
+            log_scale + self.rates.scale_offset[rate_index][:, None, None], -8 << LOG_BITS, 5 << LOG_BITS
+        )
+        reach = int(CURVATURE_REACH) << LOG_BITS
+        zero = np.zeros((1, 1, 1), np.int64)
+        return Field(
+            np.clip(mean, -(2**30), 2**30),
+            fixed_exp(log_scale, self.exp_table),
+            2 * log_scale,
+            np.clip(log_h, -reach, reach) + self.log_curvature,
+            zero,
+            zero,
+        )
+
+    def factorized_prior(self) -> Field:
+        """The empirical prior of each channel: its values are quantiles themselves, mean 0 and scale 1."""
+        zero = np.zeros((1, 1, 1), np.int64)
+        parts = self.factorized
+        channels = np.arange(len(parts["group"]))[:, None, None]
+        return Field(
+            zero, zero + (1 << SCALE_BITS), parts["log_variance"], parts["log_curvature"], 1 + channels, parts["group"]
+        )
+
+
+def _floats(name: str) -> bool:
+    """h_s runs in integers only; the float functions of the rate that the encoder needs stay."""
+    return not name.startswith("h_s.")
+
+
+def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def config_of(stored: dict) -> Config:
+    """The configuration that `stored_config` gave; raises WeightsError for other keys."""
+    known = set(Config.__dataclass_fields__)
+    if not isinstance(stored, dict) or set(stored) != known:
+        raise WeightsError(f"config {str(stored)[:200]} does not have the keys {sorted(known)}")
+    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+
+
+def stored_config(network: GaussianVAE) -> dict:
+    """The configuration as JSON keeps it."""
+    return json.loads(json.dumps(asdict(network.config)))
+
+
+def export(network: GaussianVAE) -> dict[str, np.ndarray]:
+    """Networks and integers of a weights file, without quantiles and tables: those are fitted (train/export_vbq.py)."""
+    state = {k: v.detach().cpu().float() for k, v in network.state_dict().items() if _floats(k)}
+    tensors = {f"float.{k}": v.numpy().astype(np.float16 if v.dim() > 1 else np.float32) for k, v in state.items()}
+    with torch.no_grad():
+        rate = {
+            k: v[:, :, 0, 0].double().numpy() for k, v in network.at_rate(torch.arange(RATES) / (RATES - 1)).items()
+        }
+    z_row = np.rint((np.maximum(rate["z_log_sigma"], np.log(Z_SIGMA_MIN)) - np.log(Z_SIGMA_MIN)) * Z_ROWS_PER_NAT)
+    noise = np.log([lambda_of_index(i) / math.log(2) for i in range(RATES)])
+    inverse = 2.0 ** (FRACTION_BITS + INVERSE_BITS - MEAN_BITS) / np.exp(rate["z_log_gain"])
+    integers = RateTables(
+        z_mean=np.rint(rate["z_mean"] * 2**MEAN_BITS).astype(np.int32),
+        z_row=np.clip(z_row, 0, Z_ROWS - 1).astype(np.int32),
+        z_inverse_gain=np.rint(inverse).astype(np.int32),
+        mean_gain=np.rint(np.exp(rate["mean_log_gain"]) * 2**GAIN_BITS).astype(np.int32),
+        scale_offset=np.rint(rate["scale_offset"] * 2**LOG_BITS).astype(np.int32),
+        plane=np.rint((2 * np.arange(RATES) / (RATES - 1) - 1) * 2**FRACTION_BITS).astype(np.int32),
+        noise=np.rint(noise * 2**LOG_BITS).astype(np.int32),
+    )
+    tensors |= {f"rates.{k}": v for k, v in vars(integers).items()}
+    tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s).to_arrays().items()}
+    tensors["prior.log_curvature"] = np.rint(state["log_curvature"].numpy() * 2**LOG_BITS).astype(np.int32)
+    return tensors
