@@ -45,7 +45,7 @@ def test_webp_is_the_published_one_at_equal_settings(quality, pictures):
     assert bpp == pytest.approx(published["bpp"][quality // 5 - 1], rel=0.003)
 
 
-@pytest.mark.parametrize("place, quality", enumerate([5, 10, 15, 25, 50, 75, 90]))
+@pytest.mark.parametrize("place, quality", list(enumerate([5, 10, 15, 25, 50, 75, 90])))
 def test_jpeg_is_the_one_of_the_record_at_equal_settings(place, quality, pictures):
     published = kodak.published()["JPEG progressive+optimised (measured here)"]
     bpp, psnr = mean_point(anchors.by_name("jpeg-progressive"), quality, pictures)
