@@ -112,9 +112,16 @@ class Encoder:
         self._tables = tables
         self._coder = _queue.RangeEncoder()
 
-    def put(self, symbols: np.ndarray, rows: np.ndarray, tables: Tables | None = None) -> None:
+    def put(
+        self,
+        symbols: np.ndarray,
+        rows: np.ndarray,
+        tables: Tables | None = None,
+        counts: np.ndarray | None = None,
+    ) -> None:
         """Append symbols, int32 [n], each coded by its row, uint16 [n], of `tables` (the encoder's own); n may be 0.
 
+        counts, int64 with one element for each weight of the tables, grows by how often each entry was coded.
         Raises TypeError or ValueError for another dtype or shape, or a row the tables do not have.
         """
         tables, coder = tables or self._tables, self._coder
@@ -126,6 +133,10 @@ class Encoder:
         for row, start, stop in groups:
             entries, escapes = _entries(ordered[start:stop], row, tables)
             coder.encode(entries.view(np.int32), tables.model(row))
+            if counts is not None:
+                counts[tables.offsets[row] : tables.offsets[row + 1]] += np.bincount(
+                    entries, minlength=tables.size(row)
+                )
             if escapes is not None:
                 distance, is_below = _distances(ordered[start:stop][escapes], row, tables)
                 distances.append(distance)
@@ -163,8 +174,10 @@ class Decoder:
         words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
         self._coder = _guarded(lambda: _queue.RangeDecoder(words))
 
-    def get(self, rows: np.ndarray, tables: Tables | None = None) -> np.ndarray:
+    def get(self, rows: np.ndarray, tables: Tables | None = None, counts: np.ndarray | None = None) -> np.ndarray:
         """Return the next symbols, int32 [n], given the row of each, uint16 [n], of `tables` (the decoder's own).
+
+        counts as in `Encoder.put`.
 
         Raises FormatError if the stream cannot be what an Encoder wrote; TypeError or ValueError for bad rows.
         """
@@ -175,10 +188,13 @@ class Decoder:
         escaped = []
         for row, start, stop in groups:
             entries = self._decode(tables.model(row), stop - start)
-            counts = np.bincount(entries, minlength=tables.size(row))
-            self._bits += float(counts @ tables.bits[tables.offsets[row] : tables.offsets[row + 1]])
+            span = slice(tables.offsets[row], tables.offsets[row + 1])
+            seen = np.bincount(entries, minlength=tables.size(row))
+            if counts is not None:
+                counts[span] += seen
+            self._bits += float(seen @ tables.bits[span])
             np.add(entries, tables.minimums[row], out=ordered[start:stop])
-            if counts[-1]:
+            if seen[-1]:
                 positions = np.flatnonzero(entries == tables.size(row) - 1)
                 escaped.append((positions + start, np.full(len(positions), row)))
         self._steps += len(rows)

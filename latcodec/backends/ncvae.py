@@ -1,0 +1,267 @@
+"""The NC-VAE codec: transforms, integers, bytes; no network decides a bit.
+
+One stream: the symbols in the order of `latents/contexts.py`, whose tables follow the picture. Contexts, predictions
+and tables are integers, those of each rate index shipped with the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from latcodec.coding import Decoder, Encoder, Tables, ideal_bits
+from latcodec.container import Payload
+from latcodec.errors import DriftError, FormatError, WeightsError
+from latcodec.latents import contexts as ctx
+from latcodec.latents.adaptive import walk
+from latcodec.latents.contexts import MEAN_BITS, Contexts
+from latcodec.models.ncvae import IMAGE_STRIDE, NCVAE, PREDICTED, Config, groups_of
+from latcodec.models.strips import in_strips
+from latcodec.weights import Weights
+
+RATES = 256
+_HALO = 4  # latents: the residual blocks reach further than the strided layers
+_PARTS = ("groups", "scale", "mean", "own_scale", "own_mean", "unit", "inverse_unit", "floor", "slope", "bounds")
+
+
+@dataclass(frozen=True)
+class Options:
+    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
+
+    thrift: how much of a symbol's price, in units of lambda, counts when it is rounded; 0 rounds to the nearest. It is
+    the encoder's business alone.
+    """
+
+    rate_index: int
+    verify: bool = True
+    thrift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the network says of one picture at every rate: y float32 [C, h, w]."""
+
+    y: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Encoder's result: streams and CRC for the file, and what a person may ask.
+
+    estimated_bits is the tables' ideal code length; symbols int32 [C, h, w] and their means int32 (2**-MEAN_BITS steps)
+    make the decoder's latents; seconds by stage.
+    """
+
+    streams: tuple[bytes, ...]
+    integers_crc: int
+    estimated_bits: float
+    symbols: np.ndarray
+    means: np.ndarray
+    seconds: dict[str, float] = field(default_factory=dict)
+    parameters: bytes | None = None
+    details: dict[str, object] = field(default_factory=dict)
+
+
+class Model:
+    """Transforms, frozen contexts and tables, ready to code on a device. autocast runs synthesis in bf16."""
+
+    def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
+        tensors = weights.tensors
+        try:
+            self.network = NCVAE(config_of(weights.config))
+            state = {k: torch.from_numpy(tensors[f"float.{k}"]).float() for k in _floats(self.network)}
+            self.network.load_state_dict(state, strict=False)
+            self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
+            self.contexts = Contexts(**{name: tensors[f"contexts.{name}"] for name in _PARTS})
+            if self.tables.rows != ctx.ROWS:
+                raise WeightsError(f"{self.tables.rows} tables, {ctx.ROWS} are needed")
+            if self.contexts.channels != self.network.config.latent:
+                raise WeightsError(f"contexts of {self.contexts.channels} channels")
+        except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
+            raise WeightsError(f"{weights.path}: not nc-vae weights: {error}") from None
+        self.weights_id = weights.id
+        self.device, self.autocast = torch.device(device), autocast
+        self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        # Rows never narrow: a neighbourhood only adds to the floor. So these bits a symbol of channel 0 costs at least.
+        least = np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])
+        rows = ctx.rows_of(np.arange(ctx.SCALE_ROWS)[:, None], np.arange(ctx.FRACTIONS)[None])
+        from_row = np.minimum.accumulate(least[rows].min(1)[::-1])[::-1]
+        self.least_bits = from_row[np.searchsorted(self.contexts.bounds, self.contexts.floor[:, 0], side="right")]
+
+
+class _Metered:
+    """An encoder that adds up the information it was given, in bits."""
+
+    def __init__(self, encoder: Encoder):
+        self.encoder, self.bits = encoder, 0.0
+
+    def put(self, symbols: np.ndarray, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> None:
+        self.encoder.put(symbols, rows, tables, counts)
+        place = tables.offsets[rows] + (symbols.astype(np.int64) - tables.minimums[rows])
+        inside = (place >= tables.offsets[rows]) & (place < tables.offsets[1:][rows] - 1)
+        if inside.all():
+            self.bits += float(tables.bits[place].sum())
+        else:
+            self.bits += ideal_bits(symbols, rows, tables)
+
+
+def latent_shape(width: int, height: int) -> tuple[int, int]:
+    """(h, w) of the latents for a picture in px: just the cells the picture touches."""
+    return -(-height // IMAGE_STRIDE), -(-width // IMAGE_STRIDE)
+
+
+@torch.inference_mode()
+def analyse(model: Model, image: np.ndarray) -> Latents:
+    """Run g_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
+    peak = 65535 if image.dtype == np.uint16 else 255
+    x = torch.from_numpy(image.astype(np.float32)).to(model.device).permute(2, 0, 1)[None] / peak
+    down, right = -x.shape[2] % IMAGE_STRIDE, -x.shape[3] % IMAGE_STRIDE
+    x = F.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
+    return Latents(in_strips(model.network.analysis, x, IMAGE_STRIDE, 1, _HALO)[0])
+
+
+@torch.inference_mode()
+def transcribe(
+    model: Model, latents: Latents, options: Options, coder, adaptive: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantise latents and put them into a coder: (symbols, means) of `walk`."""
+    gain = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))["gain"][0].cpu()
+    # NaN and infinities of a strange picture must not reach the coder as undefined integers.
+    scaled = torch.nan_to_num(latents.y.cpu() * gain).clamp(-(2**24), 2**24).numpy()
+    nearest = np.rint(scaled).astype(np.int32)
+    index, shape = options.rate_index, scaled.shape[1:]
+    return walk(model.contexts, model.tables, index, shape, coder, lambda step: step.pick(nearest), adaptive)
+
+
+def code(model: Model, latents: Latents, options: Options) -> Coded:
+    """Quantise and entropy-code latents at one rate."""
+    start = time.perf_counter()
+    metered = _Metered(Encoder(model.tables))
+    symbols, means = transcribe(model, latents, options, metered)
+    stream = metered.encoder.finish()
+    crc = _crc(symbols, means)
+    coded = time.perf_counter()
+    if options.verify and _crc(*_decode_integers(model, stream, options.rate_index, symbols.shape[1:])) != crc:
+        raise DriftError("the stream just written does not decode to the same integers on this machine")
+    seconds = {"entropy": coded - start, "verify": time.perf_counter() - coded}
+    return Coded((stream,), crc, metered.bits, symbols, means, seconds)
+
+
+def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
+    """Encode an image, uint8 or uint16 [H, W, 3]."""
+    start = time.perf_counter()
+    latents = analyse(model, image)
+    analysed = time.perf_counter() - start
+    coded = code(model, latents, options)
+    coded.seconds["analysis"] = analysed
+    return coded
+
+
+def _crc(symbols: np.ndarray, means: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(means, "<i4"), zlib.crc32(np.ascontiguousarray(symbols, "<i4")))
+
+
+def _decode_integers(
+    model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols and means, int32 [C, h, w]."""
+    decoder = Decoder(stream, model.tables)
+    symbols, means = walk(model.contexts, model.tables, rate_index, shape, decoder)
+    decoder.finish()
+    return symbols, means
+
+
+@torch.inference_mode()
+def synthesise(
+    model: Model, symbols: np.ndarray, means: np.ndarray, rate_index: int, size: tuple[int, int], gray: bool, depth: int
+) -> np.ndarray:
+    """Latents of one rate, int32 [C, h, w] both, to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
+    rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))
+    q = torch.from_numpy(symbols).to(model.device).float()
+    away = (torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS - q).clamp_(-0.5, 0.5)
+    y = (q[None] + rate["recentre"] * away) * rate["inverse_gain"]
+    y = y.contiguous(memory_format=torch.channels_last)
+    x = in_strips(lambda part: model.network.synthesis(part, model.autocast), y, 1, IMAGE_STRIDE, _HALO)
+    x = x[0, :, : size[0], : size[1]]
+    if gray:
+        x = x.mean(0, keepdim=True).expand(3, -1, -1)
+    peak = 65535 if depth == 16 else 255
+    x = torch.nan_to_num(x).clamp(0, 1).mul(peak).round().permute(1, 2, 0).contiguous().cpu()
+    return x.numpy().astype(np.uint16 if depth == 16 else np.uint8)
+
+
+def decode(model: Model, payload: Payload) -> np.ndarray:
+    """Decode to an image, uint8 or uint16 [H, W, 3].
+
+    Raises DriftError if the integers differ from the encoder's: the file's own checksum was right, so this platform
+    computes something else; FormatError if the file has not the one stream this codec writes.
+    """
+    if len(payload.streams) != 1 or payload.parameters is not None:
+        raise FormatError(f"field sections: {len(payload.streams)} streams, the nc-vae codec has exactly 1 and no more")
+    shape = latent_shape(payload.width, payload.height)
+    # Before anything of the picture's size is allocated: a stream bounds the number of symbols it can hold.
+    if model.least_bits[payload.rate_index] * shape[0] * shape[1] > 8 * len(payload.streams[0]) + 64:
+        raise FormatError(
+            f"field stream: {len(payload.streams[0])} bytes cannot hold {payload.width} x {payload.height} pixels"
+        )
+    try:
+        symbols, means = _decode_integers(model, payload.streams[0], payload.rate_index, shape)
+    except FormatError as error:
+        raise DriftError(f"the stream does not decode with these weights on this machine: {error}") from None
+    if _crc(symbols, means) != payload.integers_crc:
+        raise DriftError(
+            "field integers CRC: the decoded integers differ from the encoder's, although file and weights are right: "
+            "this platform computes something else; please report it with the output of `latcodec info`"
+        )
+    size = (payload.height, payload.width)
+    return synthesise(model, symbols, means, payload.rate_index, size, payload.gray, payload.depth)
+
+
+def _floats(network: NCVAE) -> list[str]:
+    """What stays float: all but the rate module, which becomes the contexts, and what only training needs."""
+    dropped = ("rate.", "log_noise", "log_floor", "log_slope", "y_log_std")
+    return [name for name in network.state_dict() if not name.startswith(dropped)]
+
+
+def export(network: NCVAE, tables: Tables) -> dict[str, np.ndarray]:
+    """Everything a weights file holds: float16 transforms, contexts, frozen tables."""
+    state = network.state_dict()
+    values = {k: state[k].detach().cpu().float() for k in _floats(network)}
+    tensors = {f"float.{k}": v.numpy().astype(np.float16 if v.dim() > 1 else np.float32) for k, v in values.items()}
+    with torch.no_grad():
+        every = network.cpu().at_rate(torch.arange(RATES) / (RATES - 1))
+        rate = {k: v[:, :, 0, 0].double().numpy() for k, v in every.items()}
+        weights = {k: v.double().numpy() for k, v in network.rate.weights().items()}
+    sizes = ctx.sizes()
+    integers = {
+        "groups": np.array(groups_of(network.config.latent)),
+        **{k: np.rint(weights[k] * 2**ctx.WEIGHT_BITS) for k in ("scale", "own_scale")},
+        **{k: np.rint(weights[k][:PREDICTED] * 2**ctx.MEAN_WEIGHT_BITS) for k in ("mean", "own_mean")},
+        "unit": np.rint(rate["unit"] * 2**ctx.UNIT_BITS).clip(1, 2**22),
+        "inverse_unit": np.rint(2.0**ctx.INVERSE_BITS / rate["unit"]).clip(1, 2**30),
+        "floor": np.rint(rate["floor"] * rate["unit"] * 2**ctx.SIZE_BITS).clip(0, 2**30),
+        "slope": np.rint(rate["slope"] * rate["unit"] * 2**ctx.UNIT_BITS).clip(0, 2**22),
+        "bounds": np.rint(np.sqrt(sizes[1:] * sizes[:-1]) * 2**ctx.SIZE_BITS),
+    }
+    tensors |= {f"contexts.{k}": v.astype(np.int32) for k, v in integers.items()}
+    tensors |= {f"tables.{k}": getattr(tables, k) for k in ("weights", "offsets", "minimums")}
+    return tensors
+
+
+def config_of(stored: dict) -> Config:
+    """The configuration that `stored_config` gave; raises WeightsError for other keys."""
+    known = set(Config.__dataclass_fields__)
+    if not isinstance(stored, dict) or set(stored) != known:
+        raise WeightsError(f"config {str(stored)[:200]} does not have the keys {sorted(known)}")
+    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+
+
+def stored_config(network: NCVAE) -> dict:
+    """The configuration as JSON keeps it."""
+    return json.loads(json.dumps(asdict(network.config)))
