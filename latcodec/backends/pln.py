@@ -1,0 +1,376 @@
+"""The PLN codec: posterior samples of a two-level ladder, coded with shared randomness; nothing is rounded.
+
+Stream 0 is the range coder's: jumps of z2, jumps of z1 and, with sampler=rejection, its indices. A jump is an escape: a
+whole number of steps of some 2.5 standard deviations by which the prior's mean is moved towards evidence that lies
+where the candidates do not reach. Stream 1 holds the indices, kappa bits each: those of z2, then those of z1 region by
+region. The decoder knows from z2, in integers, how much information each dimension has, and so which dimensions share
+an index.
+
+Parameters section (`pln_wire.py`): sampler, kappa, shards, side of a region in cells of z2 (1 byte each); per region
+how many indices it has and a check of its table rows; CRC-32 of all this, the rate and stream 0. So with the file's
+checksum ignored, damage of the indices stays where it is: see `decode`.
+
+Fixed point: z2 has FRACTION_BITS after the point; z1 VALUE_BITS, in units of its evidence's standard deviation.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from latcodec.backends import pln_wire as wire
+from latcodec.backends.hyperprior import _replicate
+from latcodec.backends.pln_model import FACTOR_BITS, VALUE_BITS, Model, to_value
+from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.container import Payload
+from latcodec.errors import DriftError, FormatError, OptionError
+from latcodec.integer_net import FRACTION_BITS
+from latcodec.latents import coded_sampling, regions, samplers
+from latcodec.latents.coded_sampling import BIT
+from latcodec.latents.measure import Level
+from latcodec.latents.samplers import Layout
+from latcodec.models.ladder import HYPER_STRIDE, IMAGE_STRIDE
+from latcodec.models.strips import in_strips
+
+JUMP_REACH = 1.08  # evidence further away than so many steps jumps
+REGION_BITS = 8000  # an average region holds at least so many, so that its head costs half a per cent
+EFFORTS = ((12, 1, 1),) * 3 + ((13, 1, 1),) + ((14, 1, 1),) * 2 + ((15, 1, 1), (16, 1, 1), (12, 2, 16), (12, 3, 64))
+_HALO = 2  # latents, as in the hyperprior
+
+
+@dataclass(frozen=True)
+class Options:
+    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
+
+    sampler: of z1. kappa: bits of an index; shards of a block, beams of their search; 0 and "": as the effort says.
+    select: the likeliest candidate, or a sample of the posterior. effort 0..9: kappa 12 .. 16, then beams.
+    """
+
+    rate_index: int
+    verify: bool = True
+    sampler: str = ""
+    kappa: int = 0
+    select: str = "best"
+    shards: int = 0
+    beams: int = 0
+    effort: int = 5
+
+    def __post_init__(self) -> None:
+        choices = {"sampler": ("", *samplers.SAMPLERS), "select": samplers.SELECTS, "kappa": (0, *samplers.KAPPAS)}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                listed = ", ".join(str(k) for k in known if k)
+                raise OptionError(f"{name} {getattr(self, name)!r} is unknown; there are: {listed}")
+        for name, most in (("shards", samplers.MAX_SHARDS), ("beams", samplers.MAX_BEAMS), ("effort", 9)):
+            if not 0 <= getattr(self, name) <= most:
+                raise OptionError(f"{name} {getattr(self, name)} is outside 0 ... {most}")
+
+    def settled(self) -> tuple[str, int, int, int]:
+        """Sampler, kappa, shards and beams with what was left open filled in."""
+        kappa, shards, beams = EFFORTS[self.effort]
+        sampler = self.sampler or ("greedy" if (self.shards or shards) > 1 else "blocks")
+        if sampler != "greedy":
+            return sampler, self.kappa or kappa, 1, 1
+        return sampler, self.kappa or kappa, self.shards or max(2, shards), self.beams or beams
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the networks say of one picture at every rate: evidence mu_x float32 [C, h, w], mu_2 float32 [Z, h', w']."""
+
+    y: torch.Tensor
+    z: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Encoder's result. estimated_bits: of indices, jumps and parameters; details: a report of each level."""
+
+    streams: tuple[bytes, ...]
+    integers_crc: int
+    estimated_bits: float
+    seconds: dict[str, float] = field(default_factory=dict)
+    parameters: bytes | None = None
+    details: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What encoder and decoder agree on: z2 int64 [Z, h', w']; rows uint8, means and values int32 [C, h, w] of z1.
+
+    z1 is (means + values) * 2**-VALUE_BITS standard deviations of its evidence.
+    """
+
+    z2: np.ndarray
+    rows: np.ndarray
+    means: np.ndarray
+    values: np.ndarray
+
+    def crc(self) -> int:
+        """CRC-32 of all of them."""
+        crc = 0
+        for array, kind in ((self.z2, "<i4"), (self.rows, "u1"), (self.means, "<i4"), (self.values, "<i4")):
+            crc = zlib.crc32(np.ascontiguousarray(array, kind), crc)
+        return crc
+
+
+def latent_shapes(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(h, w) of z1 and of z2 for a picture in px: z1 has just the cells the picture touches."""
+    z1 = (-(-height // IMAGE_STRIDE), -(-width // IMAGE_STRIDE))
+    return z1, (-(-z1[0] // HYPER_STRIDE), -(-z1[1] // HYPER_STRIDE))
+
+
+@torch.inference_mode()
+def analyse(model: Model, image: np.ndarray) -> Latents:
+    """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
+    peak = 65535 if image.dtype == np.uint16 else 255
+    x = torch.from_numpy(image.astype(np.float32)).to(model.device)
+    x = _replicate(x.permute(2, 0, 1)[None] / peak, IMAGE_STRIDE)
+    y = in_strips(model.network.analysis, x, IMAGE_STRIDE, 1, _HALO)
+    z = model.network.hyper_analysis(_replicate(y, HYPER_STRIDE))
+    # NaN and infinities of a strange picture must not reach the samplers.
+    return Latents(torch.nan_to_num(y[0]).clamp(-1e6, 1e6).cpu(), torch.nan_to_num(z[0]).clamp(-1e6, 1e6).cpu())
+
+
+def _bands(shape: tuple[int, ...], side: int) -> list[slice]:
+    """Rows of z1 [C, h, w] that are sampled at a time: whole regions, at most some 2 million dimensions."""
+    step = side * max(1, 2**21 // (shape[0] * shape[2] * side))
+    return [slice(top, min(shape[1], top + step)) for top in range(0, shape[1], step)]
+
+
+def _jumps(distance: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """How many steps the prior's mean jumps towards evidence at this distance, int32."""
+    jumps = np.sign(distance) * np.maximum(1, np.rint(np.abs(distance) / step))
+    return np.where(np.abs(distance) > JUMP_REACH * step, np.clip(jumps, -(2**20), 2**20), 0).astype(np.int32)
+
+
+def _code_z2(model: Model, z: np.ndarray, sigma: np.ndarray, index: int, kappa: int, select: str):
+    """Level 2: z2, jumps, indices and the measured level."""
+    mean, scale, step = (
+        v[index][:, None, None] for v in (model.rates.z2_mean, model.rates.z2_scale, model.rates.z2_step)
+    )
+    distance = z * 2.0**FRACTION_BITS - mean
+    jumps = _jumps(distance, step)
+    target = (distance - jumps * step) / scale
+    noise = np.broadcast_to(sigma[:, None, None] * 2.0**FRACTION_BITS / scale, distance.shape)
+    plan = model.blocks_of_z2(index, distance.shape[1:], kappa)
+    indices = coded_sampling.choose(plan, target.ravel(), noise.ravel(), kappa, select)
+    z2 = model.z2_of(index, coded_sampling.sample(plan, indices, z.size).reshape(z.shape), jumps)
+    level, unit = Level(len(z)), sigma[:, None, None] * 2.0**FRACTION_BITS
+    level.add(model.rates.z2_bits[index][:, None, None] + np.zeros(z.shape), distance / unit, (z2 - mean) / unit)
+    return z2, jumps, indices, level
+
+
+@torch.inference_mode()
+def code(model: Model, latents: Latents, options: Options) -> Coded:
+    """Sample both levels at one rate and write their indices; q(z1) and its prior follow from the coded z2."""
+    start = time.perf_counter()
+    index, seconds = options.rate_index, {}
+    sampler, kappa, shards, beams = options.settled()
+    rate = model.network.at_rate(torch.tensor([index / 255], device=model.device))
+    sigma1, sigma2 = (rate[k][0, :, 0, 0].double().cpu().exp().numpy() for k in ("z1_log_sigma", "z2_log_sigma"))
+    z2, jumps2, chosen2, level2 = _code_z2(model, latents.z.double().numpy(), sigma2, index, kappa, options.select)
+    seconds["level 2"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    means, rows = model.prior_of_z1(z2, index, latents.y.shape[1:])
+    seconds["hyper"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    bits = model.classes.bits
+    layout = Layout(sampler, kappa, shards, _region_side(int(bits[rows].sum()) // BIT, z2.shape[1:]))
+    side, level1 = HYPER_STRIDE * layout.side, Level(len(rows))
+    values, jumps1 = np.empty(rows.shape, np.int32), np.empty(rows.shape, np.int32)
+    chosen, chosen_rows, blocks = [], [], []
+    for band in _bands(rows.shape, side):
+        some = rows[:, band]
+        distance = latents.y[:, band].double().numpy() / sigma1[:, None, None] * 2.0**VALUE_BITS - means[:, band]
+        step, scale = model.row_step[some], model.row_scale[some]
+        jumps = jumps1[:, band] = _jumps(distance, step)
+        unit = np.maximum(1, scale) * 2.0 ** (VALUE_BITS - FACTOR_BITS)
+        target, noise = (distance - jumps * step) / unit, 2.0**VALUE_BITS / unit
+        plan = samplers.plan(layout, bits[some], side)
+        flat = some.ravel()
+        indices = samplers.choose(
+            layout, model.classes, plan, flat, target.ravel(), noise.ravel(), options.select, beams
+        )
+        samples = samplers.sample(layout, model.classes, plan, flat, indices).reshape(some.shape)
+        values[:, band] = to_value(samples, scale, jumps, step, VALUE_BITS)
+        level1.add(bits[some], distance * 2.0**-VALUE_BITS, values[:, band] * 2.0**-VALUE_BITS)
+        chosen.append(indices)
+        chosen_rows.append(model.index_row[flat[bits[flat] > 0]])
+        blocks.append(plan.region_blocks * shards)
+    seconds["level 1"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    integers = Integers(z2, rows, means, values)
+    encoder = Encoder(model.tables)
+    jump_rows = model.jump_rows(index, rows[0].size, z2[0].size)
+    puts = {2: [(jumps2.ravel(), jump_rows[: z2.size])], 1: [(jumps1.ravel(), jump_rows[z2.size :])]}
+    encoder.put(np.concatenate([jumps2.ravel(), jumps1.ravel()]), jump_rows)
+    raw = np.concatenate([chosen2, *chosen])
+    if sampler == "rejection":
+        puts[1].append((np.concatenate(chosen).astype(np.int32), np.concatenate(chosen_rows)))
+        encoder.put(*puts[1][1])
+        raw = chosen2
+    jumps_stream = encoder.finish()
+    parameters = wire.pack_parameters(layout, np.concatenate(blocks), regions.checks(rows, side))
+    parameters = wire.seal(parameters, jumps_stream, index)
+    spent = {n: sum(ideal_bits(*put, model.tables) for put in level) for n, level in puts.items()}
+    spent = {2: spent[2] + kappa * len(chosen2), 1: spent[1] + kappa * (len(raw) - len(chosen2))}
+    streams = (jumps_stream, wire.pack_indices(raw, kappa))
+    seconds["entropy"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    if options.verify:
+        payload = Payload(0, b"", index, 0, 0, False, 8, 0, streams, parameters=parameters)
+        if _decode_integers(model, payload, latents.y.shape[1:])[0].crc() != integers.crc():
+            raise DriftError("the streams just written do not decode to the same integers on this machine")
+    seconds["verify"] = time.perf_counter() - start
+    details = {"sampler": sampler, "kappa": kappa, "shards": shards, "beams": beams, "select": options.select,
+               "levels": [level2.summary(2, spent[2]), level1.summary(1, spent[1])]}  # fmt: skip
+    return Coded(streams, integers.crc(), sum(spent.values()) + 8 * len(parameters), seconds, parameters, details)
+
+
+@torch.inference_mode()
+def jump_counts(model: Model, latents: Latents, index: int) -> np.ndarray:
+    """How often each channel of z2 and of z1 jumps at a rate, float64 [Z + C]: what export fits its tables to."""
+    rate = model.network.at_rate(torch.tensor([index / 255], device=model.device))
+    sigma1, sigma2 = (rate[k][0, :, 0, 0].double().cpu().exp().numpy() for k in ("z1_log_sigma", "z2_log_sigma"))
+    z2, jumps2, _, _ = _code_z2(model, latents.z.double().numpy(), sigma2, index, 12, "best")
+    means, rows = model.prior_of_z1(z2, index, latents.y.shape[1:])
+    distance = latents.y.double().numpy() / sigma1[:, None, None] * 2.0**VALUE_BITS - means
+    jumps1 = _jumps(distance, model.row_step[rows])
+    return np.concatenate([(jumps2 != 0).mean((1, 2)), (jumps1 != 0).mean((1, 2))])
+
+
+def _region_side(bits: int, shape: tuple[int, ...]) -> int:
+    """Side of a region in cells of z2, such that heads are a small share of the file."""
+    cells = max(1, shape[0] * shape[1])
+    return min(64, max(2, round((REGION_BITS * cells / max(1, bits)) ** 0.5)))
+
+
+def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
+    """Encode an image, uint8 or uint16 [H, W, 3]."""
+    start = time.perf_counter()
+    latents = analyse(model, image)
+    analysed = time.perf_counter() - start
+    coded = code(model, latents, options)
+    coded.seconds["analysis"] = analysed
+    return coded
+
+
+def _decode_integers(
+    model: Model, payload: Payload, shape: tuple[int, int], tolerant: bool = False
+) -> tuple[Integers, int]:
+    """The integers, and how many regions of z1 (shape (h, w)) are damaged: 0 unless `tolerant`.
+
+    A damaged region is one whose table rows are not the encoder's, because z2 is not; where its indices belong is then
+    unknown, and it keeps the prior's mean. Raises FormatError.
+    """
+    layout, heads = wire.unpack_parameters(payload)
+    index, kappa, side = payload.rate_index, layout.kappa, HYPER_STRIDE * layout.side
+    z2_shape = tuple(-(-length // HYPER_STRIDE) for length in shape)
+    expected, checks = wire.unpack_regions(heads, regions.count(*shape, side))
+    plan = model.blocks_of_z2(index, z2_shape, kappa)
+    first = len(plan.counts)
+    indices = wire.unpack_indices(payload.streams[1], kappa, first + int(expected.sum()))
+    decoder = Decoder(payload.streams[0], model.tables)
+    channels = model.rates.z2_mean.shape[1]
+    size = channels * z2_shape[0] * z2_shape[1]
+    jumps = decoder.get(model.jump_rows(index, shape[0] * shape[1], z2_shape[0] * z2_shape[1]))
+    samples = coded_sampling.sample(plan, indices[:first], size)
+    z2 = model.z2_of(index, samples.reshape(channels, *z2_shape), jumps[:size].reshape(channels, *z2_shape))
+    means, rows = model.prior_of_z1(z2, index, shape)
+    damaged = np.array([a != b for a, b in zip(regions.checks(rows, side), checks, strict=True)], bool)
+    if damaged.any() and not tolerant:
+        raise FormatError("field parameters: the check of a region does not fit")
+    jumps = jumps[size:].reshape(rows.shape)
+    values = np.empty(rows.shape, np.int32)
+    numbers, start, region = regions.numbers(*shape, side), first, 0
+    for band in _bands(rows.shape, side):
+        some = rows[:, band]
+        flat, inside = some.ravel(), slice(region, region + regions.count(*some.shape[1:], side))
+        plan = samplers.plan(layout, model.classes.bits[some], side)
+        if layout.sampler == "rejection":
+            bits = model.classes.bits[flat]
+            mine = decoder.get(model.index_row[flat[bits > 0]]).astype(np.int64) if not damaged.any() else None
+        else:
+            wanted = plan.region_blocks * layout.shards
+            if not tolerant and (wanted != expected[inside]).any():
+                raise FormatError("field parameters: a region has another number of indices")
+            damaged[inside] |= wanted != expected[inside]
+            mine = _aligned(indices[start:], expected[inside], wanted, damaged[inside])
+            start += int(expected[inside].sum())
+        samples = np.zeros(len(flat), np.int64)
+        if mine is not None:
+            samples = samplers.sample(layout, model.classes, plan, flat, mine)
+        lost = damaged[numbers[band]]
+        samples = np.where(lost, 0, samples.reshape(some.shape))
+        values[:, band] = to_value(samples, model.row_scale[some], np.where(lost, 0, jumps[:, band]),
+                                    model.row_step[some], VALUE_BITS)  # fmt: skip
+        region = inside.stop
+    if not damaged.any():
+        decoder.finish()
+    return Integers(z2, rows, means, values), int(damaged.sum())
+
+
+def _aligned(indices: np.ndarray, stored: np.ndarray, wanted: np.ndarray, damaged: np.ndarray) -> np.ndarray:
+    """The indices of regions that want so many and have `stored` many; those of damaged regions are 0."""
+    if not damaged.any():
+        return indices[: int(stored.sum())]
+    starts = np.cumsum(stored) - stored
+    parts = [
+        np.zeros(want, np.int64) if bad else indices[start : start + want]
+        for start, want, bad in zip(starts.tolist(), wanted.tolist(), damaged.tolist(), strict=True)
+    ]
+    return np.concatenate(parts)
+
+
+@torch.inference_mode()
+def synthesise(
+    model: Model, integers: Integers, rate_index: int, size: tuple[int, int], gray: bool, depth: int
+) -> np.ndarray:
+    """Latents of one rate to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
+    rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))
+    z1 = (torch.from_numpy(integers.means) + torch.from_numpy(integers.values)).to(model.device).float()
+    z1 = (z1[None] * (rate["z1_log_sigma"].exp() * 2.0**-VALUE_BITS)).contiguous(memory_format=torch.channels_last)
+    x = in_strips(lambda part: model.network.synthesis(part, model.autocast), z1, 1, IMAGE_STRIDE, _HALO)
+    x = x[0, :, : size[0], : size[1]]
+    if gray:
+        x = x.mean(0, keepdim=True).expand(3, -1, -1)
+    peak = 65535 if depth == 16 else 255
+    x = torch.nan_to_num(x).clamp(0, 1).mul(peak).round().permute(1, 2, 0).contiguous().cpu()
+    return x.numpy().astype(np.uint16 if depth == 16 else np.uint8)
+
+
+def decode(model: Model, payload: Payload, ignore_checksum: bool = False) -> np.ndarray:
+    """Decode to an image, uint8 or uint16 [H, W, 3].
+
+    Raises FormatError if the sections are not this codec's, DriftError if the integers differ from the encoder's. With
+    `ignore_checksum` damaged indices are decoded as they are: one of z1 hurts the dozen latents of its block, one of z2
+    the regions around it, which keep their prior's mean where their allocation is lost.
+    """
+    shape, z2_shape = latent_shapes(payload.width, payload.height)
+    layout, heads = wire.unpack_parameters(payload)
+    # Before anything of the picture's size is allocated: indices hold at least the information of z2.
+    least = int(model.rates.z2_bits[payload.rate_index].sum()) * z2_shape[0] * z2_shape[1] // BIT
+    if least > 8 * len(payload.streams[1]) or regions.count(*shape, HYPER_STRIDE * layout.side) > len(heads):
+        raise FormatError(
+            f"field stream 1: {len(payload.streams[1])} bytes cannot hold {payload.width} x {payload.height} pixels"
+        )
+    try:
+        integers, _ = _decode_integers(model, payload, shape, ignore_checksum)
+    except FormatError as error:
+        raise DriftError(f"the streams do not decode with these weights on this machine: {error}") from None
+    if not ignore_checksum and integers.crc() != payload.integers_crc:
+        raise DriftError(
+            "field integers CRC: the decoded integers differ from the encoder's, although file and weights are right: "
+            "this platform computes something else; please report it with the output of `latcodec info`"
+        )
+    size = (payload.height, payload.width)
+    return synthesise(model, integers, payload.rate_index, size, payload.gray, payload.depth)

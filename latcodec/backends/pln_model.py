@@ -1,0 +1,127 @@
+"""The PLN codec's model: networks, integer network and the integers of each rate and each class of dimension."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from latcodec.backends.hyperprior import _part
+from latcodec.coding import Tables
+from latcodec.errors import WeightsError
+from latcodec.integer_net import FRACTION_BITS, IntegerNet, shift_round
+from latcodec.latents import samplers
+from latcodec.latents.coded_sampling import Plan
+from latcodec.latents.samplers import Classes, Layout
+from latcodec.models.ladder import Config, Ladder
+from latcodec.shared_random import SCALE_BITS
+from latcodec.weights import Weights
+
+RATES = 256
+VALUE_BITS = 8  # of z1
+GAIN_BITS = 16  # of the gains that prior means are multiplied by
+FACTOR_BITS = 12  # of prior standard deviations
+ROWS_PER_NAT_BITS = 4  # table rows lie 1/16 nat apart
+Z2_SIDE = 4  # cells of z2 in a region of its own
+
+
+@dataclass(frozen=True)
+class RateTables:
+    """Integers of every rate index, [256, channels].
+
+    z2_mean, z2_scale, z2_step: mean, standard deviation and jump of z2; z2_bits: its expected information, 1/256 bit;
+    mean_gain, scale_offset: from h_s to z1's means and rows; jump_row: table rows of the jumps of z2 and z1.
+    """
+
+    z2_mean: np.ndarray
+    z2_scale: np.ndarray
+    z2_step: np.ndarray
+    z2_bits: np.ndarray
+    mean_gain: np.ndarray
+    scale_offset: np.ndarray
+    jump_row: np.ndarray
+
+
+class Model:
+    """Networks, integer network, frozen tables, ready to code on a device. autocast runs synthesis in bf16.
+
+    row_scale, row_step: prior standard deviation (FACTOR_BITS) and jump (VALUE_BITS) of a table row in units of the
+    evidence's; first_place: where row 1 lies; index_row: the tables of rejection's indices.
+    """
+
+    def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
+        tensors = weights.tensors
+        try:
+            self.network = Ladder(config_of(weights.config))
+            state = {k: torch.from_numpy(tensors[f"float.{k}"]).float() for k in self.network.state_dict() if floats(k)}
+            self.network.load_state_dict(state, strict=False)
+            self.hyper = IntegerNet.from_arrays(_part(tensors, "hyper."))
+            self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
+            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in _part(tensors, "rates.").items()})
+            rows = {k: v.astype(np.int64) for k, v in _part(tensors, "rows.").items()}
+            self.row_scale, self.row_step = rows["scale"], rows["step"]
+            self.first_place, self.index_row = int(rows["first_place"][0]), rows["index_row"].astype(np.uint16)
+            amplitudes = {int(k): v for k, v in _part(rows, "amplitudes.").items()}
+            self.classes = Classes(rows["bits"], amplitudes)
+        except (KeyError, TypeError, RuntimeError, WeightsError) as error:
+            raise WeightsError(f"{weights.path}: not pln weights: {error}") from None
+        self.weights_id = weights.id
+        self.device, self.autocast = torch.device(device), autocast
+        self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def prior_of_z1(self, z2: np.ndarray, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Means int32 and rows uint8 of z1, [C, h, w], from z2 int64 [Z, h', w'].
+
+        Law 1: integers only. mean = m * gain; row = 1 + 16 * (l + offset - place of row 1), rounded.
+        """
+        out = self.hyper(z2)[:, : shape[0], : shape[1]]
+        mean, log_scale = out[: len(out) // 2], out[len(out) // 2 :]
+        gain = self.rates.mean_gain[rate_index][:, None, None]
+        means = np.clip(shift_round(mean * gain, FRACTION_BITS + GAIN_BITS - VALUE_BITS), -(2**28), 2**28)
+        place = log_scale + self.rates.scale_offset[rate_index][:, None, None] - self.first_place
+        rows = 1 + shift_round(place, FRACTION_BITS - ROWS_PER_NAT_BITS)
+        return means.astype(np.int32), np.clip(rows, 0, len(self.row_scale) - 1).astype(np.uint8)
+
+    def jump_rows(self, rate_index: int, z1_cells: int, z2_cells: int) -> np.ndarray:
+        """Table rows uint16 of the jumps of z2, then of z1, which have so many positions."""
+        rows, count = self.rates.jump_row[rate_index].astype(np.uint16), self.rates.z2_mean.shape[1]
+        return np.concatenate([np.repeat(rows[:count], z2_cells), np.repeat(rows[count:], z1_cells)])
+
+    def blocks_of_z2(self, rate_index: int, shape: tuple[int, int], kappa: int) -> Plan:
+        """Level 2 always has balanced blocks: its allocation is the same everywhere."""
+        bits = self.rates.z2_bits[rate_index]
+        bits = np.broadcast_to(bits[:, None, None], (len(bits), *shape))
+        return samplers.plan(Layout("blocks", kappa, 1, Z2_SIDE), bits, Z2_SIDE)
+
+    def z2_of(self, rate_index: int, samples: np.ndarray, jumps: np.ndarray) -> np.ndarray:
+        """z2 int64 [Z, h', w'] from samples and jumps of that shape."""
+        mean, scale, step = (
+            v[rate_index][:, None, None] for v in (self.rates.z2_mean, self.rates.z2_scale, self.rates.z2_step)
+        )
+        return np.clip(mean + to_value(samples, scale, jumps, step, FRACTION_BITS), -(2**30), 2**30)
+
+
+def floats(name: str) -> bool:
+    """True for parameters that run as floats; h_s runs in integers only."""
+    return not name.startswith("h_s.")
+
+
+def to_value(samples: np.ndarray, scale: np.ndarray, jumps: np.ndarray, step: np.ndarray, bits: int) -> np.ndarray:
+    """Fixed point of `bits` after the point from samples (SCALE_BITS) of standard deviation `scale` (FACTOR_BITS)."""
+    value = shift_round(samples * scale, SCALE_BITS + FACTOR_BITS - bits) + jumps.astype(np.int64) * step
+    return np.clip(value, -(2**30), 2**30)
+
+
+def config_of(stored: dict) -> Config:
+    """The configuration that `stored_config` gave; raises WeightsError for other keys."""
+    known = set(Config.__dataclass_fields__)
+    if not isinstance(stored, dict) or set(stored) != known:
+        raise WeightsError(f"config {str(stored)[:200]} does not have the keys {sorted(known)}")
+    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+
+
+def stored_config(network: Ladder) -> dict:
+    """The configuration as JSON keeps it."""
+    return json.loads(json.dumps(asdict(network.config)))

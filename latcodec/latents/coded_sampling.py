@@ -1,0 +1,154 @@
+"""Coded sampling: a sample of a Gaussian posterior named by the number of a candidate that both sides can draw.
+
+Everything here is in units in which the prior of a dimension is N(0, 1). The posterior is that prior times evidence
+N(target, noise^2) about the dimension. The decoder knows the expected information of each dimension, `bits`, as an
+integer, and from it alone how dimensions share indices (`pack`): blocks of equal information, kappa bits each.
+A block's candidates are the rows of one codebook of shared Gaussian numbers, the same for all blocks: row n, column j
+is a function of (n, j). The chosen row is one fixed-length index, and one row is all that the decoder draws again.
+
+For a candidate e, log q / p = sum_j A1[j] e[j] + A2[j] e[j]^2 + constant, A1 = target / noise^2, A2 = -1 / (2 noise^2):
+one matrix product scores all candidates of all blocks. Taking the largest is nearest-codeword search; adding Gumbel
+noise draws a posterior sample (importance sampling). The encoder may score in any precision: that changes quality,
+never what can be decoded.
+
+Source: Flamich 2019, "Compression without quantization", section 3.4 and appendix A, with its errors corrected; Havasi,
+Peharz, Hernandez-Lobato 2018, "Minimal random code learning", for blocks with one index.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from latcodec.shared_random import SCALE, gaussian_rows, gaussian_table, uniform, words
+
+SEED = 0x6C61_7463_6F64_6563
+CANDIDATES, GUMBEL, REJECTION, SHARDS = 0, 1, 2, 16  # streams of shared_random
+BIT = 256  # `bits` count 1/256 bit
+MAX_COLUMNS = 128
+TILE_ROWS, TILE_BLOCKS = 4096, 128
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which block and which column of the codebook each dimension has that is coded at all.
+
+    order int64 [m]: dimensions; block and column int64 [m]: theirs. counts int64 [blocks]: dimensions of a block.
+    region_blocks int64 [regions]: a region's blocks are contiguous, regions in order.
+    """
+
+    order: np.ndarray
+    block: np.ndarray
+    column: np.ndarray
+    counts: np.ndarray
+    region_blocks: np.ndarray
+
+
+def pack(bits: np.ndarray, region: np.ndarray, regions: int, capacity: int) -> Plan:
+    """Deal dimensions to blocks of at most about `capacity`, equally full within a region, in integers only.
+
+    bits: integers [n], 1/BIT bit, 0 for dimensions without a code; region: integers [n] below `regions`;
+    capacity: 1/BIT bit. The largest dimensions go first, each round to the emptiest blocks first.
+    """
+    coded = np.flatnonzero(bits > 0)
+    # One key sorts by region, then from large to small: bits are below 2**20.
+    key = (region[coded].astype(np.int64) << 20) + ((1 << 20) - 1 - np.minimum(bits[coded], (1 << 20) - 1))
+    order = coded[np.argsort(key, kind="stable")]
+    size, of = bits[order].astype(np.int64), region[order]
+    counts = np.bincount(of, minlength=regions)
+    ends = np.cumsum(counts)
+    sums = np.concatenate([[0], np.cumsum(size)])
+    total = sums[ends] - sums[ends - counts]
+    blocks = np.maximum(-(-total // capacity), -(-counts // MAX_COLUMNS))
+    base = np.cumsum(blocks) - blocks
+    position = np.arange(len(order)) - np.repeat(ends - counts, counts)
+    share = np.repeat(np.maximum(blocks, 1), counts)
+    turn = position // share
+    slot = np.repeat(base, counts) + position % share
+    load = np.zeros(int(blocks.sum()), np.int64)
+    block = np.empty(len(order), np.int64)
+    home = np.repeat(np.arange(regions, dtype=np.int64) << 40, blocks)
+    by_turn = np.argsort(turn, kind="stable")
+    for some in np.split(by_turn, np.cumsum(np.bincount(turn))[:-1]) if len(order) else []:
+        emptiest = np.argsort(home + load, kind="stable")
+        block[some] = emptiest[slot[some]]
+        load[block[some]] += size[some]
+    return Plan(order, block, turn, np.bincount(block, minlength=len(load)), blocks)
+
+
+@lru_cache(maxsize=2)
+def codebook(kappa: int, columns: int, stream: int = CANDIDATES) -> np.ndarray:
+    """Candidates as float32 [2 * columns, 2**kappa]: row 2 j is column j of every candidate, row 2 j + 1 its square."""
+    drawn = gaussian_rows(SEED, stream, np.arange(1 << kappa), columns).T.astype(np.float32) / SCALE
+    both = np.empty((2 * columns, 1 << kappa), np.float32)
+    both[0::2], both[1::2] = drawn, drawn * drawn
+    return both
+
+
+def coefficients(plan: Plan, target: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """A1 and A2 of each block, float32 [blocks, 2 * columns], from target and noise, float64 [n] of all dimensions."""
+    precision = 1 / np.square(noise[plan.order])
+    out = np.zeros((len(plan.counts), 2 * int(plan.counts.max(initial=1))), np.float32)
+    out[plan.block, 2 * plan.column] = target[plan.order] * precision
+    out[plan.block, 2 * plan.column + 1] = -0.5 * precision
+    return out
+
+
+def tiles(counts: np.ndarray):
+    """Blocks in groups of similar width: yields (blocks int64 [b], widest number of columns)."""
+    order = np.argsort(counts, kind="stable")
+    for start in range(0, len(order), TILE_BLOCKS):
+        some = order[start : start + TILE_BLOCKS]
+        yield some, int(counts[some[-1]])
+
+
+def search(factors: np.ndarray, counts: np.ndarray, kappa: int, select: str = "best") -> np.ndarray:
+    """The candidate of each block, int64 [blocks]: the likeliest ("best"), or drawn in proportion to q / p ("sample").
+
+    factors: float32 [blocks, 2 * columns], columns beyond a block's count being 0; counts: int64 [blocks].
+    """
+    # Few distinct widths, so that the codebook is made once.
+    both = codebook(kappa, min(MAX_COLUMNS, -(-max(1, factors.shape[1] // 2) // 32) * 32))
+    chosen = np.zeros(len(counts), np.int64)
+    scores = np.empty((TILE_BLOCKS, TILE_ROWS), np.float32)
+    for some, width in tiles(counts):
+        best = np.full(len(some), -np.inf, np.float32)
+        part = np.ascontiguousarray(factors[some, : 2 * width])
+        for first in range(0, 1 << kappa, TILE_ROWS):
+            tile = scores[: len(some), : min(TILE_ROWS, 1 << kappa)]
+            np.matmul(part, both[: 2 * width, first : first + tile.shape[1]], out=tile)
+            if select == "sample":
+                tile += _gumbel(some, first, tile.shape[1], kappa)
+            place = tile.argmax(1)
+            value = tile[np.arange(len(some)), place]
+            better = value > best
+            chosen[some[better]] = first + place[better]
+            best[better] = value[better]
+    return chosen
+
+
+@lru_cache(maxsize=2)
+def _gumbel_numbers(kappa: int) -> np.ndarray:
+    return -np.log(-np.log(uniform(SEED, GUMBEL, np.arange(1 << kappa), 0))).astype(np.float32)
+
+
+def _gumbel(blocks: np.ndarray, first: int, count: int, kappa: int) -> np.ndarray:
+    """Gumbel noise of candidates of some blocks: one row of numbers, begun at another place for each block."""
+    starts = words(SEED, GUMBEL, blocks, np.ones(len(blocks), np.int64))[:, 0].astype(np.int64)
+    return _gumbel_numbers(kappa)[(starts[:, None] + first + np.arange(count)) & ((1 << kappa) - 1)]
+
+
+def choose(plan: Plan, target: np.ndarray, noise: np.ndarray, kappa: int, select: str = "best") -> np.ndarray:
+    """Indices int64 [blocks] of the blocks' samples; target and noise float64 [n]."""
+    return search(coefficients(plan, target, noise), plan.counts, kappa, select)
+
+
+def sample(plan: Plan, indices: np.ndarray, size: int, stream: int = CANDIDATES) -> np.ndarray:
+    """The sample that indices name, int64 [size] in units of 1 / SCALE; 0 (the prior's mean) where nothing is coded."""
+    groups = -(-plan.counts // 8)
+    starts = np.cumsum(groups) - groups
+    number = np.arange(int(groups.sum())) - np.repeat(starts, groups)
+    drawn = words(SEED, stream, np.repeat(indices, groups), number)
+    out = np.zeros(size, np.int64)
+    out[plan.order] = gaussian_table()[drawn[starts[plan.block] + (plan.column >> 3), plan.column & 7]]
+    return out

@@ -1,0 +1,78 @@
+"""The samplers by name, with one way to plan, to choose and to sample."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from latcodec.latents import coded_sampling, greedy, importance, regions, rejection
+from latcodec.latents.coded_sampling import BIT, Plan
+
+SAMPLERS = ("blocks", "greedy", "importance", "rejection")  # ids on the wire, append-only
+SELECTS = ("best", "sample")
+KAPPAS = (8, 10, 12, 13, 14, 15, 16)
+MAX_SHARDS, MAX_BEAMS = 8, 256
+IMPORTANCE_EXTRA_BITS = 2  # t: candidates beyond exp(KL)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a file says of its indices: sampler, bits of an index, shards of a block, side of a region (cells of z2)."""
+
+    sampler: str
+    kappa: int
+    shards: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the sampler knows of each class of dimension (a table row), integers: `bits` [rows] in 1/256 bit and, by
+    number of shards, `amplitudes` [shards, rows]; for other numbers shards have equal variance."""
+
+    bits: np.ndarray
+    amplitudes: dict[int, np.ndarray]
+
+    def shards(self, count: int, rows: np.ndarray) -> np.ndarray:
+        """Standard deviations of the shards of dimensions with rows [n], int64 [count, n] or [count, 1]."""
+        known = self.amplitudes.get(count)
+        return greedy.equal_amplitudes(count) if known is None else known[:, rows]
+
+
+def plan(layout: Layout, bits: np.ndarray, side: int) -> Plan:
+    """The blocks of a level; bits int64 [C, h, w] in 1/256 bit; side of a region in latents."""
+    _, height, width = bits.shape
+    region = np.broadcast_to(regions.numbers(height, width, side), bits.shape).ravel()
+    count, capacity = regions.count(height, width, side), layout.kappa * BIT
+    if layout.sampler == "rejection":
+        return coded_sampling.pack(np.zeros(bits.size, np.int64), region, count, capacity)
+    if layout.sampler == "importance":
+        return importance.pack(bits.ravel(), region, count, capacity - IMPORTANCE_EXTRA_BITS * BIT)
+    return coded_sampling.pack(bits.ravel(), region, count, capacity * layout.shards)
+
+
+def choose(
+    layout: Layout,
+    classes: Classes,
+    plan: Plan,
+    rows: np.ndarray,
+    target: np.ndarray,
+    noise: np.ndarray,
+    select: str = "best",
+    beams: int = 1,
+) -> np.ndarray:
+    """Indices, int64, of dimensions with rows uint8 [n], target and noise float64 [n] in units of the prior."""
+    if layout.sampler == "rejection":
+        return rejection.choose(classes.bits[rows], target, noise)
+    if layout.sampler == "greedy":
+        return greedy.choose(plan, target, noise, layout.kappa, classes.shards(layout.shards, rows), beams)
+    select = "sample" if layout.sampler == "importance" else select
+    return coded_sampling.choose(plan, target, noise, layout.kappa, select)
+
+
+def sample(layout: Layout, classes: Classes, plan: Plan, rows: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """What indices name: int64 [n], `shared_random.SCALE` being one standard deviation of the prior."""
+    if layout.sampler == "rejection":
+        return rejection.sample(classes.bits[rows], indices)
+    if layout.sampler == "greedy":
+        return greedy.sample(plan, indices, len(rows), classes.shards(layout.shards, rows))
+    return coded_sampling.sample(plan, indices, len(rows))
