@@ -32,15 +32,10 @@ _PARTS = ("groups", "scale", "mean", "own_scale", "own_mean", "unit", "inverse_u
 
 @dataclass(frozen=True)
 class Options:
-    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
-
-    thrift: how much of a symbol's price, in units of lambda, counts when it is rounded; 0 rounds to the nearest. It is
-    the encoder's business alone.
-    """
+    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5)."""
 
     rate_index: int
     verify: bool = True
-    thrift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ class Model:
         self.least_bits = from_row[np.searchsorted(self.contexts.bounds, self.contexts.floor[:, 0], side="right")]
 
 
-class _Metered:
+class Metered:
     """An encoder that adds up the information it was given, in bits."""
 
     def __init__(self, encoder: Encoder):
@@ -142,7 +137,7 @@ def transcribe(
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate."""
     start = time.perf_counter()
-    metered = _Metered(Encoder(model.tables))
+    metered = Metered(Encoder(model.tables))
     symbols, means = transcribe(model, latents, options, metered)
     stream = metered.encoder.finish()
     crc = _crc(symbols, means)
