@@ -86,9 +86,8 @@ def main(start: str, steps: int, folder: str, paths: list[str]) -> None:
     crops = data.Crops(data.load([folder], 256)[0], 0)
     pictures = [np.ascontiguousarray(images.read(path).pixels[:SIDE_PX, :SIDE_PX]) for path in paths]
     pictures = [p[: p.shape[0] // 16 * 16, : p.shape[1] // 16 * 16] for p in pictures]
-    print(
-        "| input noise | at the end | bpp | PSNR | colour error | noisy input | was a JPEG |\n|---|---|---|---|---|---|---|"
-    )
+    print("| input noise | at the end | bpp | PSNR | colour error | noisy input | was a JPEG |")
+    print("|---|---|---|---|---|---|---|")
     for noise in NOISES:
         model = trained(state, noise, steps, crops)
         m = measure(model, pictures)
