@@ -83,12 +83,21 @@ def test_cheapest_is_the_brute_force_minimum(m):
     assert loss[np.arange(500), index] == pytest.approx(loss.min(1), rel=1e-5)
 
 
-def test_nearest_points_are_short_and_near(normal):
-    values = np.arange(-40, 41) * 0.1
-    points = vbq.nearest_points(values, np.full(81, 0.01), normal)
-    assert np.abs(normal.of(points) * SCALE - values).max() <= 0.01
-    assert points[40] == 1
-    assert np.abs(normal.of(vbq.nearest_points(np.array([50.0]), np.array([1e-9]), normal)) * SCALE - 50).max() < 0.2
+def test_short_points_are_short_and_near(normal):
+    values = np.round(np.arange(-40, 41) * 0.1 / SCALE).astype(np.int64)
+    gaps = np.full(81, int(0.01 / SCALE))
+    points = normal.short_points(values, gaps)
+    assert np.abs(normal.of(points) - values).max() <= 2 * gaps[0]
+    assert points[40] == 1 and vbq.pairs_of(points)[0][20:60].max() <= 10
+    far = np.array([50 / SCALE], np.int64)
+    assert np.abs(normal.of(normal.short_points(far, np.ones(1, np.int64))) - far).max() * SCALE < 0.2
+
+
+def test_short_points_of_several_quantile_functions(normal):
+    wide = vbq.Quantiles(np.concatenate([normal.values, normal.values * 3]))
+    values, gaps = np.array([70000, 70000, -9000], np.int64), np.full(3, 500, np.int64)
+    rows = np.array([0, 1, 1])
+    assert np.abs(wide.of(wide.short_points(values, gaps, rows), rows) - values).max() <= 1000
 
 
 def test_tail_outliers_are_within_reach(normal):

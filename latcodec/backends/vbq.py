@@ -117,15 +117,15 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
     return Latents(y[0].contiguous(), log_h[0].contiguous(), z[0])
 
 
-def posterior_of(latents: Latents, prior: str, noise: int, factor: float = 1.0) -> Posterior:
-    """Mode and precision that a quantiser of y should meet: the likelihood's, the paper's posterior if factorized.
+def posterior_of(latents: Latents, noise: int, caution: float = 1.0) -> Posterior:
+    """What a quantiser of y should meet: mode and precision of the likelihood, for the prior's share of the posterior is
+    what the code length pays.
 
-    factor: of the precision. Errors of a quantiser that saves bits all lean towards the prior's mean, and together they
-    distort more than each alone; `Model.caution` is what training pictures ask for.
+    caution: a factor of the precision. The errors of a quantiser that saves bits all lean towards the prior's mean, and
+    together they distort more than each alone; `Model.caution` is what training pictures ask for.
     """
-    y, h = latents.y.cpu().numpy().clip(-2000, 2000), np.exp(latents.log_h.cpu().numpy())
-    mode, precision = (y, h) if prior == "hyper" else (y * (h / (1 + h)), 1 + h)
-    return Posterior(mode, precision * np.float32(factor), noise)
+    y = latents.y.cpu().numpy().clip(-2000, 2000)
+    return Posterior(y, np.exp(latents.log_h.cpu().numpy()) * np.float32(caution), noise)
 
 
 @torch.inference_mode()
@@ -145,7 +145,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
         field = model.factorized_prior()
     networks = time.perf_counter()
     caution = 1.0 if options.quantizer == "algorithm1" else model.caution[PRIORS.index(options.prior), index]
-    posterior = posterior_of(latents, options.prior, noise, caution)
+    posterior = posterior_of(latents, noise, caution)
     local = np.broadcast_to(grid.rows(field, noise), latents.y.shape)
     offsets = model.tables.offsets
     bits = [model.tables.bits[offsets[r] : offsets[r + 1]] for r in range(first, first + count)]

@@ -70,9 +70,9 @@ class Model:
                 first, count = (int(v) for v in part["rows"])
                 starts = np.concatenate([[0], np.cumsum(sizes[first : first + count])])
                 if quantizer in ("vbq", "algorithm1"):
-                    if len(part["points"]) != starts[-1]:
-                        raise ValueError(f"{len(part['points'])} code points for {starts[-1]} entries of {name}")
-                    grid = PointGrid(part["points"], starts, quantiles, quantizer == "algorithm1")
+                    if len(part["entries"]) != starts[-1]:
+                        raise ValueError(f"{len(part['entries'])} entries for {starts[-1]} entries of {name}")
+                    grid = PointGrid(part["entries"], starts, quantiles, quantizer == "algorithm1")
                 elif quantizer == "uniform":
                     grid = StepGrid(self.exp_table)
                 else:
@@ -126,7 +126,13 @@ class Model:
         parts = self.factorized
         channels = np.arange(len(parts["group"]))[:, None, None]
         return Field(
-            zero, zero + (1 << SCALE_BITS), parts["log_variance"], parts["log_curvature"], 1 + channels, parts["group"]
+            zero,
+            zero + (1 << SCALE_BITS),
+            parts["log_variance"],
+            parts["log_curvature"],
+            1 + channels,
+            parts["group"],
+            fixed_exp(parts["log_variance"] >> 1, self.exp_table) >> (SCALE_BITS - VALUE_BITS),
         )
 
 

@@ -60,7 +60,7 @@ def entropy_constrained(
     return centres, counts, price
 
 
-def uniform_start(step: float, reach: float, mirrored: bool, most: int = 2000) -> np.ndarray:
+def uniform_start(step: float, reach: float, mirrored: bool, most: int = 800) -> np.ndarray:
     """Multiples of step up to reach, at most `most` on a side and at least two; from 0, or symmetric about it."""
     count = int(np.clip(np.ceil(reach / step), 2, most))
     return np.arange(0 if mirrored else -count, count + 1) * step

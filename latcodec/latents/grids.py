@@ -19,9 +19,9 @@ ONE = 2.0**-VALUE_BITS
 LEVELS = 72  # of log(variance / distortion)
 LEVEL_MIN = -7 << LOG_BITS
 LEVELS_PER_NAT = 3.5
-BOOKS, BOOK_GROUPS = 16, 16
-GROUP_MIN, GROUPS_PER_NAT = -8 << LOG_BITS, 4 / 3
-MEAN_CURVATURE = 6 << LOG_BITS  # log h of a quantiser that ignores the posterior
+BOOKS, BOOK_GROUPS = 12, 8
+GROUP_MIN, GROUPS_PER_NAT = -5 << LOG_BITS, 1.0
+MEAN_CURVATURE = 4 << LOG_BITS  # log h of a quantiser that ignores the posterior
 _ESCAPE_TRIED_BITS = 30.0  # a choice dearer than this is compared with an escape
 _VALUE_LIMIT = 2**31 - 1
 
@@ -29,7 +29,8 @@ _VALUE_LIMIT = 2**31 - 1
 @dataclass(frozen=True)
 class Field:
     """int64 arrays that broadcast to [C, h, w]: mean (VALUE_BITS) and scale (SCALE_BITS) of the prior, its log
-    variance and the log curvature expected (LOG_BITS), the row of its quantile function, the group of its tables."""
+    variance and the log curvature expected (LOG_BITS), the row of its quantile function, the group of its tables. std
+    (VALUE_BITS): the values of a quantile function that is not in standard deviations already."""
 
     mean: np.ndarray
     scale: np.ndarray
@@ -37,6 +38,7 @@ class Field:
     log_curvature: np.ndarray
     shape: np.ndarray
     group: np.ndarray
+    std: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -96,20 +98,40 @@ def _spread(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class PointGrid:
-    """Code points of the prior's quantiles. points: int32, those of each row by rising place; starts int64 [rows + 1].
+    """Code points of the prior's quantiles, a list for each row; a symbol is a place in it, or, escaped, the length of
+    the list plus the point itself.
 
-    A symbol is a place in its row's list, or, escaped, the length of the list plus the point itself.
-    exact: choose by Algorithm 1, its length the rate; otherwise by the tables' code length.
+    entries int32, starts int64 [rows + 1]: the lists. by_length: entries are points, and the encoder is Algorithm 1.
+    Otherwise entries are values in standard deviations (VALUE_BITS), the point is the shortest near that value of each
+    quantile function, and the encoder minimises the tables' true code length.
     """
 
-    def __init__(self, points: np.ndarray, starts: np.ndarray, quantiles: Quantiles, exact: bool = False):
-        self.points, self.starts, self.quantiles, self.exact = points, starts, quantiles, exact
-        self.places = places_of(points)
+    def __init__(self, entries: np.ndarray, starts: np.ndarray, quantiles: Quantiles, by_length: bool = False):
+        self.entries, self.starts, self.quantiles, self.by_length = entries, starts, quantiles, by_length
         self.sizes = np.diff(starts)
-        rows = np.repeat(np.arange(len(self.sizes)), self.sizes)
-        keys = (rows.astype(np.int64) << 32) + points
-        self.key_order = np.argsort(keys)
-        self.keys = keys[self.key_order]
+        self.places = places_of(entries) if by_length else self._near(entries, np.zeros(1, np.int64), 1 << VALUE_BITS)
+        if by_length:
+            keys = (np.repeat(np.arange(len(self.sizes)), self.sizes).astype(np.int64) << 32) + entries
+            self.key_order = np.argsort(keys)
+            self.keys = keys[self.key_order]
+
+    def _near(self, entries: np.ndarray, shapes: np.ndarray, std: np.ndarray | int) -> np.ndarray:
+        """Places of the points near entries * std; std int64 (VALUE_BITS)."""
+        entries = entries.astype(np.int64)
+        gaps = np.maximum(np.abs(np.append(np.diff(entries), 1 << VALUE_BITS)), 1 << 6) * std
+        values = (entries * std) >> VALUE_BITS
+        return places_of(self.quantiles.short_points(values, gaps >> (VALUE_BITS + 5), shapes))
+
+    def _lists(self, rows: np.ndarray, field: Field) -> tuple[np.ndarray, np.ndarray]:
+        """Places of all entries needed, and where the list of each latent starts, broadcastable to rows."""
+        if self.by_length or field.shape.size == 1:
+            return self.places, self.starts[rows]
+        row = rows.reshape(len(rows), -1)[:, 0]  # one a channel
+        size = self.sizes[row]
+        start = np.cumsum(size) - size
+        which = np.arange(size.sum()) + np.repeat(self.starts[row] - start, size)
+        std = np.repeat(field.std.ravel(), size)
+        return self._near(self.entries[which], np.repeat(field.shape.ravel(), size), std), start[:, None, None]
 
     def rows(self, field: Field, noise: int) -> np.ndarray:
         return level_of(field.log_variance + field.log_curvature - noise) + field.group * LEVELS
@@ -117,8 +139,9 @@ class PointGrid:
     def values(self, symbols: np.ndarray, rows: np.ndarray, field: Field, noise: int) -> np.ndarray:
         """Latents int32, the shape of symbols; raises ValueError for a symbol that is no code point."""
         size, symbols = self.sizes[rows], symbols.astype(np.int64)
+        places, starts = self._lists(rows, field)
         listed = symbols < size
-        place = self.places[np.where(listed, self.starts[rows] + symbols, 0)]
+        place = places[np.where(listed, starts + symbols, 0)]
         if not listed.all():
             escaped = (symbols - size)[~listed]
             if escaped.min() < 1 or escaped.max() >= 1 << MAX_DEPTH:
@@ -134,13 +157,15 @@ class PointGrid:
         target = ((posterior.mode - field.mean * ONE) / scale).astype(np.float32).ravel()
         weight = (posterior.precision * (scale * scale / posterior.lambda_bits)).astype(np.float32).ravel()
         flat, shapes = _spread(rows, dims), _spread(field.shape, dims)
-        if self.exact:
+        if self.by_length:
             return self._by_length(target, weight, flat, shapes).reshape(dims)
         symbols = np.empty(len(flat), np.int64)
-        by_channel = np.size(field.shape) > 1  # then rows are one a channel, and so are values
-        for key, where in _runs(shapes if by_channel else flat):
-            row, shape = (int(flat[where[0]]), key) if by_channel else (key, 0)
-            values = self.quantiles.at(self.places[self.starts[row] : self.starts[row + 1]], shape) * ONE
+        places, starts = self._lists(rows, field)
+        by_channel = field.shape.size > 1
+        for key, where in _runs(shapes - shapes.min() if by_channel else flat):
+            row, shape = int(flat[where[0]]), int(shapes[where[0]])
+            start = int(starts.ravel()[key]) if by_channel else int(self.starts[row])
+            values = self.quantiles.at(places[start : start + self.sizes[row]], shape) * ONE
             prices = bits[row].astype(np.float32)
             here, heavy = target[where], weight[where]
             index, least = cheapest(here, heavy, values.astype(np.float32), prices[:-1])
@@ -149,8 +174,7 @@ class PointGrid:
                 point = algorithm_1(here[far], (2 * heavy[far]) ** -0.5, 1.0, self.quantiles, shape)
                 misfit = (self.quantiles.of(point, shape) * ONE - here[far]) ** 2 * heavy[far]
                 escape = prices[-1] + 6 + np.log2(point + 1.0) + misfit
-                known = self._symbols(point, np.full(len(far), row))
-                index[far] = np.where((escape < least[far]) & (known >= self.sizes[row]), known, index[far])
+                index[far] = np.where(escape < least[far], self.sizes[row] + point.astype(np.int64), index[far])
             symbols[where] = index
         return symbols.astype(np.int32).reshape(dims)
 
@@ -158,13 +182,10 @@ class PointGrid:
         points = np.empty(len(rows), np.int32)
         for shape, where in _runs(shapes):
             points[where] = algorithm_1(target[where], (2 * weight[where]) ** -0.5, 1.0, self.quantiles, shape)
-        return self._symbols(points, rows).astype(np.int32)
-
-    def _symbols(self, points: np.ndarray, rows: np.ndarray) -> np.ndarray:
         keys = (rows.astype(np.int64) << 32) + points
         found = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         place = self.key_order[found] - self.starts[rows]
-        return np.where(self.keys[found] == keys, place, self.sizes[rows] + points)
+        return np.where(self.keys[found] == keys, place, self.sizes[rows] + points).astype(np.int32)
 
 
 class StepGrid:

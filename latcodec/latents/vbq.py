@@ -78,6 +78,19 @@ class Quantiles:
         """Values int64 of points."""
         return self.at(places_of(points), rows)
 
+    def short_points(self, values: np.ndarray, gaps: np.ndarray, rows: np.ndarray | int = 0) -> np.ndarray:
+        """Points int32 about as short as they can be within gaps of values, int64 both; integers alone."""
+        table = self.values.astype(np.int64) + (np.arange(len(self.values), dtype=np.int64) << 33)[:, None]
+        rows = np.broadcast_to(rows, values.shape)
+        knot = np.searchsorted(table.ravel(), values + (rows << 33), "right") - 1 - rows * len(KNOTS)
+        knot = np.clip(knot, 0, len(KNOTS) - 2)
+        left, right = self.values[rows, knot].astype(np.int64), self.values[rows, knot + 1]
+        place = KNOTS[knot] + ((np.clip(values, left, right) - left) << _WIDTH_BITS[knot]) // (right - left)
+        slack = np.clip((gaps << _WIDTH_BITS[knot]) // (right - left), 2, 1 << 29)
+        bits = np.frexp(slack.astype(np.float64))[1].astype(np.int64)  # rounding errs by half of 2**bits, within slack
+        place = ((place + (1 << (bits - 1))) >> bits) << bits
+        return points_at(np.clip(place, 1 << bits, _ONE - (1 << bits)))
+
     def places(self, values: np.ndarray, row: int = 0) -> np.ndarray:
         """The inverse, for encoders: places int64 of real values in the same units, inside by 2**-MAX_DEPTH."""
         place = np.interp(values, self.values[row], KNOTS)
@@ -167,18 +180,3 @@ def cheapest(target: np.ndarray, weight: np.ndarray, values: np.ndarray, bits: n
         np.copyto(least, price, where=better)
         np.copyto(index, j, where=better)
     return index, least
-
-
-def nearest_points(values: np.ndarray, gaps: np.ndarray, quantiles: Quantiles, row: int = 0) -> np.ndarray:
-    """For real values [m] in units of 1: the shortest points int32 [m] within gaps [m] of them."""
-    scale = 2.0**-VALUE_BITS
-    place = quantiles.places(values / scale, row)
-    best = np.zeros(len(place), np.int64)
-    for r in range(1, MAX_DEPTH + 1):
-        bits = PLACE_BITS - r
-        low = np.clip((place >> bits) << bits, 1 << bits, _ONE - (1 << bits))
-        high = np.clip(low + (1 << bits), 1 << bits, _ONE - (1 << bits))
-        errors = [np.abs(quantiles.at(p, row) * scale - values) for p in (low, high)]
-        chosen, error = np.where(errors[0] <= errors[1], low, high), np.minimum(*errors)
-        best = np.where((best == 0) & ((error <= gaps) | (r == MAX_DEPTH)), chosen, best)
-    return points_at(best)

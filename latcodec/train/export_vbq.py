@@ -21,10 +21,11 @@ from latcodec.weights import Weights, add_to_index, save
 
 SIDE_PX = 384
 RATE_STEP = 16  # every so many rate indices, from another start in each picture
-GROUPS = 6  # of channels with priors of one shape
+GROUPS = 5  # of channels with priors of one shape
 REACH = 64.0  # of quantile functions, in standard deviations
 PER_LEVEL = 80_000  # samples a codebook is made from
-MOST_POINTS = 1500  # of a row of Algorithm 1's points
+SPARE_LEVELS = 6
+MOST_POINTS = 500  # of a row of Algorithm 1's points
 STEPS = (0.85, 1.0, 1.2)  # of the best uniform quantiser at high rate, tried
 Z_PRIOR_COUNT = 2000.0
 CAUTIONS = np.array([0.8, 1.1, 1.5, 2.0, 2.7])  # factors of the precision, tried
@@ -83,7 +84,7 @@ class Fit:
                 else:
                     field = model.factorized_prior()
                 caution = float(model.caution[backend.PRIORS.index(prior), index])
-                yield field, backend.posterior_of(latents, prior, noise, caution), noise
+                yield field, backend.posterior_of(latents, noise, caution), noise
 
     def gather(self, prior: str, row_of: Callable) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """By row: residuals in standard deviations of the prior, and what their squared error costs in bits."""
@@ -123,7 +124,7 @@ class Fit:
 
     def fit_factorized(self) -> None:
         """The empirical quantiles of posterior means, per channel, and what its tables depend on."""
-        posteriors = [backend.posterior_of(latents, "factorized", 0) for latents in self.latents]
+        posteriors = [backend.posterior_of(latents, 0) for latents in self.latents]
         means = np.concatenate([p.mode.reshape(len(p.mode), -1) for p in posteriors], 1)
         precision = np.concatenate([p.precision.reshape(len(p.mode), -1) for p in posteriors], 1)
         std = means.std(1) + 1e-6
@@ -180,58 +181,24 @@ class Fit:
         self.tensors["prior.caution"][place] = caution.astype(np.float32)
 
     def _points(self, prior: str) -> None:
-        groups = 1 if prior == "hyper" else GROUPS
         mirrored = prior == "hyper"
-        key = lambda f, noise: grids.level_of(f.log_variance + f.log_curvature - noise) + f.group * grids.LEVELS  # noqa: E731
-        samples = self.gather(prior, key)
-        points, pmfs = [], []
-        for group in range(groups):
-            levels = [row - group * grids.LEVELS for row in samples if row // grids.LEVELS == group]
-            known = [level for level in levels if len(samples[level + group * grids.LEVELS][0]) >= 3000]
-            shape = self._shape(prior, group, samples)
+        samples = self.gather(
+            prior, lambda f, noise: grids.level_of(f.log_variance + f.log_curvature - noise) + f.group * grids.LEVELS
+        )
+        entries, pmfs = [], []
+        for group in range(1 if mirrored else GROUPS):
+            here = {row % grids.LEVELS: pair for row, pair in samples.items() if row // grids.LEVELS == group}
+            known = np.array([level for level, (u, _) in here.items() if len(u) >= 3000])
             for level in range(grids.LEVELS):
-                near = min(known, key=lambda other: abs(other - level)) if known else None
-                u, weight = samples[near + group * grids.LEVELS] if known else (np.zeros(9, np.float32),) * 2
-                weight = weight * np.float32(np.exp(grids.level_ratio(level) - grids.level_ratio(near or level)))
-                listed, counts, price = self._codebook(u, weight, level, shape, mirrored)
-                points.append(listed)
+                near = int(known[np.abs(known - level).argmin()])
+                # A row that no rate reaches stays small: it is there for lambdas outside the range.
+                wanted = level if mirrored or abs(level - near) <= SPARE_LEVELS else near + SPARE_LEVELS
+                u, weight = here[near]
+                weight = weight * np.float32(np.exp(grids.level_ratio(wanted) - grids.level_ratio(near)))
+                listed, counts = _codebook(u, weight, wanted, mirrored)
+                entries.append(listed)
                 pmfs.append(np.append(counts, max(1e-6 * counts.sum(), 1e-9)))
-        self.add_set("vbq", prior, pmfs, [0] * len(pmfs), points=np.concatenate(points))
-
-    def _shape(self, prior: str, group: int, samples: dict) -> vbq.Quantiles:
-        if prior == "hyper":
-            return vbq.Quantiles(self.tensors["prior.quantiles"][:1])
-        members = np.flatnonzero(self.tensors["factorized.group"] == group)
-        std = np.exp(self.tensors["factorized.log_variance"][members] / 2 ** (grids.LOG_BITS + 1))
-        values = self.tensors["prior.quantiles"][1 + members] / std[:, None]
-        rise = np.arange(values.shape[1])
-        values = np.maximum.accumulate(np.rint(np.median(values, 0)).astype(np.int64) - rise) + rise
-        return vbq.Quantiles(values.astype(np.int32)[None])
-
-    def _codebook(self, u: np.ndarray, weight: np.ndarray, level: int, shape: vbq.Quantiles, mirrored: bool):
-        """Points of one row by rising place, their counts, and the price reached."""
-        target = np.abs(u) if mirrored else u
-        reach = float(np.abs(u).max()) + 0.5
-        best = None
-        for factor in STEPS:
-            step = min(factor * np.sqrt(12) * np.exp(-grids.level_ratio(level) / 2), 3.0)
-            start = uniform_start(step, reach, mirrored)
-            result = (*entropy_constrained(target, weight, start, mirrored), step)
-            best = result if best is None or result[2] < best[2] else best
-        centres, counts, price, step = best
-        listed = vbq.nearest_points(centres, np.full(len(centres), step / 24), shape)
-        listed, first = np.unique(vbq.places_of(listed), return_index=True)
-        counts = np.add.reduceat(counts, first)
-        if mirrored:
-            counts = np.concatenate([counts[:0:-1] / 2, counts[:1], counts[1:] / 2])
-            listed = np.concatenate([(1 << vbq.PLACE_BITS) - listed[:0:-1], listed])
-        return vbq.points_at(listed), self._shares(counts, step, mirrored), price
-
-    def _shares(self, counts: np.ndarray, step: float, mirrored: bool) -> np.ndarray:
-        if mirrored:
-            counts = (counts + counts[::-1]) / 2
-        shares = smoothed(counts, int(0.25 / step), False)
-        return shares + 1e-4 + 1e-6 * counts.sum() / len(counts)
+        self.add_set("vbq", prior, pmfs, [0] * len(pmfs), entries=np.concatenate(entries))
 
     def count(self, quantizer: str, prior: str, rounds: int) -> None:
         """Fit the tables of a set to the symbols that training pictures give with it, again and again."""
@@ -274,7 +241,7 @@ class Fit:
         groups = 1 if prior == "hyper" else GROUPS
         rows_total = groups * grids.LEVELS
         self.add_set(
-            "algorithm1", prior, [np.ones(2)] * rows_total, [0] * rows_total, points=np.ones(rows_total, np.int32)
+            "algorithm1", prior, [np.ones(2)] * rows_total, [0] * rows_total, entries=np.ones(rows_total, np.int32)
         )
         model = self.model()
         first, _, grid = model.sets["algorithm1", prior]
@@ -298,7 +265,7 @@ class Fit:
             listed.append(points[order].astype(np.int32))
             pmfs.append(np.append(counts[order], max(rest, 1e-5 * counts.sum())))
         self.pmfs[first : first + rows_total] = pmfs
-        self.tensors[f"set.algorithm1-{prior}.points"] = np.concatenate(listed)
+        self.tensors[f"set.algorithm1-{prior}.entries"] = np.concatenate(listed)
         self.count("algorithm1", prior, 1)
 
     def uniform(self, prior: str) -> None:
@@ -338,6 +305,24 @@ class Fit:
             quantizer, prior, pmfs, [0] * len(pmfs), centres=np.concatenate(centres), starts=starts, noises=noises
         )
         self.count(quantizer, prior, 3 if quantizer == "lloyd" else 1)
+
+
+def _codebook(u: np.ndarray, weight: np.ndarray, level: int, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Values int32 of one row, rising, and their counts: the cheapest of several starts."""
+    target = np.abs(u) if mirrored else u
+    reach = float(np.abs(u).max()) + 0.5
+    best = None
+    for factor in STEPS:
+        step = min(factor * np.sqrt(12) * np.exp(-grids.level_ratio(level) / 2), 3.0)
+        result = (*entropy_constrained(target, weight, uniform_start(step, reach, mirrored), mirrored), step)
+        best = result if best is None or result[2] < best[2] else best
+    centres, counts, _, step = best
+    if mirrored:
+        centres = np.concatenate([-centres[:0:-1], centres])
+        counts = np.concatenate([counts[:0:-1] / 2, counts[:1], counts[1:] / 2])
+    shares = smoothed(counts, int(0.25 / step), False)
+    fixed = np.rint(centres * 2**vbq.VALUE_BITS).astype(np.int32)
+    return fixed, shares + 1e-4 + 1e-6 * counts.sum() / len(counts)
 
 
 @torch.inference_mode()
