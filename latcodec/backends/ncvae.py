@@ -49,8 +49,8 @@ class Latents:
 class Coded:
     """Encoder's result: streams and CRC for the file, and what a person may ask.
 
-    estimated_bits is the tables' ideal code length; symbols int32 [C, h, w] and their means int32 (2**-MEAN_BITS steps)
-    make the decoder's latents; seconds by stage.
+    estimated_bits is the tables' ideal code length; symbols int32 [C, h, w] and the means of the first P channels,
+    int32 [P, h, w] (2**-MEAN_BITS steps), make the decoder's latents; seconds by stage.
     """
 
     streams: tuple[bytes, ...]
@@ -73,7 +73,7 @@ class Model:
             state = {k: torch.from_numpy(tensors[f"float.{k}"]).float() for k in _floats(self.network)}
             self.network.load_state_dict(state, strict=False)
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
-            self.contexts = Contexts(**{name: tensors[f"contexts.{name}"] for name in _PARTS})
+            self.contexts = Contexts(**{name: tensors[f"contexts.{name}"] for name in _PARTS}, product=_product)
             if self.tables.rows != ctx.ROWS:
                 raise WeightsError(f"{self.tables.rows} tables, {ctx.ROWS} are needed")
             if self.contexts.channels != self.network.config.latent:
@@ -88,6 +88,11 @@ class Model:
         rows = ctx.rows_of(np.arange(ctx.SCALE_ROWS)[:, None], np.arange(ctx.FRACTIONS)[None])
         from_row = np.minimum.accumulate(least[rows].min(1)[::-1])[::-1]
         self.least_bits = from_row[np.searchsorted(self.contexts.bounds, self.contexts.floor[:, 0], side="right")]
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The product of two float64 matrices, on torch's threads."""
+    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 
 class Metered:
@@ -165,7 +170,7 @@ def _crc(symbols: np.ndarray, means: np.ndarray) -> int:
 def _decode_integers(
     model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols and means, int32 [C, h, w]."""
+    """Symbols int32 [C, h, w] and means int32 [P, h, w]."""
     decoder = Decoder(stream, model.tables)
     symbols, means = walk(model.contexts, model.tables, rate_index, shape, decoder)
     decoder.finish()
@@ -176,11 +181,12 @@ def _decode_integers(
 def synthesise(
     model: Model, symbols: np.ndarray, means: np.ndarray, rate_index: int, size: tuple[int, int], gray: bool, depth: int
 ) -> np.ndarray:
-    """Latents of one rate, int32 [C, h, w] both, to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
+    """Symbols int32 [C, h, w], means int32 [P, h, w] to an image, uint8 or uint16 [H, W, 3]; size: (height, width)."""
     rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))
     q = torch.from_numpy(symbols).to(model.device).float()
-    away = (torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS - q).clamp_(-0.5, 0.5)
-    y = (q[None] + rate["recentre"] * away) * rate["inverse_gain"]
+    away = -q
+    away[: len(means)] += torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
+    y = (q[None] + rate["recentre"] * away.clamp_(-0.5, 0.5)) * rate["inverse_gain"]
     y = y.contiguous(memory_format=torch.channels_last)
     x = in_strips(lambda part: model.network.synthesis(part, model.autocast), y, 1, IMAGE_STRIDE, _HALO)
     x = x[0, :, : size[0], : size[1]]

@@ -148,7 +148,7 @@ def walk(
     choose: Callable[[Step], np.ndarray] | None = None,
     adaptive: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Code all symbols: (symbols int32 [C, h, w], means int32 [C, h, w] with MEAN_BITS), the same both ways.
+    """Code all symbols: (symbols int32 [C, h, w], means int32 [P, h, w] with MEAN_BITS), the same both ways.
 
     With `choose` it encodes: choose(step) gives the symbols of a step, int32 [c, n]. Without, it decodes. Not adaptive:
     frozen tables and no drift, to measure what they bring; the files have both.
@@ -170,7 +170,7 @@ def walk(
             counts.follow()
         size = np.zeros((group, height + 4, width + 4), np.float32)
         n = np.zeros((group if has_mean else 0, height + 4, width + 4))
-        of_group, mean_of_group = np.zeros((group, *shape), np.int32), np.zeros((group, *shape), np.int32)
+        of_group, mean_of_group = np.zeros((group, *shape), np.int32), np.zeros((len(n), *shape), np.int32)
         around = contexts.around_size(np.concatenate(sizes) if first else size[:0], first, last, shape)
         if has_mean:
             ahead = np.concatenate(signs)[:sources] if first else n[:0]

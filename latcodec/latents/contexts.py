@@ -14,13 +14,13 @@ symbol sees). For the symbols of a step, all at once, of earlier ones
 
 and the row's table codes q - round(mean), mirrored where the fraction is negative. `adaptive.py` does the coding.
 
-Sums of products run in float32 or float64 where that is fast, on integers that stay under 2**24 and 2**53, which is
+Integers are carried in floats where that is fast, and stay under 2**24 in float32 and under 2**53 in float64, which is
 checked when the contexts are loaded; then no order of summation matters and every machine finds the same rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,7 +87,8 @@ class Contexts:
     scale int32 [C, C, 3]: S by rings (centre, edges, corners); mean int32 [P, sources, 3, 3]: M; own_scale, own_mean
     int32 [C or P, 5, 5, 5]: by phase and offset within the channel. Weights that see what is not coded yet are 0.
     unit, inverse_unit, floor, slope int32 [256, C]: of each rate index. bounds int32 [SCALE_ROWS - 1]: the size from
-    which on the next scale row is taken. Raises WeightsError for other shapes or numbers that could overflow.
+    which on the next scale row is taken. product: of float64 matrices; NumPy's own threads can stand in torch's way.
+    Raises WeightsError for other shapes or numbers that could overflow.
     """
 
     groups: np.ndarray
@@ -100,6 +101,7 @@ class Contexts:
     floor: np.ndarray
     slope: np.ndarray
     bounds: np.ndarray
+    product: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.matmul
 
     def __post_init__(self) -> None:
         channels, predicted, sources = self.channels, *self.mean.shape[:2]
@@ -157,16 +159,17 @@ class Contexts:
         out = np.zeros((last - first, *shape), np.float32)
         if not first:
             return out
-        weights = self.scale[first:last, :first].transpose(0, 2, 1).reshape(last - first, -1).astype(np.float32)
+        weights = self.scale[first:last, :first].transpose(0, 2, 1).reshape(last - first, -1).astype(np.float64)
         for top, bottom in _strips(shape, 3 * first):
             block = seen[:, top + 1 : bottom + 3, 1:-1]
-            rings = np.empty((3, first, bottom - top, shape[1]), np.float32)
+            rings = np.empty((3, first, bottom - top, shape[1]))
             columns = block[:, :-2] + block[:, 2:]
             rings[0] = block[:, 1:-1, 1:-1]
             np.add(block[:, 1:-1, :-2], block[:, 1:-1, 2:], out=rings[1])
             rings[1] += columns[:, :, 1:-1]
             np.add(columns[:, :, :-2], columns[:, :, 2:], out=rings[2])
-            out[:, top:bottom] = (weights @ rings.reshape(3 * first, -1)).reshape(last - first, -1, shape[1])
+            summed = self.product(weights, rings.reshape(3 * first, -1))
+            out[:, top:bottom] = summed.reshape(last - first, -1, shape[1])
         return out
 
     def around_mean(self, seen: np.ndarray, first: int, last: int, shape: tuple[int, int]) -> np.ndarray:
@@ -181,9 +184,8 @@ class Contexts:
         weights = self.mean[first:last, :sources].transpose(0, 2, 3, 1).reshape(last - first, -1).astype(np.float64)
         for top, bottom in _strips(shape, 9 * sources):
             shifted = [seen[:, top + dy : bottom + dy, dx : shape[1] + dx] for dy in (1, 2, 3) for dx in (1, 2, 3)]
-            out[:, top:bottom] = (weights @ np.concatenate(shifted).reshape(9 * sources, -1)).reshape(
-                last - first, -1, shape[1]
-            )
+            summed = self.product(weights, np.concatenate(shifted).reshape(9 * sources, -1))
+            out[:, top:bottom] = summed.reshape(last - first, -1, shape[1])
         return out
 
     def mean_of(self, summed: np.ndarray, unit: np.ndarray) -> np.ndarray:
