@@ -94,7 +94,7 @@ def inspect(path: Path, file: str) -> Subject:
     picture = images.read(path)
     if picture.pixels.dtype.itemsize != 1:
         raise ImageError(f"{path}: 16 bits; codecs are compared at 8 bits")
-    notes = ("alpha left out",) if picture.alpha is not None else ()
+    notes = picture.notes + (("alpha left out",) if picture.alpha is not None else ())
     height, width = picture.pixels.shape[:2]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Subject(file, path, width, height, picture.gray, digest, kodak.name_of(picture.pixels), notes)
@@ -190,20 +190,20 @@ def measure(contender: Contender, subject: Subject, picture: images.Picture, val
         if decoded.shape != original.shape:
             shapes = ["x".join(str(side) for side in array.shape[1::-1]) for array in (original, decoded)]
             raise ImageError(f"{shapes[0]} came back as {shapes[1]}")
+        mse, drift = metrics.errors_rgb(original, decoded)
+        psnr = metrics.psnr_db(original, decoded)
+        similarity = {"ms_ssim": metrics.ms_ssim(original, decoded), "ssim": metrics.ssim(original, decoded)}
     except Exception as error:  # a bug of a codec is a result here
         bugs.append(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
         return replace(row, bugs="; ".join(dict.fromkeys(bugs)))
-    mse, drift = metrics.errors_rgb(original, decoded)
-    psnr = metrics.psnr_db(original, decoded)
     medians = {name: statistics.median(part[name] for part in times) for name in times[0]}
     return replace(
         row,
         psnr_db=psnr if math.isfinite(psnr) else None,
         mse_rgb=mse,
         mean_error_rgb=drift,
-        ms_ssim=metrics.ms_ssim(original, decoded),
-        ssim=metrics.ssim(original, decoded),
         bugs="; ".join(dict.fromkeys(bugs)),
+        **similarity,
         **medians,
     )
 

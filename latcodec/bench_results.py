@@ -53,7 +53,7 @@ def assemble(
         "skipped": list(skipped),
         "rows": [asdict(row) for row in ranked],
         "means": table,
-        "bd": differences(table, published),
+        "bd": differences(table, published, means([row for row in ranked if row.bugs or row.ms_ssim is not None])),
         "published": published,
     }
 
@@ -76,7 +76,8 @@ def _picture(subject: Subject, rows: Sequence[Row]) -> dict:
 
 def means(rows: Sequence[Row]) -> list[dict]:
     """One record per codec and setting: means of size and quality and medians of times over the sound rows, maxima of
-    memory and of the gap to the estimate, and how many rows are not sound. A mean is None if a picture has no value.
+    memory and of the gap to the estimate, and how many rows are not sound. A mean of PSNR is None if one is
+    infinite; those of MS-SSIM and SSIM are of the pictures large enough for them.
     """
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.kind != "codec"):
@@ -89,7 +90,6 @@ def means(rows: Sequence[Row]) -> list[dict]:
         columns = {f.name: [getattr(row, f.name) for row in sound] for f in fields(Row)}
         for name in _MEANS:
             there = [value for value in columns[name] if value is not None]
-            # PSNR has no mean if one is infinite; MS-SSIM is that of the pictures large enough for it.
             known = len(there) == len(sound) if name == "psnr_db" else True
             record[name] = statistics.fmean(there) if there and known else None
         for name in _CHANNEL_MEANS:
@@ -111,7 +111,8 @@ def curve(table: Sequence[dict], name: str, metric: str) -> tuple[list[tuple[flo
     """
     records = [r for r in table if r["codec"] == name]
     points = [(r["bpp"], _decibels(metric, r[metric])) for r in records if not r["bugs"] and r["bpp"] is not None]
-    return [(x, y) for x, y in points if y is not None], sum(1 for r in records if r["bugs"])
+    # Settings that give the same files are one point.
+    return list(dict.fromkeys((x, y) for x, y in points if y is not None)), sum(1 for r in records if r["bugs"])
 
 
 def _decibels(metric: str, value: float | None) -> float | None:
@@ -120,12 +121,16 @@ def _decibels(metric: str, value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def differences(table: Sequence[dict], published: dict[str, dict]) -> list[dict]:
-    """BD-rate and BD-PSNR of every codec against every anchor, every other codec and every published curve."""
+def differences(table: Sequence[dict], published: dict[str, dict], large: Sequence[dict] | None = None) -> list[dict]:
+    """BD-rate and BD-PSNR of every codec against every anchor, every other codec and every published curve.
+
+    large: the table of the pictures that have an MS-SSIM, so that their quality is held against their own size.
+    """
     kinds = {record["codec"]: record["kind"] for record in table}
     found = []
     for metric in METRICS:
-        curves = {name: curve(table, name, metric) for name in kinds}
+        of_metric = large if metric == "ms_ssim" and large is not None else table
+        curves = {name: curve(of_metric, name, metric) for name in kinds}
         for name in (n for n, kind in kinds.items() if kind == "codec"):
             others = sorted((n for n in kinds if n != name), key=lambda n: kinds[n] == "codec")
             for other in others:

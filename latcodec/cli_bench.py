@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -66,7 +67,7 @@ def bench(
         click.echo(f"latcodec: {line}", err=True)
 
     from latcodec import bench as room
-    from latcodec import bench_results, bench_text, codec
+    from latcodec import bench_results, codec
     from latcodec.contenders import Settings
 
     settings = Settings(_lambdas(lambdas, rates), rates or 8, reps, threads, codec.pick_device(device), weights)
@@ -80,7 +81,7 @@ def bench(
     if not contenders or not subjects:
         raise OptionError(f"nothing to measure: no {'picture' if contenders else 'codec or anchor'} is left")
     command = _command(context)
-    readme_text = _readme(readme)
+    _check_readme(readme)
     folder, store = _open(output, settings, force, problem)
     rows, measured = [], 0
     total = sum(len(settings.values_of(c)) for c in contenders) * len(subjects)
@@ -90,9 +91,9 @@ def bench(
             finished = store.get if store else lambda *_: None
             for row in room.run(subjects, contenders, settings, finished):
                 begin(row.codec)
-                if store is not None:
-                    store.put(by_name[row.codec], by_file[row.file], row)
                 rows.append(row)
+                if store is not None:
+                    store = _keep(store, by_name[row.codec], by_file[row.file], row, problem)
                 measured += 1
                 advance(f"{row.codec}  {row.file}")
     except KeyboardInterrupt:
@@ -102,23 +103,20 @@ def bench(
     finally:
         if store is not None:
             store.close()
+    for subject in subjects if not quiet else ():
+        if subject.notes:
+            click.echo(f"{subject.file}: {', '.join(subject.notes)}", err=True)
     results = bench_results.assemble(rows, subjects, contenders, settings, command, problems)
     for row in rows:
         if row.bugs:
             problem(f"{row.file}: {row.codec}, {row.setting}: {row.bugs}")
-    if folder is not None:
-        _write(folder, results, room.Pictures(subjects, contenders), quiet, problem)
+    written = folder is not None and _write(folder, results, room.Pictures(subjects, contenders), quiet, problem)
     if readme is not None:
-        from latcodec import report
-
-        figure = Path("docs") / "rate-distortion.png"
-        report.readme_figure(results, Path(readme).parent / figure)
-        with files.open_output(Path(readme), force=True) as file:
-            file.write(bench_text.with_part(readme_text, bench_text.readme_part(results, figure.as_posix())).encode())
+        _renew(Path(readme), results, problem)
     if as_json:
         click.echo(wording.json_line(results))
     elif not quiet:
-        _print(results, folder)
+        _print(results, folder if written else None)
     if problems:
         context.exit(1)
 
@@ -175,28 +173,56 @@ def _subjects(paths, problem: Callable[[str], None]) -> list:
         except (LatcodecError, OSError) as error:
             problem(wording.message(error, name))
     inputs = list(dict(inputs).items())
-    short = [str(relative) for _, relative in inputs]
+    short = Counter(str(relative) for _, relative in inputs)
+    paths = {str(path) for path, _ in inputs}
     found = []
-    for (path, _), relative in zip(inputs, short, strict=True):
+    for path, relative in inputs:
+        whole, name = str(path), str(relative)
         try:
-            found.append(room.inspect(path, relative if short.count(relative) == 1 else str(path)))
+            found.append(room.inspect(path, name if short[name] == 1 and name not in paths - {whole} else whole))
         except (LatcodecError, OSError, MemoryError) as error:
             problem(wording.message(error, str(path)))
     return found
 
 
-def _readme(path: str | None) -> str | None:
-    """The text of a README that has the markers, known before anything is measured."""
+def _check_readme(path: str | None) -> None:
+    """That a README is there and has the markers, known before anything is measured."""
     if path is None:
-        return None
+        return
     from latcodec.bench_text import with_part
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        with_part(text, "")
-    except OptionError as error:
+        with_part(Path(path).read_text(encoding="utf-8"), "")
+    except (OptionError, UnicodeDecodeError) as error:
         raise OptionError(f"{path}: {error}") from None
-    return text
+
+
+def _renew(readme: Path, results: dict, problem: Callable[[str], None]) -> None:
+    """Make README's part and figure; it is read now, because a person may have written in it during a long run."""
+    from latcodec import bench_text, report
+
+    figure = Path("docs") / "rate-distortion.png"
+    try:
+        report.readme_figure(results, readme.parent / figure)
+        text = bench_text.with_part(
+            readme.read_text(encoding="utf-8"), bench_text.readme_part(results, figure.as_posix())
+        )
+        with files.open_output(readme, force=True) as file:
+            file.write(text.encode(errors="backslashreplace"))
+    except (LatcodecError, OSError, UnicodeDecodeError) as error:
+        problem(wording.message(error, str(readme)))
+
+
+def _keep(store, contender, subject, row, problem: Callable[[str], None]):
+    """Put a row into the store and return it; or, on a full disk, None with a line: what was measured goes on."""
+    try:
+        store.put(contender, subject, row)
+        return store
+    except OSError as error:
+        problem(f"{wording.message(error, 'rows')}; from here on rows are not kept")
+        with suppress(OSError):
+            store.close()
+        return None
 
 
 def _open(output: str | None, settings, force: bool, problem: Callable[[str], None]):
@@ -206,18 +232,19 @@ def _open(output: str | None, settings, force: bool, problem: Callable[[str], No
     from latcodec import bench_store
 
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{output}: is not a folder; the report is one")
-    if folder.is_dir() and not force and any(folder.iterdir()) and not (folder / bench_store.NAME).exists():
-        raise OptionError(f"{output}: holds other things than a report; --force writes into it")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"{output}: is not a folder; the report is one")
+        if folder.is_dir() and not force and any(folder.iterdir()) and not (folder / bench_store.NAME).exists():
+            raise OptionError(f"{output}: holds other things than a report; --force writes into it")
         return folder, bench_store.Store(folder, settings, afresh=force)
     except OSError as error:
         problem(f"{wording.message(error, output)}; measuring without a report")
         return None, None
 
 
-def _write(folder: Path, results: dict, pictures, quiet: bool, problem: Callable[[str], None]) -> None:
+def _write(folder: Path, results: dict, pictures, quiet: bool, problem: Callable[[str], None]) -> bool:
+    """Write the report; False, with a line, if it could not be written."""
     import json
 
     from latcodec import bench_results, report
@@ -229,10 +256,12 @@ def _write(folder: Path, results: dict, pictures, quiet: bool, problem: Callable
             ("results.tsv", bench_results.tsv(results)),
         ):
             with files.open_output(folder / name, force=True) as file:
-                file.write(text.encode())
+                file.write(text.encode(errors="backslashreplace"))  # names of files need not be Unicode
         report.write(results, folder, pictures, say)
-    except OSError as error:
+    except (LatcodecError, OSError) as error:
         problem(wording.message(error, str(folder)))
+        return False
+    return True
 
 
 def _print(results: dict, folder: Path | None) -> None:
@@ -281,7 +310,7 @@ def _progress(total: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # An hour: codecs differ in speed, so the mean over the whole run tells more than the last seconds.
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600) as progress:
         task = progress.add_task("starting", total=total)

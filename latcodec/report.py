@@ -33,7 +33,8 @@ def write(
     charts = [chart for metric in METRICS if (chart := _quality_chart(results, metric, written))]
     speed = _speed_chart(results, written)
     flips = report_crops.flips(results, entries, pictures, say) if pictures else []
-    written["index.html"] = report_page.render(results, entries, charts, speed, flips, pictures, list(written)).encode()
+    page = report_page.render(results, entries, charts, speed, flips, pictures, list(written))
+    written["index.html"] = page.encode(errors="backslashreplace")  # names of files need not be Unicode
     paths = []
     for name, data in written.items():
         path = Path(folder) / name

@@ -193,6 +193,9 @@ def _how(results: dict) -> list[dict]:
         if rows:
             groups.append({"heading": heading, "rows": rows, "folded": False})
     environment = [(name, value) for name, value in (results.get("environment") or {}).items() if value is not None]
+    notes = [(one["file"], ", ".join(one["notes"])) for one in results.get("pictures") or () if one.get("notes")]
+    if notes:
+        groups.append({"heading": "Pictures", "rows": notes, "folded": False})
     if environment:
         groups.append({"heading": "Environment", "rows": environment, "folded": False})
     if results.get("published"):

@@ -95,13 +95,19 @@ def _height(value: float | None, metric: str) -> float | None:
     """A place on the chart's axis: dB; None for what is missing or infinite."""
     if value is None or not math.isfinite(value):
         return None
-    if metric != "ms_ssim":
-        return value
-    return -10 * math.log10(1 - value) if value < 1 else None
+    return metrics.ms_ssim_db(value) if metric == "ms_ssim" else value
 
 
 def _of(results: dict, name: str) -> list[dict]:
-    return [mean for mean in results["means"] if mean["codec"] == name and mean.get("bpp")]
+    """The settings of a codec without failures: a mean over the pictures it managed compares with no other mean."""
+    return [m for m in results["means"] if m["codec"] == name and m.get("bpp") and not m.get("bugs")]
+
+
+def _bpp(results: dict, mean: dict, metric: str) -> float:
+    """Mean size at one setting of the pictures that have the metric, which may not be all of them."""
+    rows = (row for row in results["rows"] if (row["codec"], row["setting"]) == (mean["codec"], mean["setting"]))
+    sizes = [row["bpp"] for row in rows if row.get(metric) is not None]
+    return statistics.fmean(sizes) if sizes else mean["bpp"]
 
 
 def curves(results: dict, metric: str) -> list[tuple[Series, Entry | None]]:
@@ -113,8 +119,8 @@ def curves(results: dict, metric: str) -> list[tuple[Series, Entry | None]]:
             height = _height(mean.get(metric), metric)
             if height is not None:
                 quality = number(mean[metric], 2) + " dB" if metric == "psnr_db" else number(mean[metric], 4)
-                text = f"{entry.label}, {mean['setting']}: {mean['bpp']:.3f} bpp, {quality}"
-                points.append(Point(mean["bpp"], height, text))
+                bpp = _bpp(results, mean, metric)
+                points.append(Point(bpp, height, f"{entry.label}, {mean['setting']}: {bpp:.3f} bpp, {quality}"))
         if points:
             found.append((Series(entry.key, entry.label, entry.kind, entry.colour, entry.dash, tuple(points)), entry))
     if not found:
@@ -157,7 +163,8 @@ def _bd_rate(anchor: Sequence[dict], test: Sequence[dict]) -> float | None:
     """BD-rate in percent over PSNR of rows or means; None where it is undefined."""
 
     def points(records):
-        pairs = {r["psnr_db"]: r["bpp"] for r in records if r.get("bpp") and _height(r.get("psnr_db"), "psnr_db")}
+        sound = (r for r in records if r.get("bpp") and not r.get("bugs"))
+        pairs = {r["psnr_db"]: r["bpp"] for r in sound if _height(r.get("psnr_db"), "psnr_db")}
         return [(bpp, psnr) for psnr, bpp in pairs.items()]
 
     try:

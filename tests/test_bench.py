@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +101,15 @@ def test_failed_round_trips_are_shown_and_counted(fault, bugs, subjects):
     table = bench_results.means(rows)
     assert [record["bugs"] for record in table] == [int(bool(bug)) for bug in bugs]
     assert all(record["pictures"] == 1 for record in table)
+
+
+def test_memory_that_runs_out_in_a_measure_of_quality_is_a_bug_of_the_row(subjects, monkeypatch):
+    def ms_ssim(*_):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(metrics, "ms_ssim", ms_ssim)
+    rows = rows_of(Stand(), subjects[:1])
+    assert [(row.bugs, row.bytes > 0) for row in rows] == [("MemoryError: too large", True)] * 2
 
 
 def test_a_picture_that_vanishes_is_a_bug_of_every_row(subjects):
@@ -297,6 +307,27 @@ def test_a_setting_with_a_failure_is_left_out_of_the_curve_and_said():
     rows = made_up("new", "codec", HALF, bugs={("b.png", 0)}) + made_up("old", "anchor", CURVE)
     entry = bench_results.differences(bench_results.means(rows), {})[0]
     assert entry["low"] == 31 and "1 settings with failed round trips left out" in entry["note"]
+
+
+def test_ms_ssim_is_held_against_the_size_of_the_pictures_that_have_it():
+    rows = made_up("new", "codec", HALF) + made_up("old", "anchor", CURVE)
+    small = [dataclasses.replace(row, file="tiny.png", bpp=100 + row.bpp, ms_ssim=None) for row in rows]
+    subjects = [bench.Subject(file, Path(file), 10, 10, False, "0", None) for file in ("a.png", "b.png", "tiny.png")]
+    stands = [Stand("new"), Stand("old")]
+    settings = Settings(lambdas=(1.0,))
+    values = {"new": (0, 1, 2, 3), "old": (0, 1, 2, 3)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Settings, "values_of", lambda self, contender: values[contender.name])
+        record = bench_results.assemble(rows + small, subjects, stands, settings, "")
+    assert record["means"][0]["ms_ssim"] == pytest.approx(rows[0].ms_ssim) and record["means"][0]["bpp"] > 30
+    ms_ssim = next(entry for entry in record["bd"] if entry["metric"] == "ms_ssim")
+    assert ms_ssim["bd_rate_percent"] == pytest.approx(-50) and ms_ssim["low_bpp"] == pytest.approx(0.25)
+
+
+def test_settings_that_give_the_same_files_are_one_point():
+    same = [*CURVE, CURVE[-1]]
+    table = bench_results.means(made_up("new", "codec", HALF) + made_up("old", "anchor", same))
+    assert bench_results.differences(table, {})[0]["bd_rate_percent"] == pytest.approx(-50)
 
 
 def test_undefined_differences_have_a_reason():

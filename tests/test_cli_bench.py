@@ -1,6 +1,9 @@
 """The manners of the bench command: what it prints, what it keeps, and what it does with input that is no good."""
 
+import errno
+import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from latcodec import bench, bench_text, cli, kodak, report
+from latcodec import bench, bench_store, bench_text, cli, cli_bench, kodak, report
+from latcodec.errors import ImageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = ("--codecs", "none", "--anchors", "jpeg,webp", "--rates", "2")
@@ -125,7 +129,7 @@ def test_what_is_no_good_is_one_line_each_and_the_rest_runs(run):
      ("album --lambdas 1 --rates 3", "exclude each other"), ("album --device cuda", "device cuda"),
      ("album -o album", "holds other things"), ("album -o album/a.png", "is not a folder"),
      ("-", "no picture is left"), ("--fetch kodak", "--fetch kodak DIR"), ("album --fetch-from x", "--fetch"),
-     ("album --readme README.md", "once each")],
+     ("album --readme README.md", "once each"), ("album --readme latin.md", "latin.md: 'utf-8'")],
 )  # fmt: skip
 def test_wrong_usage_is_refused_before_any_work(run, monkeypatch, arguments, what):
     import torch
@@ -134,6 +138,7 @@ def test_wrong_usage_is_refused_before_any_work(run, monkeypatch, arguments, wha
     monkeypatch.setattr(bench, "run", lambda *_: pytest.fail("measured"))
     Path("empty").mkdir()
     Path("README.md").write_text("no markers")
+    Path("latin.md").write_bytes(b"\xff")
     few = () if "--codecs" in arguments or "--lambdas" in arguments else FEW
     result = run(*arguments.split(), *few)
     assert result.exit_code == 2 and what in result.stderr and "Traceback" not in result.stderr, result.output
@@ -163,6 +168,93 @@ def test_names_that_are_the_same_in_two_folders_keep_their_paths(run):
     Path("other/a.png").write_bytes(Path("album/a.png").read_bytes())
     result = run("album", "other", "album/b.png", *FEW, "--json")
     assert [p["file"] for p in json.loads(result.stdout)["pictures"]] == ["album/a.png", "b.png", "other/a.png"]
+
+
+def test_a_path_below_one_folder_is_not_taken_for_that_of_another(run):
+    for place in ("x/y", "y"):
+        Path(place).mkdir(parents=True)
+        Path(place, "a.png").write_bytes(Path("album/a.png" if place == "y" else "album/b.png").read_bytes())
+    result = run("x", "y", "--codecs", "none", "--anchors", "jpeg", "--rates", "1", "--json")
+    assert [p["file"] for p in json.loads(result.stdout)["pictures"]] == ["x/y/a.png", "a.png"]
+    result = run("x", "y", "album", "--codecs", "none", "--anchors", "jpeg", "--rates", "1", "--json")
+    found = [p["file"] for p in json.loads(result.stdout)["pictures"]]
+    assert found == ["x/y/a.png", "y/a.png", "album/a.png", "b.png"]
+
+
+def test_what_is_not_measured_of_a_picture_is_said(run, photograph):
+    Image.fromarray(np.dstack([photograph[:20, :20], photograph[:20, :20, :1]])).save("album/clear.png")
+    frames = [Image.fromarray(photograph[i : i + 20, :20]) for i in (0, 20, 40)]
+    frames[0].save("album/film.gif", save_all=True, append_images=frames[1:])
+    result = run("album", *FEW)
+    assert result.exit_code == 0
+    assert "clear.png: alpha left out\n" in result.stderr and "film.gif: 2 further frames dropped\n" in result.stderr
+    assert "left out" not in run("album", *FEW, "--quiet").stderr
+
+
+def test_a_name_that_is_no_unicode_does_not_cost_the_report(run):
+    try:
+        Path(os.fsdecode(b"album/\xff.png")).write_bytes(Path("album/a.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system has Unicode names only")
+    result = run("album", *FEW, "-o", "report")
+    assert result.exit_code == 0, result.output
+    assert "\\udcff.png" in Path("report/results.tsv").read_text(encoding="utf-8")
+
+
+def test_the_progress_bar_takes_no_name_for_markup(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with cli_bench._progress(1, False) as (_, advance):
+        advance("jpeg  a[/b].png")
+
+
+def test_a_full_disk_costs_the_rows_on_it_and_not_those_measured(run, monkeypatch):
+    real, count = bench_store.Store.put, [0]
+
+    def put(*arguments):
+        count[0] += 1
+        if count[0] == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(bench_store.Store, "put", put)
+    result = run("album", *FEW, "-o", "report")
+    assert result.exit_code == 1 and count[0] == 3
+    assert result.stderr.count("latcodec: ") == 1 and "No space left on device; from here on" in result.stderr
+    assert len(results_of()["rows"]) == 8
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ImageError("a.png: cannot read")])
+def test_a_report_that_fails_costs_only_the_report(run, monkeypatch, error):
+    def write(*_):
+        raise error
+
+    monkeypatch.setattr(report, "write", write)
+    result = run("album", *FEW, "-o", "report")
+    assert result.exit_code == 1 and result.stderr.count("latcodec: ") == 1
+    assert "q90" in result.stdout and "index.html" not in result.stdout and len(results_of()["rows"]) == 8
+
+
+def test_what_was_written_into_readme_during_the_run_stays(run, monkeypatch):
+    monkeypatch.setattr(report, "readme_figure", lambda *_: None)
+    Path("README.md").write_text(f"old\n{bench_text.BEGIN}\n{bench_text.END}\n")
+    real = bench.measure
+
+    def measure(*arguments):
+        Path("README.md").write_text(f"new\n{bench_text.BEGIN}\n{bench_text.END}\n")
+        return real(*arguments)
+
+    monkeypatch.setattr(bench, "measure", measure)
+    assert run("album", *FEW, "--readme", "README.md").exit_code == 0
+    assert Path("README.md").read_text().startswith("new\n") and "| webp |" in Path("README.md").read_text()
+    monkeypatch.setattr(
+        bench, "measure", lambda *arguments: Path("README.md").unlink(missing_ok=True) or real(*arguments)
+    )
+    result = run("album", *FEW, "--readme", "README.md")
+    assert result.exit_code == 1 and "latcodec: README.md: No such file" in result.stderr and "q90" in result.stdout
 
 
 def test_readme_is_renewed_between_its_markers(run, monkeypatch):

@@ -208,6 +208,36 @@ def test_failures_are_counted_and_shown(tmp_path):
     assert "Cannot be made so small: pln" in page.words
 
 
+def test_a_setting_with_a_failure_is_on_no_curve():
+    results = made()
+    mean = next(m for m in results["means"] if m["codec"] == "pln" and m["setting"] == "q0")
+    mean.update(bugs=1, psnr_db=90.0)  # only the easiest picture came back
+    row = next(r for r in results["rows"] if r["codec"] == "pln" and r["setting"] == "q0")
+    row.update(bugs="two runs of the encoder gave different files", psnr_db=90.0)
+    sound = [[m for m in report_tables._of(made(), "pln") if m["setting"] != "q0"]]
+    assert [report_tables._of(results, "pln")] == sound
+    points = {series.label: len(series.points) for series, _ in report_tables.curves(results, "psnr_db")}
+    assert points["pln"] == 3 and points["hyperprior"] == 4
+    assert max(badness for badness, _ in report_tables.per_picture(results, "pln")[1]) < 0
+
+
+def test_ms_ssim_is_drawn_over_the_size_of_the_pictures_that_have_it():
+    results = made()
+    for record in results["rows"]:
+        if record["file"] == "a.png":
+            record.update(ms_ssim=None, bpp=50.0)
+    for mean in results["means"]:
+        mean["bpp"] += 10
+    first = report_tables.curves(results, "ms_ssim")[0][0].points[0]
+    assert first.x == pytest.approx(0.1) and "0.100 bpp" in first.text
+
+
+def test_what_was_left_out_of_a_picture_is_said(tmp_path):
+    results = made() | {"pictures": [{"file": "a.png", "notes": ["alpha left out"]}, {"file": "b.png", "notes": []}]}
+    assert "alpha left out" in written(results, tmp_path).words
+    assert "A setting with a failed round trip is left out" not in written(results, tmp_path).words
+
+
 @pytest.mark.parametrize("names", [{"anchors": ()}, {"codecs": ()}, {"codecs": (), "anchors": ()}])
 def test_either_kind_may_be_missing(tmp_path, names):
     page = written(made(**names), tmp_path, Pictures())
