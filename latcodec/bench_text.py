@@ -90,8 +90,8 @@ def readme_part(results: dict, figure: str) -> str:
     env, anchors, codecs = results["environment"], list(results["anchors"]), list(results["codecs"])
     pictures = "The 24 Kodak pictures" if results["published"] else f"{len(results['pictures'])} pictures"
     threads = f"{env['threads']} thread{'s' if env['threads'] != '1' else ''}"
-    where = f"{pictures}, whole files, means over the pictures; made by `{results['command']}` on {env['CPU']}, "
-    where += f"{threads}, device {env['device']}."
+    where = f"{pictures}, whole files, means over the pictures; made by `{anywhere(results['command'])}` on "
+    where += f"{env['CPU']}, {threads}, device {env['device']}."
     what = "Bits at equal PSNR (BD-rate): less than zero is smaller than the codec above the column. Seconds a picture "
     what += "are medians over all settings; memory is what a call holds beyond libraries and weights."
     image = f"![PSNR against bits a pixel]({figure})"
@@ -150,3 +150,9 @@ def _costs(records: Sequence[dict]) -> list[str]:
         cells.append(number(statistics.median(there) if there else None, 3))
     most = [r["peak_memory_bytes"] for r in records if r["peak_memory_bytes"] is not None]
     return [*cells, f"{max(most) / 1e6:.0f}" if most else "n/a"]
+
+
+def anywhere(command: str) -> str:
+    """The command without the folders of this machine: of every path its last part."""
+    words = [(word, word.rstrip("/").rpartition("/")[2]) for word in command.split(" ")]
+    return " ".join(word if "/" not in word else last if "." in last else f"{last}/" for word, last in words)
