@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latcodec.latents import coded_sampling, greedy, importance, regions, rejection, samplers
+from latcodec.latents import coded_sampling, greedy, importance, rejection, samplers
 from latcodec.latents.coded_sampling import BIT, CANDIDATES, MAX_COLUMNS, SEED, choose, codebook, pack, sample
 from latcodec.latents.measure import Level
 from latcodec.latents.samplers import Classes, Layout
@@ -24,15 +24,12 @@ def _distortion(target, noise, bits, drawn):
     return float((np.square(target - drawn / SCALE) / np.square(noise))[coded].mean())
 
 
-def test_blocks_are_balanced_and_stay_in_their_region():
+def test_blocks_are_balanced():
     bits, *_ = _source(20_000)
-    region = np.arange(20_000) % 5
-    plan = pack(bits, region, 5, 14 * BIT)
+    plan = pack(bits, 14 * BIT)
     load = np.bincount(plan.block, bits[plan.order]) / BIT
     assert sorted(plan.order) == np.flatnonzero(bits).tolist()
     assert load.mean() == pytest.approx(14, rel=0.01) and load.std() < 0.6
-    owner = np.repeat(np.arange(5), plan.region_blocks)
-    assert np.array_equal(owner[plan.block], region[plan.order])
     assert np.array_equal(np.bincount(plan.block), plan.counts)
     pairs = plan.block * MAX_COLUMNS + plan.column
     assert len(np.unique(pairs)) == len(pairs) and plan.column.max() < MAX_COLUMNS
@@ -41,15 +38,15 @@ def test_blocks_are_balanced_and_stay_in_their_region():
 @pytest.mark.parametrize("bits", [[], [0, 0], [1], [20 * BIT, 1], [1] * 1000])
 def test_packing_of_odd_cases(bits):
     bits = np.array(bits, np.int64)
-    plan = pack(bits, np.zeros(len(bits), np.int64), 3, 14 * BIT)
-    assert len(plan.order) == (bits > 0).sum() and len(plan.region_blocks) == 3
+    plan = pack(bits, 14 * BIT)
+    assert len(plan.order) == (bits > 0).sum()
     assert plan.counts.max(initial=0) <= MAX_COLUMNS
     drawn = sample(plan, np.zeros(len(plan.counts), np.int64), len(bits))
     assert len(drawn) == len(bits) and not drawn[bits == 0].any()
 
 
 def test_the_codebook_holds_the_rows_that_the_decoder_draws():
-    plan = pack(np.full(40, BIT), np.zeros(40, np.int64), 1, 10 * BIT)
+    plan = pack(np.full(40, BIT), 10 * BIT)
     indices = np.array([3, 511, 0, 1023])
     drawn = sample(plan, indices, 40)
     both = codebook(10, 32)
@@ -60,7 +57,7 @@ def test_the_codebook_holds_the_rows_that_the_decoder_draws():
 
 def test_best_is_the_nearest_candidate_and_ties_go_to_the_first():
     bits, target, noise = _source(60)
-    plan = pack(bits, np.zeros(60, np.int64), 1, 8 * BIT)
+    plan = pack(bits, 8 * BIT)
     chosen = choose(plan, target, noise, 8)
     rows = gaussian_rows(SEED, CANDIDATES, np.arange(256), int(plan.counts.max())) / SCALE
     for block in range(len(plan.counts)):
@@ -74,7 +71,7 @@ def test_more_bits_are_closer():
     bits, target, noise = _source(4000)
     distortions = []
     for kappa in (8, 12, 14):
-        plan = pack(bits, np.zeros(4000, np.int64), 1, kappa * BIT)
+        plan = pack(bits, kappa * BIT)
         distortions.append(_distortion(target, noise, bits, sample(plan, choose(plan, target, noise, kappa), 4000)))
     assert distortions[0] > distortions[1] > distortions[2] > 1
     assert distortions[2] < 1.5
@@ -86,7 +83,7 @@ def test_importance_samples_match_the_moments_of_their_target():
     rng = np.random.Generator(np.random.Philox(key=[4, 0]))
     noise = np.full(count, 1.0)  # half a bit
     target = rng.standard_normal(count) * np.sqrt(2)
-    plan = importance.pack(np.full(count, BIT // 2), np.zeros(count, np.int64), 1, 5 * BIT // 2)
+    plan = importance.pack(np.full(count, BIT // 2), 5 * BIT // 2)
     assert (plan.counts == 5).all()
     drawn = sample(plan, choose(plan, target, noise, 13, "sample"), count) / SCALE
     standard = (drawn - target / 2) / np.sqrt(0.5)
@@ -97,12 +94,10 @@ def test_importance_samples_match_the_moments_of_their_target():
 
 def test_importance_blocks_are_cut_before_they_overflow():
     bits, *_ = _source(3000)
-    region = np.repeat([0, 1, 2], 1000)
-    plan = importance.pack(bits, region, 3, 12 * BIT)
+    plan = importance.pack(bits, 12 * BIT)
     load = np.bincount(plan.block, bits[plan.order])
     assert (load[plan.counts > 1] <= 12 * BIT).all()
     assert np.array_equal(plan.order, np.flatnonzero(bits))
-    assert np.array_equal(np.repeat(np.arange(3), plan.region_blocks)[plan.block], region[plan.order])
 
 
 @pytest.mark.parametrize("mean, deviation", [(0.8, 0.5), (-1.5, 0.3), (0.0, 0.9)])
@@ -145,7 +140,7 @@ def test_greedy_amplitudes_make_a_standard_normal():
 @pytest.mark.parametrize("beams", [1, 4])
 def test_greedy_finds_its_sample_again_and_beams_help(beams):
     bits, target, noise = _source(600)
-    plan = pack(bits, np.zeros(600, np.int64), 1, 2 * 10 * BIT)
+    plan = pack(bits, 2 * 10 * BIT)
     amplitudes = greedy.informative_amplitudes(2, bits * np.log(2) / BIT)
     indices = greedy.choose(plan, target, noise, 10, amplitudes, beams)
     assert len(indices) == 2 * len(plan.counts) and 0 <= indices.min() and indices.max() < 1024
@@ -161,28 +156,15 @@ def test_greedy_finds_its_sample_again_and_beams_help(beams):
 def test_samplers_by_name_name_what_they_chose(sampler, shards):
     rows = np.arange(3 * 8 * 8) % 4
     classes = Classes(np.array([0, 60, 300, 900]), {2: greedy.informative_amplitudes(2, np.array([0, 0.16, 0.8, 2.4]))})
-    layout = Layout(sampler, 10, shards, 1)
-    bits = classes.bits[rows].reshape(3, 8, 8)
-    plan = samplers.plan(layout, bits, 4)
-    assert len(plan.region_blocks) == 4
+    layout = Layout(sampler, 10, shards)
+    plan = samplers.plan(layout, classes.bits[rows])
     _, target, noise = _source(len(rows))
     indices = samplers.choose(layout, classes, plan, rows, target, noise)
     assert len(indices) == len(plan.counts) * shards
     drawn = samplers.sample(layout, classes, plan, rows, indices)
     assert not drawn[rows == 0].any() and drawn[rows == 3].any()
-    again = samplers.choose(layout, classes, samplers.plan(layout, bits, 4), rows, target, noise)
+    again = samplers.choose(layout, classes, samplers.plan(layout, classes.bits[rows]), rows, target, noise)
     assert np.array_equal(indices, again)
-
-
-def test_regions_cover_the_latents_and_check_themselves():
-    numbers = regions.numbers(5, 7, 4)
-    assert regions.count(5, 7, 4) == 4 and numbers.max() == 3
-    assert numbers[3, 3] == 0 and numbers[3, 4] == 1 and numbers[4, 6] == 3
-    rows = np.zeros((2, 5, 7), np.uint8)
-    before = regions.checks(rows, 4)
-    rows[1, 4, 6] = 1
-    changed = [a != b for a, b in zip(before, regions.checks(rows, 4), strict=True)]
-    assert changed == [False, False, False, True]
 
 
 def test_measured_rho_of_exact_samples_is_one_and_kl_is_the_allocation():
@@ -203,7 +185,7 @@ def test_measured_rho_of_exact_samples_is_one_and_kl_is_the_allocation():
 def test_encoder_precision_is_not_decodability():
     """Whatever index is chosen, the decoder's sample is that row, in integers."""
     bits, *_ = _source(200)
-    plan = coded_sampling.pack(bits, np.zeros(200, np.int64), 1, 14 * BIT)
+    plan = coded_sampling.pack(bits, 14 * BIT)
     indices = np.arange(len(plan.counts)) * 7919 % (1 << 14)
     drawn = sample(plan, indices, 200)
     assert drawn.dtype == np.int64 and np.abs(drawn).max() <= 17715

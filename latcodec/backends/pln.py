@@ -2,13 +2,10 @@
 
 Stream 0 is the range coder's: jumps of z2, jumps of z1 and, with sampler=rejection, its indices. A jump is an escape: a
 whole number of steps of some 2.5 standard deviations by which the prior's mean is moved towards evidence that lies
-where the candidates do not reach. Stream 1 holds the indices, kappa bits each: those of z2, then those of z1 region by
-region. The decoder knows from z2, in integers, how much information each dimension has, and so which dimensions share
-an index.
-
-Parameters section (`pln_wire.py`): sampler, kappa, shards, side of a region in cells of z2 (1 byte each); per region
-how many indices it has and a check of its table rows; CRC-32 of all this, the rate and stream 0. So with the file's
-checksum ignored, damage of the indices stays where it is: see `decode`.
+where the candidates do not reach. Stream 1 holds indices of kappa bits: those of z2, Reed-Solomon parity of these
+bytes, then those of z1. The decoder knows from z2, in integers, how much information each dimension has, and so which
+dimensions share an index. Parameters section (`pln_wire.py`): sampler, kappa, shards, and a check of what damage
+must not touch.
 
 Fixed point: z2 has FRACTION_BITS after the point; z1 VALUE_BITS, in units of its evidence's standard deviation.
 """
@@ -22,14 +19,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from latcodec.backends import pln_wire as wire
+from latcodec.backends import pln_parity, pln_wire
 from latcodec.backends.hyperprior import _replicate
 from latcodec.backends.pln_model import FACTOR_BITS, VALUE_BITS, Model, to_value
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, OptionError
 from latcodec.integer_net import FRACTION_BITS
-from latcodec.latents import coded_sampling, regions, samplers
+from latcodec.latents import coded_sampling, samplers
 from latcodec.latents.coded_sampling import BIT
 from latcodec.latents.measure import Level
 from latcodec.latents.samplers import Layout
@@ -37,7 +34,7 @@ from latcodec.models.ladder import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.models.strips import in_strips
 
 JUMP_REACH = 1.08  # evidence further away than so many steps jumps
-REGION_BITS = 8000  # an average region holds at least so many, so that its head costs half a per cent
+MOST_DIMENSIONS = 2**22  # that share a plan, for the memory large pictures take; part of the format
 EFFORTS = ((12, 1, 1),) * 3 + ((13, 1, 1),) + ((14, 1, 1),) * 2 + ((15, 1, 1), (16, 1, 1), (12, 2, 16), (12, 3, 64))
 _HALO = 2  # latents, as in the hyperprior
 
@@ -136,9 +133,9 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
     return Latents(torch.nan_to_num(y[0]).clamp(-1e6, 1e6).cpu(), torch.nan_to_num(z[0]).clamp(-1e6, 1e6).cpu())
 
 
-def _bands(shape: tuple[int, ...], side: int) -> list[slice]:
-    """Rows of z1 [C, h, w] that are sampled at a time: whole regions, at most some 2 million dimensions."""
-    step = side * max(1, 2**21 // (shape[0] * shape[2] * side))
+def _bands(shape: tuple[int, ...]) -> list[slice]:
+    """Rows of z1 [C, h, w] that share a plan: all of a picture up to some 5 megapixels."""
+    step = max(1, MOST_DIMENSIONS // (shape[0] * shape[2]))
     return [slice(top, min(shape[1], top + step)) for top in range(0, shape[1], step)]
 
 
@@ -157,7 +154,7 @@ def _code_z2(model: Model, z: np.ndarray, sigma: np.ndarray, index: int, kappa: 
     jumps = _jumps(distance, step)
     target = (distance - jumps * step) / scale
     noise = np.broadcast_to(sigma[:, None, None] * 2.0**FRACTION_BITS / scale, distance.shape)
-    plan = model.blocks_of_z2(index, distance.shape[1:], kappa)
+    plan = model.blocks_of_z2(index, z[0].size, kappa)
     indices = coded_sampling.choose(plan, target.ravel(), noise.ravel(), kappa, select)
     z2 = model.z2_of(index, coded_sampling.sample(plan, indices, z.size).reshape(z.shape), jumps)
     level, unit = Level(len(z)), sigma[:, None, None] * 2.0**FRACTION_BITS
@@ -182,19 +179,18 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
 
     start = time.perf_counter()
     bits = model.classes.bits
-    layout = Layout(sampler, kappa, shards, _region_side(int(bits[rows].sum()) // BIT, z2.shape[1:]))
-    side, level1 = HYPER_STRIDE * layout.side, Level(len(rows))
+    layout, level1 = Layout(sampler, kappa, shards), Level(len(rows))
     values, jumps1 = np.empty(rows.shape, np.int32), np.empty(rows.shape, np.int32)
-    chosen, chosen_rows, blocks = [], [], []
-    for band in _bands(rows.shape, side):
+    chosen, chosen_rows = [], []
+    for band in _bands(rows.shape):
         some = rows[:, band]
         distance = latents.y[:, band].double().numpy() / sigma1[:, None, None] * 2.0**VALUE_BITS - means[:, band]
         step, scale = model.row_step[some], model.row_scale[some]
         jumps = jumps1[:, band] = _jumps(distance, step)
         unit = np.maximum(1, scale) * 2.0 ** (VALUE_BITS - FACTOR_BITS)
         target, noise = (distance - jumps * step) / unit, 2.0**VALUE_BITS / unit
-        plan = samplers.plan(layout, bits[some], side)
         flat = some.ravel()
+        plan = samplers.plan(layout, bits[flat])
         indices = samplers.choose(
             layout, model.classes, plan, flat, target.ravel(), noise.ravel(), options.select, beams
         )
@@ -203,7 +199,6 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
         level1.add(bits[some], distance * 2.0**-VALUE_BITS, values[:, band] * 2.0**-VALUE_BITS)
         chosen.append(indices)
         chosen_rows.append(model.index_row[flat[bits[flat] > 0]])
-        blocks.append(plan.region_blocks * shards)
     seconds["level 1"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -212,23 +207,23 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     jump_rows = model.jump_rows(index, rows[0].size, z2[0].size)
     puts = {2: [(jumps2.ravel(), jump_rows[: z2.size])], 1: [(jumps1.ravel(), jump_rows[z2.size :])]}
     encoder.put(np.concatenate([jumps2.ravel(), jumps1.ravel()]), jump_rows)
-    raw = np.concatenate([chosen2, *chosen])
+    raw = np.concatenate(chosen)
     if sampler == "rejection":
-        puts[1].append((np.concatenate(chosen).astype(np.int32), np.concatenate(chosen_rows)))
+        puts[1].append((raw.astype(np.int32), np.concatenate(chosen_rows)))
         encoder.put(*puts[1][1])
-        raw = chosen2
-    jumps_stream = encoder.finish()
-    parameters = wire.pack_parameters(layout, np.concatenate(blocks), regions.checks(rows, side))
-    parameters = wire.seal(parameters, jumps_stream, index)
+        raw = raw[:0]
+    head = pln_wire.pack_indices(chosen2, kappa)
+    protected = head + pln_parity.parity(head)
+    streams = (encoder.finish(), protected + pln_wire.pack_indices(raw, kappa))
+    parameters = pln_wire.pack_parameters(layout, index, streams[0])
     spent = {n: sum(ideal_bits(*put, model.tables) for put in level) for n, level in puts.items()}
-    spent = {2: spent[2] + kappa * len(chosen2), 1: spent[1] + kappa * (len(raw) - len(chosen2))}
-    streams = (jumps_stream, wire.pack_indices(raw, kappa))
+    spent = {2: spent[2] + 8 * len(protected), 1: spent[1] + kappa * len(raw)}
     seconds["entropy"] = time.perf_counter() - start
 
     start = time.perf_counter()
     if options.verify:
         payload = Payload(0, b"", index, 0, 0, False, 8, 0, streams, parameters=parameters)
-        if _decode_integers(model, payload, latents.y.shape[1:])[0].crc() != integers.crc():
+        if _decode_integers(model, payload, latents.y.shape[1:]).crc() != integers.crc():
             raise DriftError("the streams just written do not decode to the same integers on this machine")
     seconds["verify"] = time.perf_counter() - start
     details = {"sampler": sampler, "kappa": kappa, "shards": shards, "beams": beams, "select": options.select,
@@ -248,12 +243,6 @@ def jump_counts(model: Model, latents: Latents, index: int) -> np.ndarray:
     return np.concatenate([(jumps2 != 0).mean((1, 2)), (jumps1 != 0).mean((1, 2))])
 
 
-def _region_side(bits: int, shape: tuple[int, ...]) -> int:
-    """Side of a region in cells of z2, such that heads are a small share of the file."""
-    cells = max(1, shape[0] * shape[1])
-    return min(64, max(2, round((REGION_BITS * cells / max(1, bits)) ** 0.5)))
-
-
 def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
     """Encode an image, uint8 or uint16 [H, W, 3]."""
     start = time.perf_counter()
@@ -264,71 +253,45 @@ def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
     return coded
 
 
-def _decode_integers(
-    model: Model, payload: Payload, shape: tuple[int, int], tolerant: bool = False
-) -> tuple[Integers, int]:
-    """The integers, and how many regions of z1 (shape (h, w)) are damaged: 0 unless `tolerant`.
+def _decode_integers(model: Model, payload: Payload, shape: tuple[int, int], tolerant: bool = False) -> Integers:
+    """The integers of a file; shape is (h, w) of z1. Raises FormatError.
 
-    A damaged region is one whose table rows are not the encoder's, because z2 is not; where its indices belong is then
-    unknown, and it keeps the prior's mean. Raises FormatError.
+    If `tolerant`, wrong bytes of z2's indices are put right by their parity; should there be too many, nothing is known
+    of where z1's belong, and z1 keeps the means that what is left of z2 gives.
     """
-    layout, heads = wire.unpack_parameters(payload)
-    index, kappa, side = payload.rate_index, layout.kappa, HYPER_STRIDE * layout.side
-    z2_shape = tuple(-(-length // HYPER_STRIDE) for length in shape)
-    expected, checks = wire.unpack_regions(heads, regions.count(*shape, side))
-    plan = model.blocks_of_z2(index, z2_shape, kappa)
-    first = len(plan.counts)
-    indices = wire.unpack_indices(payload.streams[1], kappa, first + int(expected.sum()))
+    layout, index, kappa = pln_wire.unpack_parameters(payload), payload.rate_index, payload.parameters[1]
+    z2_shape = (model.rates.z2_mean.shape[1], *(-(-length // HYPER_STRIDE) for length in shape))
+    size, cells = int(np.prod(z2_shape)), z2_shape[1] * z2_shape[2]
+    plan = model.blocks_of_z2(index, cells, kappa)
+    length = -(-len(plan.counts) * kappa // 8)
+    start = length + pln_parity.count(length)
+    head, check, rest = (payload.streams[1][a:b] for a, b in ((0, length), (length, start), (start, None)))
+    sound = True
+    if tolerant and len(check) == start - length:
+        head, sound = pln_parity.corrected(head, check)
     decoder = Decoder(payload.streams[0], model.tables)
-    channels = model.rates.z2_mean.shape[1]
-    size = channels * z2_shape[0] * z2_shape[1]
-    jumps = decoder.get(model.jump_rows(index, shape[0] * shape[1], z2_shape[0] * z2_shape[1]))
-    samples = coded_sampling.sample(plan, indices[:first], size)
-    z2 = model.z2_of(index, samples.reshape(channels, *z2_shape), jumps[:size].reshape(channels, *z2_shape))
+    jumps = decoder.get(model.jump_rows(index, shape[0] * shape[1], cells))
+    samples = coded_sampling.sample(plan, pln_wire.unpack_indices(head, kappa, len(plan.counts)), size)
+    z2 = model.z2_of(index, samples.reshape(z2_shape), jumps[:size].reshape(z2_shape))
     means, rows = model.prior_of_z1(z2, index, shape)
-    damaged = np.array([a != b for a, b in zip(regions.checks(rows, side), checks, strict=True)], bool)
-    if damaged.any() and not tolerant:
-        raise FormatError("field parameters: the check of a region does not fit")
+    values = np.zeros(rows.shape, np.int32)
+    plans = [samplers.plan(layout, model.classes.bits[rows[:, band].ravel()]) for band in _bands(rows.shape)]
+    due = sum(len(plan.counts) for plan in plans) * layout.shards
+    if not sound or (tolerant and -(-due * kappa // 8) != len(rest)):
+        return Integers(z2, rows, means, values)
+    indices, start = pln_wire.unpack_indices(rest, kappa, due), 0
     jumps = jumps[size:].reshape(rows.shape)
-    values = np.empty(rows.shape, np.int32)
-    numbers, start, region = regions.numbers(*shape, side), first, 0
-    for band in _bands(rows.shape, side):
+    for band, plan in zip(_bands(rows.shape), plans, strict=True):
         some = rows[:, band]
-        flat, inside = some.ravel(), slice(region, region + regions.count(*some.shape[1:], side))
-        plan = samplers.plan(layout, model.classes.bits[some], side)
+        flat, stop = some.ravel(), start + len(plan.counts) * layout.shards
+        mine = indices[start:stop]
         if layout.sampler == "rejection":
-            bits = model.classes.bits[flat]
-            mine = decoder.get(model.index_row[flat[bits > 0]]).astype(np.int64) if not damaged.any() else None
-        else:
-            wanted = plan.region_blocks * layout.shards
-            if not tolerant and (wanted != expected[inside]).any():
-                raise FormatError("field parameters: a region has another number of indices")
-            damaged[inside] |= wanted != expected[inside]
-            mine = _aligned(indices[start:], expected[inside], wanted, damaged[inside])
-            start += int(expected[inside].sum())
-        samples = np.zeros(len(flat), np.int64)
-        if mine is not None:
-            samples = samplers.sample(layout, model.classes, plan, flat, mine)
-        lost = damaged[numbers[band]]
-        samples = np.where(lost, 0, samples.reshape(some.shape))
-        values[:, band] = to_value(samples, model.row_scale[some], np.where(lost, 0, jumps[:, band]),
-                                    model.row_step[some], VALUE_BITS)  # fmt: skip
-        region = inside.stop
-    if not damaged.any():
-        decoder.finish()
-    return Integers(z2, rows, means, values), int(damaged.sum())
-
-
-def _aligned(indices: np.ndarray, stored: np.ndarray, wanted: np.ndarray, damaged: np.ndarray) -> np.ndarray:
-    """The indices of regions that want so many and have `stored` many; those of damaged regions are 0."""
-    if not damaged.any():
-        return indices[: int(stored.sum())]
-    starts = np.cumsum(stored) - stored
-    parts = [
-        np.zeros(want, np.int64) if bad else indices[start : start + want]
-        for start, want, bad in zip(starts.tolist(), wanted.tolist(), damaged.tolist(), strict=True)
-    ]
-    return np.concatenate(parts)
+            mine = decoder.get(model.index_row[flat[model.classes.bits[flat] > 0]]).astype(np.int64)
+        samples = samplers.sample(layout, model.classes, plan, flat, mine).reshape(some.shape)
+        values[:, band] = to_value(samples, model.row_scale[some], jumps[:, band], model.row_step[some], VALUE_BITS)
+        start = stop
+    decoder.finish()
+    return Integers(z2, rows, means, values)
 
 
 @torch.inference_mode()
@@ -352,19 +315,19 @@ def decode(model: Model, payload: Payload, ignore_checksum: bool = False) -> np.
     """Decode to an image, uint8 or uint16 [H, W, 3].
 
     Raises FormatError if the sections are not this codec's, DriftError if the integers differ from the encoder's. With
-    `ignore_checksum` damaged indices are decoded as they are: one of z1 hurts the dozen latents of its block, one of z2
-    the regions around it, which keep their prior's mean where their allocation is lost.
+    `ignore_checksum` damaged indices are decoded: a wrong one of z1 hurts the dozen latents of its block, and the few
+    of z2 have parity.
     """
     shape, z2_shape = latent_shapes(payload.width, payload.height)
-    layout, heads = wire.unpack_parameters(payload)
+    pln_wire.unpack_parameters(payload)
     # Before anything of the picture's size is allocated: indices hold at least the information of z2.
     least = int(model.rates.z2_bits[payload.rate_index].sum()) * z2_shape[0] * z2_shape[1] // BIT
-    if least > 8 * len(payload.streams[1]) or regions.count(*shape, HYPER_STRIDE * layout.side) > len(heads):
+    if least > 8 * len(payload.streams[1]):
         raise FormatError(
             f"field stream 1: {len(payload.streams[1])} bytes cannot hold {payload.width} x {payload.height} pixels"
         )
     try:
-        integers, _ = _decode_integers(model, payload, shape, ignore_checksum)
+        integers = _decode_integers(model, payload, shape, ignore_checksum)
     except FormatError as error:
         raise DriftError(f"the streams do not decode with these weights on this machine: {error}") from None
     if not ignore_checksum and integers.crc() != payload.integers_crc:

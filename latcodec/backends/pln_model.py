@@ -12,9 +12,9 @@ from latcodec.backends.hyperprior import _part
 from latcodec.coding import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, shift_round
-from latcodec.latents import samplers
+from latcodec.latents import coded_sampling
 from latcodec.latents.coded_sampling import Plan
-from latcodec.latents.samplers import Classes, Layout
+from latcodec.latents.samplers import Classes
 from latcodec.models.ladder import Config, Ladder
 from latcodec.shared_random import SCALE_BITS
 from latcodec.weights import Weights
@@ -24,7 +24,6 @@ VALUE_BITS = 8  # of z1
 GAIN_BITS = 16  # of the gains that prior means are multiplied by
 FACTOR_BITS = 12  # of prior standard deviations
 ROWS_PER_NAT_BITS = 4  # table rows lie 1/16 nat apart
-Z2_SIDE = 4  # cells of z2 in a region of its own
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,9 @@ class Model:
         rows, count = self.rates.jump_row[rate_index].astype(np.uint16), self.rates.z2_mean.shape[1]
         return np.concatenate([np.repeat(rows[:count], z2_cells), np.repeat(rows[count:], z1_cells)])
 
-    def blocks_of_z2(self, rate_index: int, shape: tuple[int, int], kappa: int) -> Plan:
-        """Level 2 always has balanced blocks: its allocation is the same everywhere."""
-        bits = self.rates.z2_bits[rate_index]
-        bits = np.broadcast_to(bits[:, None, None], (len(bits), *shape))
-        return samplers.plan(Layout("blocks", kappa, 1, Z2_SIDE), bits, Z2_SIDE)
+    def blocks_of_z2(self, rate_index: int, cells: int, kappa: int) -> Plan:
+        """Level 2 always has balanced blocks; every position has the same allocation."""
+        return coded_sampling.pack(np.repeat(self.rates.z2_bits[rate_index], cells), kappa * coded_sampling.BIT)
 
     def z2_of(self, rate_index: int, samples: np.ndarray, jumps: np.ndarray) -> np.ndarray:
         """z2 int64 [Z, h', w'] from samples and jumps of that shape."""

@@ -34,46 +34,31 @@ class Plan:
     """Which block and which column of the codebook each dimension has that is coded at all.
 
     order int64 [m]: dimensions; block and column int64 [m]: theirs. counts int64 [blocks]: dimensions of a block.
-    region_blocks int64 [regions]: a region's blocks are contiguous, regions in order.
     """
 
     order: np.ndarray
     block: np.ndarray
     column: np.ndarray
     counts: np.ndarray
-    region_blocks: np.ndarray
 
 
-def pack(bits: np.ndarray, region: np.ndarray, regions: int, capacity: int) -> Plan:
-    """Deal dimensions to blocks of at most about `capacity`, equally full within a region, in integers only.
+def pack(bits: np.ndarray, capacity: int) -> Plan:
+    """Deal dimensions to blocks of at most about `capacity`, equally full, in integers only.
 
-    bits: integers [n], 1/BIT bit, 0 for dimensions without a code; region: integers [n] below `regions`;
-    capacity: 1/BIT bit. The largest dimensions go first, each round to the emptiest blocks first.
+    bits: integers [n] below 2**20, 1/BIT bit, 0 for dimensions without a code; capacity: 1/BIT bit. Dimensions go from
+    large to small; each turn deals one to every block, the emptiest first.
     """
     coded = np.flatnonzero(bits > 0)
-    # One key sorts by region, then from large to small: bits are below 2**20.
-    key = (region[coded].astype(np.int64) << 20) + ((1 << 20) - 1 - np.minimum(bits[coded], (1 << 20) - 1))
-    order = coded[np.argsort(key, kind="stable")]
-    size, of = bits[order].astype(np.int64), region[order]
-    counts = np.bincount(of, minlength=regions)
-    ends = np.cumsum(counts)
-    sums = np.concatenate([[0], np.cumsum(size)])
-    total = sums[ends] - sums[ends - counts]
-    blocks = np.maximum(-(-total // capacity), -(-counts // MAX_COLUMNS))
-    base = np.cumsum(blocks) - blocks
-    position = np.arange(len(order)) - np.repeat(ends - counts, counts)
-    share = np.repeat(np.maximum(blocks, 1), counts)
-    turn = position // share
-    slot = np.repeat(base, counts) + position % share
-    load = np.zeros(int(blocks.sum()), np.int64)
-    block = np.empty(len(order), np.int64)
-    home = np.repeat(np.arange(regions, dtype=np.int64) << 40, blocks)
-    by_turn = np.argsort(turn, kind="stable")
-    for some in np.split(by_turn, np.cumsum(np.bincount(turn))[:-1]) if len(order) else []:
-        emptiest = np.argsort(home + load, kind="stable")
-        block[some] = emptiest[slot[some]]
+    order = coded[np.argsort(-bits[coded].astype(np.int32), kind="stable")]
+    size = bits[order].astype(np.int64)
+    blocks = max(-(-int(size.sum()) // capacity), -(-len(order) // MAX_COLUMNS))
+    load, block = np.zeros(blocks, np.int64), np.empty(len(order), np.int64)
+    for start in range(0, len(order), max(1, blocks)):
+        some = slice(start, min(len(order), start + blocks))
+        block[some] = np.argsort(load, kind="stable")[: some.stop - start]
         load[block[some]] += size[some]
-    return Plan(order, block, turn, np.bincount(block, minlength=len(load)), blocks)
+    column = np.arange(len(order)) // max(1, blocks)
+    return Plan(order, block, column, np.bincount(block, minlength=blocks))
 
 
 @lru_cache(maxsize=2)

@@ -11,21 +11,17 @@ import numpy as np
 from latcodec.latents.coded_sampling import MAX_COLUMNS, Plan
 
 
-def pack(bits: np.ndarray, region: np.ndarray, regions: int, capacity: int, largest_group: int = MAX_COLUMNS) -> Plan:
-    """Cut dimensions, in order within each region, into blocks before they would hold more than `capacity`.
+def pack(bits: np.ndarray, capacity: int, largest_group: int = MAX_COLUMNS) -> Plan:
+    """Cut dimensions, in order, into blocks before they would hold more than `capacity`; as `coded_sampling.pack`.
 
-    As `coded_sampling.pack`; choose with `coded_sampling.choose(..., select="sample")`.
+    Choose with `coded_sampling.choose(..., select="sample")`.
     """
-    coded = np.flatnonzero(bits > 0)
-    order = coded[np.argsort(region[coded], kind="stable")]
+    order = np.flatnonzero(bits > 0)
     block, column = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
-    current, held, members, here = -1, 0, 0, -1
-    starts = []
-    for i, (size, of) in enumerate(zip(bits[order].tolist(), region[order].tolist(), strict=True)):
-        if of != here or held + size > capacity or members == largest_group:
-            current, held, members, here = current + 1, 0, 0, of
-            starts.append(of)
+    current, held, members = -1, 0, largest_group
+    for i, size in enumerate(bits[order].tolist()):
+        if held + size > capacity or members == largest_group:
+            current, held, members = current + 1, 0, 0
         block[i], column[i] = current, members
         held, members = held + size, members + 1
-    counts = np.bincount(block, minlength=current + 1)
-    return Plan(order, block, column, counts, np.bincount(np.asarray(starts, np.int64), minlength=regions))
+    return Plan(order, block, column, np.bincount(block, minlength=current + 1))

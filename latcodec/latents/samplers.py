@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latcodec.latents import coded_sampling, greedy, importance, regions, rejection
+from latcodec.latents import coded_sampling, greedy, importance, rejection
 from latcodec.latents.coded_sampling import BIT, Plan
 
 SAMPLERS = ("blocks", "greedy", "importance", "rejection")  # ids on the wire, append-only
@@ -16,12 +16,11 @@ IMPORTANCE_EXTRA_BITS = 2  # t: candidates beyond exp(KL)
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file says of its indices: sampler, bits of an index, shards of a block, side of a region (cells of z2)."""
+    """What a file says of its indices: sampler, bits of an index, shards of a block."""
 
     sampler: str
     kappa: int
     shards: int
-    side: int
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,14 @@ class Classes:
         return greedy.equal_amplitudes(count) if known is None else known[:, rows]
 
 
-def plan(layout: Layout, bits: np.ndarray, side: int) -> Plan:
-    """The blocks of a level; bits int64 [C, h, w] in 1/256 bit; side of a region in latents."""
-    _, height, width = bits.shape
-    region = np.broadcast_to(regions.numbers(height, width, side), bits.shape).ravel()
-    count, capacity = regions.count(height, width, side), layout.kappa * BIT
+def plan(layout: Layout, bits: np.ndarray) -> Plan:
+    """The blocks of dimensions with bits, integers [n] in 1/256 bit; none for a sampler without blocks."""
+    capacity = layout.kappa * BIT
     if layout.sampler == "rejection":
-        return coded_sampling.pack(np.zeros(bits.size, np.int64), region, count, capacity)
+        return coded_sampling.pack(np.zeros(0, np.int64), capacity)
     if layout.sampler == "importance":
-        return importance.pack(bits.ravel(), region, count, capacity - IMPORTANCE_EXTRA_BITS * BIT)
-    return coded_sampling.pack(bits.ravel(), region, count, capacity * layout.shards)
+        return importance.pack(bits, capacity - IMPORTANCE_EXTRA_BITS * BIT)
+    return coded_sampling.pack(bits, capacity * layout.shards)
 
 
 def choose(

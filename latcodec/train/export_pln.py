@@ -36,6 +36,7 @@ JUMP_DEVIATIONS = 2.5  # of the marginal
 UNCODED_JUMP = 4.2  # standard deviations of the evidence
 JUMP_ROWS, JUMP_SYMBOLS = 26, 6
 INDEX_ROWS = 24  # of the indices of rejection sampling: half bits of expected information
+INDEX_SOURCES = 4000  # dimensions that each of them is counted on
 SIDE_PX, RATE_STEP = 512, 16
 
 
@@ -104,27 +105,25 @@ def jump_pmfs(ratio: float = 0.15) -> list[np.ndarray]:
     return rows
 
 
-def index_pmfs(count: int = 4000) -> list[np.ndarray]:
+def index_pmfs(count: int) -> list[np.ndarray]:
     """Probabilities of the indices of rejection sampling by half bits, from Gaussian sources; every index has some."""
     rng = np.random.Generator(np.random.Philox(key=[0, 1]))
+    nats = np.repeat((np.arange(INDEX_ROWS) / 2 + 0.25) * np.log(2), count)
+    noise = np.expm1(2 * nats) ** -0.5
+    target = rng.standard_normal(len(nats)) * np.sqrt(1 + noise**2)
+    chosen = rejection.choose(np.ones(len(nats), np.int64), target, noise).reshape(INDEX_ROWS, count)
+    at = np.arange(1 << rejection.BUDGET_BITS)
+    low, high = np.maximum(0, at - np.maximum(1, at // 4)), np.minimum(len(at), at + np.maximum(1, at // 4) + 1)
     rows = []
-    for row in range(INDEX_ROWS):
-        nats = (row / 2 + 0.25) * np.log(2)
-        noise = np.full(count, np.expm1(2 * nats) ** -0.5)
-        target = rng.standard_normal(count) * np.sqrt(1 + noise**2)
-        chosen = rejection.choose(np.ones(count, np.int64), target, noise)
-        counts = np.bincount(chosen, minlength=1 << rejection.BUDGET_BITS).astype(np.float64)
-        width = np.maximum(1, np.arange(len(counts)) // 4)  # rare indices are averaged with their neighbours
-        sums = np.concatenate([[0], np.cumsum(counts)])
-        low = np.maximum(0, np.arange(len(counts)) - width)
-        high = np.minimum(len(counts), np.arange(len(counts)) + width + 1)
+    for row in chosen:  # rare indices are averaged with their neighbours
+        sums = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(at)))])
         rows.append(np.append((sums[high] - sums[low]) / (high - low) + 0.05, 0))
     return rows
 
 
 def tables() -> Tables:
     """Jumps, then the indices of rejection sampling."""
-    indices = index_pmfs()
+    indices = index_pmfs(INDEX_SOURCES)
     return quantize_pmf(jump_pmfs() + indices, [-JUMP_SYMBOLS] * JUMP_ROWS + [0] * INDEX_ROWS)
 
 

@@ -1,0 +1,310 @@
+"""The PLN codec on the shipped hyperprior's transforms: files, samplers, reports, damage, sameness."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from skimage import data
+from torch_threads import threads
+
+from latcodec import container, weights
+from latcodec.backends import pln, pln_model, pln_parity, pln_wire
+from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
+from latcodec.latents.samplers import Layout
+from latcodec.metrics import psnr_db
+from latcodec.train import export_pln, start_pln
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def stored() -> weights.Weights:
+    """Weights as `export` makes them, of a ladder that the hyperprior was turned into."""
+    before, export_pln.INDEX_SOURCES = export_pln.INDEX_SOURCES, 100
+    try:
+        network = start_pln.from_hyperprior(weights.load("hyperprior"))
+        tensors = export_pln.tensors_of(network)
+    finally:
+        export_pln.INDEX_SOURCES = before
+    return weights.Weights(Path("pln"), "ab" * 32, "pln", pln_model.stored_config(network), tensors)
+
+
+@pytest.fixture(scope="module")
+def model(stored) -> pln.Model:
+    return pln.Model(stored)
+
+
+def crop(height: int = 96, width: int = 128) -> np.ndarray:
+    return np.ascontiguousarray(data.astronaut()[60 : 60 + height, 180 : 180 + width])
+
+
+def encoded(model, image: np.ndarray, index: int = 128, **options) -> tuple[container.Payload, pln.Coded]:
+    coded = pln.encode(model, image, pln.Options(index, **options))
+    height, width = image.shape[:2]
+    payload = container.Payload(3, model.weights_id, index, width, height, False, 8 * image.itemsize,
+                                coded.integers_crc, coded.streams, parameters=coded.parameters)  # fmt: skip
+    return container.unpack(container.pack(payload)), coded
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 70), (65, 15), (64, 64), (130, 97)])
+def test_round_trip_of_odd_sizes(model, size):
+    image = crop(*size)
+    payload, coded = encoded(model, image, 200)
+    decoded = pln.decode(model, payload)
+    assert decoded.shape == image.shape and psnr_db(image, decoded) > 25
+    assert abs(8 * len(container.pack(payload)) - coded.estimated_bits) < 0.005 * coded.estimated_bits + 40 * 8
+
+
+def test_more_rate_more_quality_more_effort_less_distortion(model):
+    image = crop()
+    points = []
+    for index in (0, 90, 180, 255):
+        payload, _ = encoded(model, image, index)
+        points.append((len(container.pack(payload)), psnr_db(image, pln.decode(model, payload))))
+    assert points == sorted(points) and points[-1][1] > points[0][1] + 8
+    efforts = [psnr_db(image, pln.decode(model, encoded(model, image, 128, effort=e)[0])) for e in (0, 5, 7)]
+    assert efforts == sorted(efforts)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"select": "sample", "kappa": 10},
+        {"sampler": "greedy", "kappa": 10},
+        {"sampler": "greedy", "kappa": 8, "shards": 5},
+        {"kappa": 10, "shards": 2, "beams": 4},
+        {"sampler": "importance", "kappa": 10},
+        {"sampler": "rejection", "kappa": 10},
+    ],
+    ids=str,
+)
+def test_every_sampler_is_decoded(model, options):
+    image = crop(64, 64)
+    payload, coded = encoded(model, image, 100, **options)
+    assert psnr_db(image, pln.decode(model, payload)) > 24
+    assert abs(8 * len(container.pack(payload)) - coded.estimated_bits) < 0.005 * coded.estimated_bits + 40 * 8
+    assert encoded(model, image, 100, **options)[0] == payload
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"sampler": "guess"}, "sampler"),
+        ({"kappa": 11}, "kappa"),
+        ({"select": "worst"}, "select"),
+        ({"shards": 9}, "shards"),
+        ({"beams": 1000}, "beams"),
+        ({"effort": 10}, "effort"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        pln.Options(0, **options)
+
+
+def test_effort_is_kappa_then_beams():
+    assert pln.Options(0).settled() == ("blocks", 14, 1, 1)
+    assert pln.Options(0, effort=0).settled()[1] == 12 and pln.Options(0, effort=7).settled()[1] == 16
+    sampler, _, shards, beams = pln.Options(0, effort=9).settled()
+    assert sampler == "greedy" and shards > 1 and beams > 1
+    assert pln.Options(0, effort=9, sampler="blocks", kappa=12).settled() == ("blocks", 12, 1, 1)
+
+
+def test_report_of_each_level(model):
+    payload, coded = encoded(model, crop(), 128)
+    second, first = coded.details["levels"]
+    assert (second["level"], first["level"]) == (2, 1)
+    for level in (first, second):
+        assert level["ratio"] == pytest.approx(level["file_bits"] / level["kl_bits"], rel=1e-3)
+        assert 0.8 < level["rho"] < 2 and 0 < level["coded_dimensions"] <= level["dimensions"]
+        assert 0 < level["active_units"] <= 192
+    spent = first["file_bits"] + second["file_bits"]
+    assert spent == pytest.approx(coded.estimated_bits - 8 * len(payload.parameters), abs=1)
+    assert first["dimensions"] == 192 * 6 * 8 and second["dimensions"] == 96 * 2 * 2
+
+
+def test_dimensions_without_information_cost_nothing(model):
+    flat = np.full((128, 128, 3), 90, np.uint8)
+    payload, coded = encoded(model, flat, 60)
+    assert coded.details["levels"][1]["coded_dimensions"] < 0.05 * coded.details["levels"][1]["dimensions"]
+    assert len(container.pack(payload)) < 250
+
+
+def test_extreme_latents_jump(model):
+    found = pln.analyse(model, crop(64, 64))
+    latents = pln.Latents(found.y.clone(), found.z.clone())
+    latents.y[3, 1, 2] = 5e4
+    latents.z[1, 0, 0] = -5e4
+    coded = pln.code(model, latents, pln.Options(128))
+    payload = container.Payload(3, b"abcd", 128, 64, 64, False, 8, coded.integers_crc, coded.streams,
+                                parameters=coded.parameters)  # fmt: skip
+    integers = pln._decode_integers(model, payload, (4, 4))
+    sigma = model.network.at_rate(torch.tensor([128 / 255]))["z1_log_sigma"].exp()[0, 3].item()
+    assert (integers.means + integers.values)[3, 1, 2] / 256 * sigma == pytest.approx(5e4, rel=0.01)
+
+
+def test_threads_do_not_change_a_bit(model):
+    image = crop(200, 300)
+    payloads, decoded = [], []
+    for count in (1, 2):
+        with threads(count):
+            payloads.append(encoded(model, image)[0])
+            decoded.append(pln.decode(model, payloads[0]).astype(int))
+            shape = pln.latent_shapes(300, 200)[0]
+            assert pln._decode_integers(model, payloads[0], shape).crc() == payloads[0].integers_crc
+    assert np.abs(decoded[0] - decoded[1]).max() <= 1
+
+
+def test_large_pictures_are_sampled_in_bands(model, monkeypatch):
+    image = crop(200, 150)
+    whole = encoded(model, image)[0]
+    expected = pln.decode(model, whole).astype(int)
+    monkeypatch.setattr(pln, "MOST_DIMENSIONS", 192 * 10 * 4)
+    parts, _ = encoded(model, image)
+    assert parts.streams != whole.streams
+    assert abs(len(parts.streams[1]) - len(whole.streams[1])) < 0.02 * len(whole.streams[1]) + 8
+    assert np.abs(pln.decode(model, parts) - expected).mean() < 8
+
+
+def flipped(payload: container.Payload, flips: int, seed: int, first: int = 0, last: int | None = None):
+    data = bytearray(payload.streams[1])
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    for bit in rng.choice(np.arange(8 * first, 8 * len(data) if last is None else 8 * last), flips, replace=False):
+        data[bit // 8] ^= 1 << (bit % 8)
+    return replace(payload, streams=(payload.streams[0], bytes(data)))
+
+
+def test_damaged_indices_hurt_softly_when_the_checksum_is_ignored(model):
+    image = crop(256, 256)
+    payload, _ = encoded(model, image, 160)
+    clean = psnr_db(image, pln.decode(model, payload))
+    damaged = [psnr_db(image, pln.decode(model, flipped(payload, 20, seed), ignore_checksum=True)) for seed in range(8)]
+    assert np.median(damaged) > clean - 3 and min(damaged) > clean - 6
+    with pytest.raises(DriftError, match="CRC|decode"):
+        pln.decode(model, flipped(payload, 20, 0))
+
+
+def test_damage_of_level_two_is_put_right(model):
+    payload, _ = encoded(model, crop(256, 256), 160)
+    plan = model.blocks_of_z2(160, 16, 14)
+    length = -(-len(plan.counts) * 14 // 8)
+    for seed in range(5):
+        hurt = flipped(payload, pln_parity.ERRORS // 2, seed, 0, length + pln_parity.count(length))
+        assert np.array_equal(pln.decode(model, hurt, ignore_checksum=True), pln.decode(model, payload))
+    ruined = flipped(payload, 8 * length // 3, 1, 0, length)
+    assert pln.decode(model, ruined, ignore_checksum=True).shape == (256, 256, 3)
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+def test_what_is_protected_is_refused_when_damaged(model, ignore):
+    payload, _ = encoded(model, crop(64, 64))
+    for position in range(len(payload.parameters)):
+        data = bytearray(payload.parameters)
+        data[position] ^= 4
+        with pytest.raises(FormatError, match="parameters"):
+            pln.decode(model, replace(payload, parameters=bytes(data)), ignore)
+    with pytest.raises(FormatError, match="parameters"):
+        pln.decode(model, replace(payload, rate_index=129), ignore)
+    jumps = bytearray(payload.streams[0])
+    jumps[2] ^= 16
+    with pytest.raises(FormatError, match="parameters"):
+        pln.decode(model, replace(payload, streams=(bytes(jumps), payload.streams[1])), ignore)
+
+
+def test_sections_of_another_codec_are_refused(model):
+    payload, _ = encoded(model, crop(64, 64))
+    for streams, parameters in (
+        (payload.streams[:1], payload.parameters),
+        (payload.streams, None),
+        ((*payload.streams, b""), payload.parameters),
+        (payload.streams, b""),
+    ):
+        with pytest.raises(FormatError, match="sections|parameters"):
+            pln.decode(model, replace(payload, streams=streams, parameters=parameters))
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200])
+def test_truncated_and_padded_indices_are_refused(model, cut):
+    payload, _ = encoded(model, crop())
+    for stream in (payload.streams[1][:-cut], payload.streams[1] + bytes(cut)):
+        with pytest.raises((DriftError, FormatError)):
+            pln.decode(model, replace(payload, streams=(payload.streams[0], stream)))
+
+
+def test_a_picture_too_large_for_its_bytes_is_refused_before_it_is_made(model):
+    payload, _ = encoded(model, crop(64, 64))
+    with pytest.raises(FormatError, match="cannot hold"):
+        pln.decode(model, replace(payload, width=16000, height=16000))
+
+
+def test_weights_of_another_codec_are_refused(stored):
+    with pytest.raises(WeightsError, match="pln"):
+        pln.Model(weights.load("hyperprior"))
+    with pytest.raises(WeightsError, match="missing|pln"):
+        pln.Model(replace(stored, tensors={k: v for k, v in stored.tensors.items() if k != "rates.z2_bits"}))
+    with pytest.raises(WeightsError, match="keys"):
+        pln.Model(replace(stored, config=stored.config | {"more": 1}))
+
+
+def test_jump_tables_are_fitted_to_pictures(model):
+    rows = export_pln.fitted_jump_rows(model, [crop(256, 256), crop(128, 256)])
+    assert rows.shape == (256, 288) and rows.min() >= 0 and rows.max() < export_pln.JUMP_ROWS
+    assert rows[255].mean() < rows[0].mean()  # more dimensions jump where more are coded
+
+
+def test_fixed_point_follows_the_network(model, stored):
+    network = start_pln.from_hyperprior(weights.load("hyperprior")).eval()
+    latents = pln.analyse(model, crop(128, 128))
+    for index in (0, 128, 255):
+        means, rows = model.prior_of_z1(np.rint(latents.z.numpy() * 4096).astype(np.int64), index, (8, 8))
+        with torch.no_grad():
+            rate = network.at_rate(torch.tensor([index / 255]))
+            mean, nats = network.prior_of_z1(latents.z[None], rate)
+        assert np.abs(means / 256 * rate["z1_log_sigma"].exp()[0].numpy() - mean[0].numpy()).max() < 0.02
+        expected = nats[0].numpy() / np.log(2)
+        known = model.classes.bits[rows] / 256
+        assert np.abs(known - expected)[expected > 0.3].max() < 0.08
+        assert known[expected < 0.08].max(initial=0) == 0
+
+
+def test_integers_of_a_class_belong_together(model):
+    nats = model.classes.bits[1:] / 256 * np.log(2)
+    assert np.sqrt(np.expm1(2 * nats)) == pytest.approx(model.row_scale[1:] / 4096, rel=0.01)
+    assert model.classes.bits[0] == model.row_scale[0] == 0
+    assert (np.diff(model.classes.bits) > 0).all() and model.classes.bits.max() < 12 * 256
+
+
+@given(st.lists(st.integers(0, 2**14 - 1), max_size=40))
+def test_indices_are_packed_bit_by_bit(indices):
+    packed = pln_wire.pack_indices(np.array(indices, np.int64), 14)
+    assert len(packed) == -(-14 * len(indices) // 8)
+    assert pln_wire.unpack_indices(packed, 14, len(indices)).tolist() == indices
+    with pytest.raises(FormatError):
+        pln_wire.unpack_indices(packed + b"\0", 14, len(indices))
+
+
+def test_parameters_are_seven_bytes():
+    packed = pln_wire.pack_parameters(Layout("greedy", 12, 3), 7, b"jumps")
+    assert len(packed) == 7 and packed[:3] == bytes((1, 12, 3))
+
+
+@given(st.binary(max_size=600), st.integers(0, pln_parity.ERRORS), st.integers(0, 2**32 - 1))
+def test_parity_puts_wrong_bytes_right(data, errors, seed):
+    check = pln_parity.parity(data)
+    assert len(check) == pln_parity.count(len(data))
+    rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+    both = bytearray(data + check)
+    for position in rng.choice(len(both), min(errors, len(both)), replace=False):
+        both[position] ^= int(rng.integers(1, 256))
+    assert pln_parity.corrected(bytes(both[: len(data)]), bytes(both[len(data) :])) == (data, True)
+
+
+def test_parity_knows_when_there_is_too_much():
+    data = bytes(range(200))
+    check = pln_parity.parity(data)
+    hurt = bytes(b ^ 255 if i % 3 == 0 else b for i, b in enumerate(data))
+    assert pln_parity.corrected(hurt, check)[1] is False
