@@ -93,6 +93,6 @@ def gaussian_rows(seed: int, stream: int, rows: np.ndarray, columns: int) -> np.
 
 
 def uniform(seed: int, stream: int, rows: np.ndarray, column: int) -> np.ndarray:
-    """Uniform numbers in the open interval (0, 1), float64 [n], of rows [n], 32 bits each: for decisions of the encoder."""
+    """Uniform numbers in the open interval (0, 1), float64 [n], of rows [n], 32 bits each, for the encoder."""
     pair = words(seed, stream, rows, np.full(len(rows), column)).astype(np.float64)
     return (pair[:, 0] + 65536 * pair[:, 1] + 0.5) / 2**32
