@@ -45,7 +45,7 @@ format: $(READY) ## ruff: fix and format in place
 bench: $(READY) ## measure on Kodak: report/, README's table and figure; make bench KODAK=folder ARGS="--reps 3"
 	-$(BIN)/pip install -q -c constraints.txt pillow-jxl-plugin
 	test -e $(KODAK)/kodim24.png || $(BIN)/latcodec bench --fetch kodak $(KODAK)
-	$(BIN)/latcodec bench $(KODAK) --codecs all --threads 2 -o report --readme README.md $(ARGS)
+	$(BIN)/latcodec bench $(KODAK) --codecs all --threads 1 -o report --readme README.md $(ARGS)
 
 golden: $(READY) ## decode the golden files of every released version
 	$(BIN)/python -m pytest -k golden
