@@ -118,8 +118,7 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
 
 
 def posterior_of(latents: Latents, noise: int, caution: float = 1.0) -> Posterior:
-    """What a quantiser of y should meet: mode and precision of the likelihood, for the prior's share of the posterior is
-    what the code length pays.
+    """What a quantiser of y should meet: mode and precision of the likelihood; the prior's share is the code length's.
 
     caution: a factor of the precision. The errors of a quantiser that saves bits all lean towards the prior's mean, and
     together they distort more than each alone; `Model.caution` is what training pictures ask for.
@@ -138,7 +137,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     if options.prior == "hyper":
         z_mean, z_rows = model.prior_of_z(index, latents.z.shape[1:])
         gain = model.network.at_rate(torch.tensor([index / 255], device=model.device))["z_log_gain"][0].exp().cpu()
-        z_symbols = _round(latents.z.cpu() * gain - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
+        z_symbols = rounded(latents.z.cpu() * gain - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
         field = model.prior_of_y(z_symbols, index, shape)
     else:
         z_symbols, z_rows = np.zeros((0, 1, 1), np.int32), np.zeros(0, np.uint16)
@@ -181,7 +180,8 @@ def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
     return coded
 
 
-def _round(x: torch.Tensor) -> np.ndarray:
+def rounded(x: torch.Tensor) -> np.ndarray:
+    """Nearest integers, int32."""
     # NaN and infinities of a strange picture must not reach the coder as undefined integers.
     return torch.nan_to_num(x).clamp(-(2**24), 2**24).round().to(torch.int32).numpy()
 

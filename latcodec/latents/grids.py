@@ -83,7 +83,7 @@ def level_ratio(level: int) -> float:
     return LEVEL_MIN / 2**LOG_BITS + level / LEVELS_PER_NAT
 
 
-def _runs(keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def runs(keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(key, indices of it) for each key present; keys int64 [n] >= 0 below 2**16."""
     order = np.argsort(keys.astype(np.uint16), kind="stable")
     counts = np.bincount(keys)
@@ -162,7 +162,7 @@ class PointGrid:
         symbols = np.empty(len(flat), np.int64)
         places, starts = self._lists(rows, field)
         by_channel = field.shape.size > 1
-        for key, where in _runs(shapes - shapes.min() if by_channel else flat):
+        for key, where in runs(shapes - shapes.min() if by_channel else flat):
             row, shape = int(flat[where[0]]), int(shapes[where[0]])
             start = int(starts.ravel()[key]) if by_channel else int(self.starts[row])
             values = self.quantiles.at(places[start : start + self.sizes[row]], shape) * ONE
@@ -180,7 +180,7 @@ class PointGrid:
 
     def _by_length(self, target: np.ndarray, weight: np.ndarray, rows: np.ndarray, shapes: np.ndarray) -> np.ndarray:
         points = np.empty(len(rows), np.int32)
-        for shape, where in _runs(shapes):
+        for shape, where in runs(shapes):
             points[where] = algorithm_1(target[where], (2 * weight[where]) ** -0.5, 1.0, self.quantiles, shape)
         keys = (rows.astype(np.int64) << 32) + points
         found = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
@@ -200,7 +200,7 @@ class StepGrid:
         return int(fixed_exp(np.int64(log), self.table))
 
     def rows(self, field: Field, noise: int) -> np.ndarray:
-        return level_of(field.log_variance + MEAN_CURVATURE - noise) + field.group * LEVELS
+        return level_of(field.log_variance + MEAN_CURVATURE - noise)
 
     def values(self, symbols: np.ndarray, rows: np.ndarray, field: Field, noise: int) -> np.ndarray:
         return _clip(field.mean + ((symbols.astype(np.int64) * self.step(noise)) >> (SCALE_BITS - VALUE_BITS)))
@@ -242,7 +242,7 @@ class BookGrid:
             return np.searchsorted((centres[1:] + centres[:-1]) / 2, target).astype(np.int32).reshape(dims)
         weight = np.float32(np.exp((MEAN_CURVATURE - self.noises[book]) / 2**LOG_BITS) / (2 * np.log(2)))
         symbols = np.empty(len(target), np.int32)
-        for row, where in _runs(_spread(rows, dims)):
+        for row, where in runs(_spread(rows, dims)):
             prices = bits[row][:-1].astype(np.float32)
             symbols[where] = cheapest(target[where], np.full(len(where), weight), centres, prices)[0]
         return symbols.reshape(dims)
