@@ -12,19 +12,18 @@ from latcodec import codec, container
 from latcodec.backends import Backend, vbq
 from latcodec.backends.vbq_model import NO_LAMBDA
 from latcodec.errors import DriftError, FormatError, OptionError
-from latcodec.latents.grids import ONE, PointGrid
+from latcodec.latents.grids import ONE, PointGrid, fixed_exp, level_of
 from latcodec.metrics import psnr_db
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROW = Backend(2, "vbq", "latcodec.backends.vbq")
 SETS = [(quantizer, prior) for quantizer in vbq.QUANTIZERS for prior in vbq.PRIORS]
-WEIGHTS = None
 
 
 @pytest.fixture
 def model():
-    return codec.load_model(ROW, None, WEIGHTS, "cpu")
+    return codec.load_model(ROW, None, None, "cpu")
 
 
 def crop(size: int = 96) -> np.ndarray:
@@ -186,6 +185,29 @@ def test_integers_that_differ_are_told(model):
 def _with_quantiles(model, values):
     first, count, grid = model.sets["vbq", "hyper"]
     return first, count, PointGrid(grid.entries, grid.starts, replace(grid.quantiles, values=values))
+
+
+def test_integers_are_those_of_always(model):
+    """Frozen, here in Python's own integers: a change of the integer path breaks every old file."""
+    rng = np.random.default_rng(5)
+    rates = {k: v.astype(object) for k, v in vars(model.rates).items()}
+    for index in (0, 100, 255):
+        symbols = rng.integers(-9, 10, (rates["z_mean"].shape[1], 2, 3)).astype(np.int32)
+        z = symbols.astype(object) * 64 + rates["z_mean"][index][:, None, None]
+        fixed = (z * rates["z_inverse_gain"][index][:, None, None] + 2**11) // 2**12
+        plane = np.full((1, 2, 3), rates["plane"][index])
+        out = model.hyper(np.concatenate([fixed, plane]).astype(np.int64))[:, :7, :11].astype(object)
+        mean, log_scale, log_h = np.split(out, 3)
+        log_scale = log_scale + rates["scale_offset"][index][:, None, None]
+        field = model.prior_of_y(symbols, index, (7, 11))
+        assert np.array_equal(field.mean, (mean * rates["mean_gain"][index][:, None, None] + 2**11) // 2**12)
+        assert np.array_equal(field.log_variance, 2 * np.clip(log_scale, -8 * 4096, 5 * 4096))
+        assert np.array_equal(field.log_curvature, np.clip(log_h, -24576, 24576) + model.log_curvature)
+        ratio = field.log_variance + field.log_curvature - int(rates["noise"][index])
+        levels = np.clip(((ratio + 7 * 4096) * 14336 + 2**23) // 2**24, 0, 71)
+        assert np.array_equal(level_of(ratio), levels)
+    logs = np.arange(-14 * 4096, 10 * 4096, 97)
+    assert np.abs(fixed_exp(logs, model.exp_table) / 2**20 / np.exp(logs / 4096) - 1)[logs > -5 * 4096].max() < 2e-3
 
 
 def test_the_tables_are_small(model):

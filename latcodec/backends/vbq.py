@@ -111,7 +111,7 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
     peak = 65535 if image.dtype == np.uint16 else 255
     x = torch.from_numpy(image.astype(np.float32)).to(model.device)
     x = _replicate(x.permute(2, 0, 1)[None] / peak, IMAGE_STRIDE)
-    both = in_strips(lambda part: torch.cat(model.network.analysis(part), 1), x, IMAGE_STRIDE, 1, _HALO)
+    both = in_strips(lambda part: torch.cat(model.network.likelihood(part), 1), x, IMAGE_STRIDE, 1, _HALO)
     y, log_h = (torch.nan_to_num(part) for part in both.chunk(2, 1))
     z = model.network.hyper_analysis(_replicate(y, HYPER_STRIDE))
     return Latents(y[0].contiguous(), log_h[0].contiguous(), z[0])

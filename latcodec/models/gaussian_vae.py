@@ -115,7 +115,7 @@ class GaussianVAE(nn.Module):
         lmbda = LAMBDA_MAX * torch.exp(math.log(LAMBDA_MIN / LAMBDA_MAX) * t)
         return rate | {"noise": (lmbda / math.log(2))[:, None, None, None]}
 
-    def analysis(self, x: Tensor, autocast: bool = False) -> tuple[Tensor, Tensor]:
+    def likelihood(self, x: Tensor, autocast: bool = False) -> tuple[Tensor, Tensor]:
         """x float32 [B, 3, H, W] in 0..1, sides multiples of 16 -> y and log h, float32 [B, C, H/16, W/16]."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             features = self.g_a[:-1](x - 0.5)
@@ -123,6 +123,10 @@ class GaussianVAE(nn.Module):
         y = self.g_a[-1](features) * torch.exp(-self.y_log_std)[:, None, None]
         log_h = self.curvature_head(features).clamp(-CURVATURE_REACH, CURVATURE_REACH)
         return y, log_h + self.log_curvature[:, None, None]
+
+    def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
+        """y alone, see `likelihood`."""
+        return self.likelihood(x, autocast)[0]
 
     def synthesis(self, y: Tensor, autocast: bool = False) -> Tensor:
         """y float32 [B, C, h, w] in units of the prior -> x_hat float32 [B, 3, 16 h, 16 w], not clamped."""
@@ -179,7 +183,7 @@ def loss(
     """
     config, pixels = model.config, x.shape[2] * x.shape[3]
     rate = model.at_rate(t)
-    y, log_h = model.analysis(x, autocast)
+    y, log_h = model.likelihood(x, autocast)
     shared = (y, log_h) if config.tempered else (y.detach(), log_h.detach())
     z, z_bits = model.code_z(shared[0], rate, autocast, noise)
     mean, log_v, log_h_expected = model.hyper_synthesis(z, t, rate)
