@@ -8,21 +8,22 @@ from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from latcodec import __version__
 from latcodec.bench import Row, Subject
 from latcodec.contenders import Contender, Settings
+from latcodec.environment import code_fingerprint, processor
 
 NAME = "rows.jsonl"
 _FIELDS = {field.name for field in fields(Row)}
 
 
 class Store:
-    """The rows of a report folder. A row counts for the same file, codec, setting, weights and way of measuring."""
+    """The rows of a report folder. A row counts for the same file, codec and its code, setting, weights, machine and
+    way of measuring."""
 
     def __init__(self, folder: Path, settings: Settings, *, afresh: bool = False):
         """Open or make `folder`/rows.jsonl; afresh forgets what it holds. Raises OSError if it cannot be written."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._how = [__version__, settings.reps, settings.threads, settings.device]
+        self._how = [settings.reps, settings.threads, settings.device, processor()]
         path = folder / NAME
         self._rows = {} if afresh else _read(path)
         self.found = len(self._rows)
@@ -51,7 +52,7 @@ class Store:
     def _key(self, contender: Contender, subject: Subject, value: float) -> str:
         # The options of an anchor and the version of its library are in its settings; the weights in a codec's.
         parts = [subject.sha256, contender.name, value, contender.weights, contender.settings, *self._how]
-        return json.dumps(parts)
+        return json.dumps(parts + ([code_fingerprint()] if contender.kind == "codec" else []))
 
     def _end_line(self, path: Path) -> None:
         """A run that was killed while writing leaves half a line; the next row must not be glued to it."""

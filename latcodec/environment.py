@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from latcodec import __version__
 
 _PACKAGES = ("torch", "numpy", "constriction", "pillow", "pillow-jxl-plugin", "pytorch-msssim", "scipy")
+
+
+CODEC_ROOMS = ("backends", "models", "latents", "codec", "coding", "container", "integer_net", "shared_random")
 
 
 def describe(device: str, threads: int | None) -> dict[str, str]:
@@ -57,3 +63,14 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+@lru_cache
+def code_fingerprint() -> str:
+    """Eight hex digits of what decides a codec's files and speed: this package's source and torch's version."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256((_version("torch") or "").encode())
+    for room in CODEC_ROOMS:
+        for path in sorted([*folder.glob(f"{room}.py"), *folder.glob(f"{room}/**/*.py")]):
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:8]

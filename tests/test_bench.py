@@ -241,7 +241,7 @@ def test_peak_memory_is_that_of_the_block():
 # The store
 
 
-def test_rows_are_found_again_by_file_codec_setting_and_way_of_measuring(subjects, tmp_path):
+def test_rows_are_found_again_by_file_codec_setting_and_way_of_measuring(subjects, tmp_path, monkeypatch):
     stand, folder = Stand(fault="even"), tmp_path / "report"
     rows = rows_of(stand, subjects)
     store = bench_store.Store(folder, SETTINGS)
@@ -260,11 +260,26 @@ def test_rows_are_found_again_by_file_codec_setting_and_way_of_measuring(subject
     store.close()
     with closing(bench_store.Store(folder, dataclasses.replace(SETTINGS, reps=2))) as other:
         assert other.get(stand, subjects[0], 1.0) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(bench_store, "processor", lambda: "another")
+        with closing(bench_store.Store(folder, SETTINGS)) as other:
+            assert other.get(stand, subjects[0], 1.0) is None
     store = bench_store.Store(folder, SETTINGS)
     assert store.found == 5 and store.get(stand, subjects[0], 5.0)
     store.close()
     with closing(bench_store.Store(folder, SETTINGS, afresh=True)) as empty:
         assert empty.found == 0
+
+
+def test_other_code_of_a_codec_is_measured_again(subjects, tmp_path, monkeypatch):
+    stand = Stand()
+    row = rows_of(stand, subjects[:1])[0]
+    stand.kind = "codec"
+    with closing(bench_store.Store(tmp_path, SETTINGS)) as store:
+        store.put(stand, subjects[0], row)
+        assert store.get(stand, subjects[0], row.value) == row
+        monkeypatch.setattr(bench_store, "code_fingerprint", lambda: "another")
+        assert store.get(stand, subjects[0], row.value) is None
 
 
 def test_a_failure_is_tried_again(subjects, tmp_path):

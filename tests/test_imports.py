@@ -19,7 +19,7 @@ LAYERS = [
     ["wording"],
     ["models", "latents", "batch"],
     ["backends"],
-    ["codec"],
+    ["codec", "vbq"],
     ["train", "report", "pillow", "anchors", "stopwatch", "environment"],
     ["contenders"],
     ["bench"],
