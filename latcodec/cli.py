@@ -202,8 +202,10 @@ def decode(
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE...")
 @click.option("--check", is_flag=True, help="Only verify the checksums and lengths of the files.")
 @_json_option
+@click.option("--channels", is_flag=True, help="Also the bits of each latent channel; needs the weights.")
+@click.option("--weights", metavar="PATH", help="A weights file or a folder of them.")
 @_max_pixels_option
-def info(inputs, check, as_json, max_pixels):
+def info(inputs, check, as_json, channels, weights, max_pixels):
     """Say what the headers of .lc files say, without decoding."""
     from latcodec import container
 
@@ -215,6 +217,8 @@ def info(inputs, check, as_json, max_pixels):
         from latcodec import codec
 
         record = codec.info(data, max_pixels=max_pixels)
+        if channels:
+            record["channel_bits"] = codec.channel_bits(data, weights=weights, max_pixels=max_pixels)
         return Done(record, "\n".join(["", *wording.described(record)]))
 
     found = [source for name in inputs for source, _ in files.expand(name, files.CODED_SUFFIXES)]

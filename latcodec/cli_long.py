@@ -58,8 +58,10 @@ def _command(settings) -> str:
     budget = f"--steps {settings.steps}" if settings.steps else f"--minutes {settings.minutes:g}"
     names = " ".join(Path(path).name for path in settings.data)
     sizes = f"--batch-size {settings.batch_size} --patch {settings.patch} --final-patch {settings.final_patch}"
+    start = f" --init {Path(settings.init).name}" if settings.init else ""
     return (
         f"latcodec train --codec {settings.codec} {names} {budget} {sizes} --lr {settings.lr:g} --seed {settings.seed}"
+        f"{start}"
     )
 
 

@@ -282,6 +282,21 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict:
     }
 
 
+def channel_bits(data: bytes, *, weights: str | None = None, max_pixels: int = MAX_PIXELS) -> list[float]:
+    """Bits that each latent channel of an .lc file costs, by its tables; decodes the integers, not the picture.
+
+    Raises OptionError if the codec has no such account, and what `decode_picture` raises.
+    """
+    payload = container.unpack(data, max_pixels=max_pixels)
+    backend = backends.by_wire_id(payload.backend_id)
+    module = backend.load()
+    if not hasattr(module, "channel_bits"):
+        raise OptionError(f"codec {backend.name} keeps no account of its channels")
+    with _within_memory(payload.width, payload.height):
+        bits = module.channel_bits(load_model(backend, payload.weights_id, weights, "cpu"), payload)
+    return [round(float(value), 1) for value in bits]
+
+
 def encode(array: np.ndarray, **settings) -> bytes:
     """Encode an array, uint8 or uint16: [H, W] gray, [H, W, 2] gray and alpha, [H, W, 3] RGB or [H, W, 4] RGBA.
 

@@ -14,13 +14,13 @@ from latcodec.images import Picture
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def pictures() -> dict[str, tuple[Picture, float]]:
-    """Name -> picture and lambda: every kind of file the format can hold, at low, middle and high rates."""
+def pictures() -> dict[str, tuple[Picture, float, str]]:
+    """Name -> picture, lambda and codec: every kind of file the format can hold, at low, middle and high rates."""
     cat = skimage.data.chelsea()[60:151, 80:219]  # 91 x 139 px: odd both ways
     gray = np.repeat(cat[:, :, 1:2], 3, 2)
     ramp = np.linspace(0, 255, cat.shape[1]).astype(np.uint8)[None].repeat(cat.shape[0], 0)
     deep = cat.astype(np.uint16) * 257 - (cat.astype(np.uint16) % 7)
-    return {
+    whole = {
         "rgb-low": (Picture(cat, False), 15.0),
         "rgb-middle": (Picture(cat, False, exif=b"MM\0*\0\0\0\x08\0\0\0\0\0\0"), 1.0),
         "rgb-high": (Picture(cat, False), 0.12),
@@ -29,14 +29,20 @@ def pictures() -> dict[str, tuple[Picture, float]]:
         "rgb-16": (Picture(deep, False), 0.3),
         "dot": (Picture(np.ascontiguousarray(cat[:1, :1]), False), 1.0),
     }
+    few = {
+        "vbq": (whole["rgb-middle"][0], 2.0, "vbq"),
+        "vbq-factorized": (whole["rgb-middle"][0], 2.0, "vbq:prior=factorized"),
+        "vbq-uniform": (whole["rgb-middle"][0], 2.0, "vbq:quantizer=uniform,free_lambda=3"),
+    }
+    return {name: (*kind, "hyperprior") for name, kind in whole.items()} | few
 
 
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     for old in GOLDEN.iterdir():
         old.unlink()
-    for name, (picture, lmbda) in pictures().items():
-        data = codec.encode_picture(picture, codec.EncodeSettings(lmbda=lmbda)).data
+    for name, (picture, lmbda, name_of_codec) in pictures().items():
+        data = codec.encode_picture(picture, codec.EncodeSettings(codec=name_of_codec, lmbda=lmbda)).data
         (GOLDEN / f"{name}.lc").write_bytes(data)
         with open(GOLDEN / f"{name}.png", "wb") as file:
             images.write(codec.decode_picture(data), file, "png")

@@ -28,7 +28,10 @@ class Backend:
         return import_module(self.module)
 
 
-BACKENDS = (Backend(1, "hyperprior", "latcodec.backends.hyperprior"),)
+BACKENDS = (
+    Backend(1, "hyperprior", "latcodec.backends.hyperprior"),
+    Backend(2, "vbq", "latcodec.backends.vbq"),
+)
 
 
 def by_name(name: str) -> Backend:
