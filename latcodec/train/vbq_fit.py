@@ -30,6 +30,8 @@ def settle_hyper_latent(network: GaussianVAE, pictures: list[np.ndarray]) -> flo
     Gains that a short training has not brought down yet cost a few percent of a small file.
     """
     side = min(min(p.shape[:2]) for p in pictures) // 64 * 64
+    if not side:
+        return 0.0
     x = (
         torch.from_numpy(np.stack([p[:side, :side] for p in pictures[:SETTLE_PICTURES]])).permute(0, 3, 1, 2).float()
         / 255
@@ -47,7 +49,7 @@ def settle_hyper_latent(network: GaussianVAE, pictures: list[np.ndarray]) -> flo
         losses.append(
             sum(float(loss(network, x, torch.full((len(x),), t), noise=False)["loss"]) for t in (0.1, 0.5, 0.9))
         )
-    best = SETTLE_STEPS[int(np.argmin(losses))] if side else 0.0
+    best = SETTLE_STEPS[int(np.argmin(losses))]
     shift(best)
     return best
 

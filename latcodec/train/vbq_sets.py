@@ -22,7 +22,9 @@ def code_points(fit: Fit, prior: str) -> None:
     entries, pmfs = [], []
     for group in range(1 if mirrored else GROUPS):
         here = {row % grids.LEVELS: pair for row, pair in samples.items() if row // grids.LEVELS == group}
-        known = np.array([level for level, (u, _) in here.items() if len(u) >= 3000])
+        here = here or {row % grids.LEVELS: pair for row, pair in samples.items()}  # a group without a channel
+        enough = min(3000, max(len(u) for u, _ in here.values()))
+        known = np.array([level for level, (u, _) in here.items() if len(u) >= enough])
         for level in range(grids.LEVELS):
             near = int(known[np.abs(known - level).argmin()])
             # A row that no rate reaches stays small: it is there for lambdas outside the range.
