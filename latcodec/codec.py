@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from latcodec.images import Picture
 
 DEFAULT_LAMBDA = 1.0
-MEMORY_BYTES_PER_PIXEL = 100  # measured beyond what torch takes to start: 95 at 6 megapixels, 67 at 24
+# Measured beyond what torch takes to start: hyperprior 95 at 6 megapixels, 67 at 24; vbq 132 at 3.
+MEMORY_BYTES_PER_PIXEL = 130
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ def _encode(picture: Picture, settings: EncodeSettings) -> Encoded:
     name, options = backends.split_name(settings.codec)
     backend = backends.by_name(name)
     module = backend.load()
-    backends.make_options(module, 0, True, options)
+    free_lambda = getattr(backends.make_options(module, 0, True, options), "free_lambda", 0.0)
+    if free_lambda and settings.rate_index is None:
+        raise OptionError("free_lambda leaves nothing to search: give it or one of bpp, psnr and size")
     model = load_model(backend, None, settings.weights, settings.device)
     start = time.perf_counter()
     height, width = picture.pixels.shape[:2]
@@ -202,7 +205,7 @@ def _encode(picture: Picture, settings: EncodeSettings) -> Encoded:
     return Encoded(
         data=data,
         rate_index=index,
-        lmbda=rates.lambda_of_index(index),
+        lmbda=free_lambda or rates.lambda_of_index(index),
         bpp=8 * len(data) / (width * height),
         estimated_bits=coded.estimated_bits,
         psnr_db=reached,

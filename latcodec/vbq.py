@@ -29,6 +29,8 @@ MAX_VALUES = 2**28
 _DTYPES = ("float16", "float32", "float64")
 _UNIT_BITS = 30  # places in the head are in units of 2**-30, the deepest code point
 _TRIAL_VALUES = 20_000  # sets of code points are tried on so many
+_LARGEST = 1e140  # of a value: squares have to be finite
+_WEIGHTS = 1e-12, 1e20  # of an error of one standard deviation in bits: worth nothing, worth any number of bits
 _REACH = 24.0
 _ROUNDS = 12
 _POINT_BITS = 14.0  # of an entry of the head's table, about
@@ -41,11 +43,14 @@ def compress(mean: np.ndarray, sigma: np.ndarray | float, lmbda: float) -> bytes
     """Bytes of an array of means, any shape, float16, float32 or float64.
 
     sigma: the posterior's standard deviation of each value, > 0, any shape that broadcasts. lmbda > 0: the price of a
-    bit; minimised is the sum of error^2 / (2 sigma^2) plus lmbda times the bits. Raises OptionError.
+    bit; minimised is the sum of error^2 / (2 sigma^2) plus lmbda times the bits. Errors much below 1e-4 of the standard
+    deviation of all means are out of reach, however small sigma is. Raises OptionError.
     """
     mean = np.asarray(mean)
-    if mean.dtype.name not in _DTYPES or not np.all(np.isfinite(mean)):
-        raise OptionError(f"mean: an array of finite {', '.join(_DTYPES)} is needed, not {mean.dtype}")
+    if mean.dtype.name not in _DTYPES:
+        raise OptionError(f"mean: an array of {', '.join(_DTYPES)} is needed, not {mean.dtype}")
+    if not np.all(np.abs(mean.astype(np.float64)) <= _LARGEST):
+        raise OptionError(f"mean: values must be finite, within {_LARGEST:g}")
     try:
         sigma = np.broadcast_to(np.asarray(sigma, np.float64), mean.shape).ravel()
     except ValueError:
@@ -54,9 +59,10 @@ def compress(mean: np.ndarray, sigma: np.ndarray | float, lmbda: float) -> bytes
         raise OptionError("sigma and lmbda must be positive and finite")
     flat = mean.ravel().astype(np.float64)
     centre, scale = (float(np.median(flat)), float(flat.std())) if flat.size else (0.0, 1.0)
-    scale = scale or 1.0
+    scale = scale or float(np.median(sigma))
     target = (flat - centre) / scale
-    weight = (scale / sigma) ** 2 / (2 * lmbda)
+    with np.errstate(over="ignore"):
+        weight = np.clip((scale / sigma) ** 2 / 2 / lmbda, *_WEIGHTS)
     quantiles = vbq.Quantiles(
         _coarse(
             vbq.fit_quantiles(target, max(_REACH, 1.1 * np.abs(target).max()))
@@ -89,12 +95,14 @@ def decompress(data: bytes, max_values: int = MAX_VALUES) -> np.ndarray:
     try:
         (size,), start = _read_varints(data, 4, 1)
         unpacker = zlib.decompressobj()
-        head = unpacker.decompress(data[start : start + size], 1 << 22)
+        head = unpacker.decompress(data[start : start + size], max(1 << 22, 16 * len(data)))
         kind, axes = head[0], head[1]
         shape, at = _read_varints(head, 2, axes)
         if math.prod(shape) > max_values:
             raise FormatError(f"field shape: {shape} is more than {max_values} values")
         centre, scale = struct.unpack_from("<dd", head, at)
+        if not (math.isfinite(centre) and math.isfinite(scale)):
+            raise FormatError("field head: its centre or scale is no number")
         steps, at = _read_varints(head, at + 16, len(vbq.KNOTS))
         (count,), at = _read_varints(head, at, 1)
         gaps, at = _read_varints(head, at, count)
@@ -117,7 +125,9 @@ def decompress(data: bytes, max_values: int = MAX_VALUES) -> np.ndarray:
         decoder.finish()
         if symbols.size and symbols.max() >= count:
             raise FormatError("field stream: a symbol is no code point")
-        values = quantiles.at(places) * (2.0**-vbq.VALUE_BITS * scale) + centre
+        largest = float(np.finfo(_DTYPES[kind]).max)
+        with np.errstate(over="ignore"):
+            values = np.clip(quantiles.at(places) * (2.0**-vbq.VALUE_BITS * scale) + centre, -largest, largest)
         return values.astype(_DTYPES[kind])[symbols].reshape(shape)
     except (IndexError, ValueError, struct.error, zlib.error, OverflowError, MemoryError, WeightsError) as error:
         raise FormatError(f"field head: {error}") from None

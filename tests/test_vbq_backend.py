@@ -1,6 +1,7 @@
 """backends/vbq.py beyond what test_backends.py asks of every codec: its quantisers, priors, free lambda and escapes."""
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from latcodec import codec, container
 from latcodec.backends import Backend, vbq
 from latcodec.backends.vbq_model import NO_LAMBDA
 from latcodec.errors import DriftError, FormatError, OptionError
-from latcodec.latents.grids import ONE, PointGrid, fixed_exp, level_of
+from latcodec.images import Picture
+from latcodec.latents.grids import ONE, PointGrid, StepGrid, fixed_exp, level_of
 from latcodec.metrics import psnr_db
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,6 +137,42 @@ def test_lambda_beyond_the_rate_index(model):
     assert one.streams == other.streams and one.parameters == other.parameters
 
 
+def test_the_rate_index_of_a_free_lambda_is_exact():
+    """Law 1: it picks tables, so no logarithm's last digit may matter."""
+    for lambda_code in range(-2048, 1793):
+        found = vbq.Options(0, free_lambda=2 ** (lambda_code / 256)).nearest_index
+        place = 255 * math.log(20 / 2 ** (lambda_code / 256)) / math.log(200)
+        assert lambda_code == 128 or found == min(255, max(0, math.floor(place + 0.5)))
+    assert vbq.Options(0, free_lambda=2**0.5).nearest_index == 128, "exactly between two"
+    assert abs(vbq._LOG2_20 - math.log2(20) * 2**40) < 1
+
+
+def test_a_free_lambda_is_told_and_cannot_be_searched():
+    picture = Picture(crop(32), False)
+    encoded = codec.encode_picture(picture, codec.EncodeSettings(codec="vbq:free_lambda=32", device="cpu"))
+    assert encoded.lmbda == 32
+    for goal in ({"bpp": 1.0}, {"psnr": 40.0}, {"size_bytes": 500}):
+        with pytest.raises(OptionError, match="free_lambda"):
+            codec.encode_picture(picture, codec.EncodeSettings(codec="vbq:free_lambda=32", device="cpu", **goal))
+
+
+@pytest.mark.parametrize("symbol", [-1, -(2**31), 2**31 - 1])
+@pytest.mark.parametrize("quantizer, prior", [s for s in SETS if s[0] != "uniform"])
+def test_a_sound_stream_of_impossible_symbols_is_told(model, quantizer, prior, symbol):
+    """Their stream decodes and its checksum is right: only the grid can refuse."""
+    grid, noise = model.sets[quantizer, prior][2], model.noise(100, NO_LAMBDA)
+    if prior == "hyper":
+        shape = model.rates.z_mean.shape[1], 1, 1
+        field = model.prior_of_y(np.zeros(shape, np.int32), 100, (2, 2))
+    else:
+        field = model.factorized_prior()
+    rows = np.broadcast_to(grid.rows(field, noise), (model.network.config.latent, 2, 2))
+    symbols = np.zeros(rows.shape, np.int32)
+    symbols[-1, 0, 1] = symbol
+    with pytest.raises(ValueError, match="no c"):
+        grid.values(symbols, rows, field, noise)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"quantizer": "vq"}, {"prior": "none"}, {"free_lambda": 1e-9}, {"free_lambda": -1.0}]
 )
@@ -206,6 +244,8 @@ def test_integers_are_those_of_always(model):
         ratio = field.log_variance + field.log_curvature - int(rates["noise"][index])
         levels = np.clip(((ratio + 7 * 4096) * 14336 + 2**23) // 2**24, 0, 71)
         assert np.array_equal(level_of(ratio), levels)
+    steps = [StepGrid(model.exp_table).step(noise) for noise in (-8000, 0, 8000, 21000)]
+    assert steps == [185114, 491300, 1304832, 6381504]
     logs = np.arange(-14 * 4096, 10 * 4096, 97)
     assert np.abs(fixed_exp(logs, model.exp_table) / 2**20 / np.exp(logs / 4096) - 1)[logs > -5 * 4096].max() < 2e-3
 

@@ -1,6 +1,7 @@
 """latcodec.vbq: any array of means and sigmas to bytes and back; the paper's model compression on real weights."""
 
 import math
+import struct
 import zlib
 
 import numpy as np
@@ -63,10 +64,33 @@ def test_outliers_are_met():
 @pytest.mark.parametrize(
     "mean, sigma, lmbda",
     [([1, 2], 1, 1), ([1.0, math.nan], 1, 1), ([1.0], 0, 1), ([1.0], -1, 1), ([1.0], 1, 0), ([1.0], math.inf, 1),
-     ([1.0, 2.0], [1.0, 1.0, 1.0], 1)])  # fmt: skip
+     ([1.0, 2.0], [1.0, 1.0, 1.0], 1), ([1e308, -1e308], 1, 1), ([1e200, 1.0], 1e199, 1)])  # fmt: skip
 def test_what_cannot_be_compressed_is_told(mean, sigma, lmbda):
     with pytest.raises(OptionError):
         vbq.compress(np.array(mean), np.array(sigma, float), lmbda)
+
+
+@pytest.mark.parametrize("dtype, size", [("float16", 65504), ("float32", 3.4028234e38), ("float64", 1e139),
+                                         ("float64", 1e-200), ("float64", 1e-310)])  # fmt: skip
+def test_every_order_of_magnitude_comes_back(dtype, size):
+    mean = (RNG.uniform(-1, 1, 300) * size).astype(dtype)
+    mean[:2] = size, -size
+    again = vbq.decompress(vbq.compress(mean, size / 50, 0.1))
+    assert np.isfinite(again).all() and np.abs(again.astype(float) / size - mean.astype(float) / size).max() < 0.1
+
+
+@pytest.mark.parametrize("sigma, lmbda", [(1e-300, 1), (1e300, 1), (0.1, 1e-310), (0.1, 1e300), (1e-300, 1e308)])
+def test_every_price_of_an_error(sigma, lmbda):
+    mean = RNG.standard_normal(300)
+    coded = vbq.compress(mean, sigma, lmbda)
+    worth_nothing = sigma > 1 or sigma == 0.1 and lmbda > 1
+    assert len(coded) < 300 if worth_nothing else np.abs(vbq.decompress(coded) - mean).max() < 1e-3
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-5, -3.25])
+def test_a_constant_is_as_near_as_sigma_asks(value):
+    again = vbq.decompress(vbq.compress(np.full(1000, value), 1e-7, 1))
+    assert np.abs(again - value).max() < 1e-6
 
 
 def _repaired(body: bytes) -> bytes:
@@ -104,6 +128,17 @@ def test_damage_behind_the_checksum_gives_values_or_one_error():
         except FormatError:
             told += 1
     assert told > 300
+
+
+def test_a_head_whose_scale_is_no_number_is_told():
+    coded = vbq.compress(RNG.standard_normal(300), 0.1, 1)
+    length, start = vbq._read_varints(coded, 4, 1)
+    head, stream = zlib.decompress(coded[start : start + length[0]]), coded[start + length[0] : -4]
+    at = vbq._read_varints(head, 2, 1)[1]
+    for number in (math.nan, math.inf):
+        packed = zlib.compress(head[:at] + struct.pack("<d", number) + head[at + 8 :])
+        with pytest.raises(FormatError, match="no number"):
+            vbq.decompress(_repaired(b"VBQ1" + vbq._varints([len(packed)]) + packed + stream))
 
 
 def _uniform_bytes(mean: np.ndarray, step: float) -> tuple[np.ndarray, float]:

@@ -25,11 +25,11 @@ from latcodec.latents.grids import Posterior
 from latcodec.latents.vbq import VALUE_BITS
 from latcodec.models.gaussian_vae import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.models.strips import in_strips
-from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN
 
 QUANTIZERS = ("vbq", "algorithm1", "uniform", "kmeans", "lloyd")  # ids on the wire, append-only
 PRIORS = ("hyper", "factorized")
 FREE_LAMBDA_MIN, FREE_LAMBDA_MAX = 2.0**-8, 2.0**7
+_LOG2_20 = 4752010194740  # of the largest lambda, 40 bits after the point; the smallest is 2 / 20
 _HALO = 2
 
 
@@ -66,8 +66,9 @@ class Options:
         """The rate index of the networks."""
         if not self.free_lambda:
             return self.rate_index
-        t = math.log(2 ** (self.lambda_code / 256) / LAMBDA_MAX) / math.log(LAMBDA_MIN / LAMBDA_MAX)
-        return min(255, max(0, round(255 * t)))
+        # Law 1, and lambda sqrt(2) is just between two: 255 log(20 / lambda) / log(20 / 0.1) in integers, halves up.
+        above, whole = _LOG2_20 * 256 - (self.lambda_code << 40), (2 * _LOG2_20 - (1 << 40)) * 256
+        return min(255, max(0, (2 * 255 * above + whole) // (2 * whole)))
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     symbols = grid.choose(posterior, local, field, bits)
     values = grid.values(symbols, local, field, noise)
     rows = (local.ravel() + first).astype(np.uint16)
+    del field, posterior, local  # 40 bytes a pixel that verifying need not carry
     chosen = time.perf_counter()
     encoder = Encoder(model.tables)
     encoder.put(z_symbols.ravel(), z_rows)

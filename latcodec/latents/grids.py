@@ -22,6 +22,7 @@ LEVELS_PER_NAT = 3.5
 BOOKS, BOOK_GROUPS = 12, 8
 GROUP_MIN, GROUPS_PER_NAT = -5 << LOG_BITS, 1.0
 MEAN_CURVATURE = 4 << LOG_BITS  # log h of a quantiser that ignores the posterior
+_LOG_12 = 10178
 _ESCAPE_TRIED_BITS = 30.0  # a choice dearer than this is compared with an escape
 _VALUE_LIMIT = 2**31 - 1
 
@@ -139,6 +140,8 @@ class PointGrid:
     def values(self, symbols: np.ndarray, rows: np.ndarray, field: Field, noise: int) -> np.ndarray:
         """Latents int32, the shape of symbols; raises ValueError for a symbol that is no code point."""
         size, symbols = self.sizes[rows], symbols.astype(np.int64)
+        if symbols.min(initial=0) < 0:
+            raise ValueError("a symbol is no code point")
         places, starts = self._lists(rows, field)
         listed = symbols < size
         place = places[np.where(listed, starts + symbols, 0)]
@@ -196,7 +199,7 @@ class StepGrid:
 
     def step(self, noise: int) -> int:
         """The step, SCALE_BITS bits after the point."""
-        log = (noise + int(np.rint(np.log(12) * 2**LOG_BITS)) - MEAN_CURVATURE) >> 1
+        log = (noise + _LOG_12 - MEAN_CURVATURE) >> 1
         return int(fixed_exp(np.int64(log), self.table))
 
     def rows(self, field: Field, noise: int) -> np.ndarray:
