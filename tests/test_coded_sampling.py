@@ -174,7 +174,12 @@ def test_measured_rho_of_exact_samples_is_one_and_kl_is_the_allocation():
     evidence = rng.standard_normal(bits.shape) * np.sqrt(prior**2 + 1)
     weight = prior**2 / (prior**2 + 1)
     level = Level(4)
-    level.add(bits, evidence, weight * evidence + np.sqrt(weight) * rng.standard_normal(bits.shape))
+    level.add(
+        bits,
+        np.full(bits.shape, prior),
+        evidence,
+        weight * evidence + np.sqrt(weight) * rng.standard_normal(bits.shape),
+    )
     summary = level.summary(1, level.kl_bits * 1.1)
     assert summary["rho"] == pytest.approx(1, abs=0.03)
     assert summary["kl_bits"] == pytest.approx(2 * bits.size, rel=0.02)

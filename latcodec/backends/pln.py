@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,15 +29,14 @@ from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, OptionError
 from latcodec.integer_net import FRACTION_BITS
 from latcodec.latents import coded_sampling, samplers
-from latcodec.latents.coded_sampling import BIT
+from latcodec.latents.coded_sampling import BIT, Machine
 from latcodec.latents.measure import Level
 from latcodec.latents.samplers import Layout
 from latcodec.models.ladder import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.models.strips import in_strips
 
-JUMP_REACH = 1.08  # evidence further away than so many steps jumps
 MOST_DIMENSIONS = 2**22  # that share a plan, for the memory large pictures take; part of the format
-EFFORTS = ((12, 1, 1),) * 3 + ((13, 1, 1),) + ((14, 1, 1),) * 2 + ((15, 1, 1), (16, 1, 1), (12, 2, 16), (12, 3, 64))
+EFFORTS = (*((k, 1, 1) for k in (12, 12, 13, 13, 14, 15, 15, 16)), (12, 2, 16), (12, 3, 64))
 _HALO = 2  # latents, as in the hyperprior
 
 
@@ -139,10 +140,29 @@ def _bands(shape: tuple[int, ...]) -> list[slice]:
     return [slice(top, min(shape[1], top + step)) for top in range(0, shape[1], step)]
 
 
-def _jumps(distance: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """How many steps the prior's mean jumps towards evidence at this distance, int32."""
-    jumps = np.sign(distance) * np.maximum(1, np.rint(np.abs(distance) / step))
-    return np.where(np.abs(distance) > JUMP_REACH * step, np.clip(jumps, -(2**20), 2**20), 0).astype(np.int32)
+def jumps_to(distance: np.ndarray, step: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """How many steps the prior's mean jumps towards evidence at this distance, int32, of dimensions with `bits`.
+
+    A jump pays from some 2.6 standard deviations on; the less information a dimension has, the later.
+    """
+    reach = np.where(bits > 0, 1.03 + 0.86 * np.exp(bits * (-2.5 / BIT)), 1.08) * step
+    jumps = np.sign(distance) * np.clip(np.rint(np.abs(distance) / step), 1, 2**20)
+    return np.where(np.abs(distance) > reach, jumps, 0).astype(np.int32)
+
+
+@contextmanager
+def _machine() -> Iterator[Machine]:
+    """As many searching threads as the networks have, each with one of its own inside the product."""
+
+    def product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+        torch.mm(torch.from_numpy(a), torch.from_numpy(b), out=torch.from_numpy(out))
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield Machine(product, count)
+    finally:
+        torch.set_num_threads(count)
 
 
 def _code_z2(model: Model, z: np.ndarray, sigma: np.ndarray, index: int, kappa: int, select: str):
@@ -151,14 +171,16 @@ def _code_z2(model: Model, z: np.ndarray, sigma: np.ndarray, index: int, kappa: 
         v[index][:, None, None] for v in (model.rates.z2_mean, model.rates.z2_scale, model.rates.z2_step)
     )
     distance = z * 2.0**FRACTION_BITS - mean
-    jumps = _jumps(distance, step)
+    jumps = jumps_to(distance, step, model.rates.z2_bits[index][:, None, None])
     target = (distance - jumps * step) / scale
     noise = np.broadcast_to(sigma[:, None, None] * 2.0**FRACTION_BITS / scale, distance.shape)
     plan = model.blocks_of_z2(index, z[0].size, kappa)
-    indices = coded_sampling.choose(plan, target.ravel(), noise.ravel(), kappa, select)
+    with _machine() as machine:
+        indices = coded_sampling.choose(plan, target.ravel(), noise.ravel(), kappa, select, machine)
     z2 = model.z2_of(index, coded_sampling.sample(plan, indices, z.size).reshape(z.shape), jumps)
     level, unit = Level(len(z)), sigma[:, None, None] * 2.0**FRACTION_BITS
-    level.add(model.rates.z2_bits[index][:, None, None] + np.zeros(z.shape), distance / unit, (z2 - mean) / unit)
+    bits = np.broadcast_to(model.rates.z2_bits[index][:, None, None], z.shape)
+    level.add(bits, scale / unit, distance / unit, (z2 - mean) / unit)
     return z2, jumps, indices, level
 
 
@@ -186,17 +208,19 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
         some = rows[:, band]
         distance = latents.y[:, band].double().numpy() / sigma1[:, None, None] * 2.0**VALUE_BITS - means[:, band]
         step, scale = model.row_step[some], model.row_scale[some]
-        jumps = jumps1[:, band] = _jumps(distance, step)
+        jumps = jumps1[:, band] = jumps_to(distance, step, bits[some])
         unit = np.maximum(1, scale) * 2.0 ** (VALUE_BITS - FACTOR_BITS)
         target, noise = (distance - jumps * step) / unit, 2.0**VALUE_BITS / unit
         flat = some.ravel()
         plan = samplers.plan(layout, bits[flat])
-        indices = samplers.choose(
-            layout, model.classes, plan, flat, target.ravel(), noise.ravel(), options.select, beams
-        )
+        with _machine() as machine:
+            indices = samplers.choose(
+                layout, model.classes, plan, flat, target.ravel(), noise.ravel(), options.select, beams, machine
+            )
         samples = samplers.sample(layout, model.classes, plan, flat, indices).reshape(some.shape)
         values[:, band] = to_value(samples, scale, jumps, step, VALUE_BITS)
-        level1.add(bits[some], distance * 2.0**-VALUE_BITS, values[:, band] * 2.0**-VALUE_BITS)
+        coded = values[:, band] * 2.0**-VALUE_BITS
+        level1.add(bits[some], scale * 2.0**-FACTOR_BITS, distance * 2.0**-VALUE_BITS, coded)
         chosen.append(indices)
         chosen_rows.append(model.index_row[flat[bits[flat] > 0]])
     seconds["level 1"] = time.perf_counter() - start
@@ -204,9 +228,12 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     start = time.perf_counter()
     integers = Integers(z2, rows, means, values)
     encoder = Encoder(model.tables)
-    jump_rows = model.jump_rows(index, rows[0].size, z2[0].size)
-    puts = {2: [(jumps2.ravel(), jump_rows[: z2.size])], 1: [(jumps1.ravel(), jump_rows[z2.size :])]}
-    encoder.put(np.concatenate([jumps2.ravel(), jumps1.ravel()]), jump_rows)
+    puts = {
+        2: [(jumps2.ravel(), model.jumps_of_z2(index, z2[0].size))],
+        1: [(jumps1.ravel(), model.jumps_of_z1(index, rows))],
+    }
+    encoder.put(*puts[2][0])
+    encoder.put(*puts[1][0])
     raw = np.concatenate(chosen)
     if sampler == "rejection":
         puts[1].append((raw.astype(np.int32), np.concatenate(chosen_rows)))
@@ -232,15 +259,13 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
 
 
 @torch.inference_mode()
-def jump_counts(model: Model, latents: Latents, index: int) -> np.ndarray:
-    """How often each channel of z2 and of z1 jumps at a rate, float64 [Z + C]: what export fits its tables to."""
+def first_look(model: Model, latents: Latents, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Jumps of z2 at a rate; distance of z1's evidence from its prior (VALUE_BITS) and rows: what export fits to."""
     rate = model.network.at_rate(torch.tensor([index / 255], device=model.device))
     sigma1, sigma2 = (rate[k][0, :, 0, 0].double().cpu().exp().numpy() for k in ("z1_log_sigma", "z2_log_sigma"))
     z2, jumps2, _, _ = _code_z2(model, latents.z.double().numpy(), sigma2, index, 12, "best")
     means, rows = model.prior_of_z1(z2, index, latents.y.shape[1:])
-    distance = latents.y.double().numpy() / sigma1[:, None, None] * 2.0**VALUE_BITS - means
-    jumps1 = _jumps(distance, model.row_step[rows])
-    return np.concatenate([(jumps2 != 0).mean((1, 2)), (jumps1 != 0).mean((1, 2))])
+    return jumps2, latents.y.double().numpy() / sigma1[:, None, None] * 2.0**VALUE_BITS - means, rows
 
 
 def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
@@ -270,9 +295,9 @@ def _decode_integers(model: Model, payload: Payload, shape: tuple[int, int], tol
     if tolerant and len(check) == start - length:
         head, sound = pln_parity.corrected(head, check)
     decoder = Decoder(payload.streams[0], model.tables)
-    jumps = decoder.get(model.jump_rows(index, shape[0] * shape[1], cells))
+    jumps = decoder.get(model.jumps_of_z2(index, cells)).reshape(z2_shape)
     samples = coded_sampling.sample(plan, pln_wire.unpack_indices(head, kappa, len(plan.counts)), size)
-    z2 = model.z2_of(index, samples.reshape(z2_shape), jumps[:size].reshape(z2_shape))
+    z2 = model.z2_of(index, samples.reshape(z2_shape), jumps)
     means, rows = model.prior_of_z1(z2, index, shape)
     values = np.zeros(rows.shape, np.int32)
     plans = [samplers.plan(layout, model.classes.bits[rows[:, band].ravel()]) for band in _bands(rows.shape)]
@@ -280,7 +305,7 @@ def _decode_integers(model: Model, payload: Payload, shape: tuple[int, int], tol
     if not sound or (tolerant and -(-due * kappa // 8) != len(rest)):
         return Integers(z2, rows, means, values)
     indices, start = pln_wire.unpack_indices(rest, kappa, due), 0
-    jumps = jumps[size:].reshape(rows.shape)
+    jumps = decoder.get(model.jumps_of_z1(index, rows)).reshape(rows.shape)
     for band, plan in zip(_bands(rows.shape), plans, strict=True):
         some = rows[:, band]
         flat, stop = some.ravel(), start + len(plan.counts) * layout.shards

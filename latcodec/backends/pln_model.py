@@ -47,7 +47,8 @@ class Model:
     """Networks, integer network, frozen tables, ready to code on a device. autocast runs synthesis in bf16.
 
     row_scale, row_step: prior standard deviation (FACTOR_BITS) and jump (VALUE_BITS) of a table row in units of the
-    evidence's; first_place: where row 1 lies; index_row: the tables of rejection's indices.
+    evidence's; first_place: where row 1 lies; index_row: the tables of rejection's indices, after those of jumps;
+    row_jump: what a class adds to a channel's table of jumps.
     """
 
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
@@ -62,6 +63,7 @@ class Model:
             rows = {k: v.astype(np.int64) for k, v in _part(tensors, "rows.").items()}
             self.row_scale, self.row_step = rows["scale"], rows["step"]
             self.first_place, self.index_row = int(rows["first_place"][0]), rows["index_row"].astype(np.uint16)
+            self.row_jump, self.jump_rows = rows["jump"], int(self.index_row.min())
             amplitudes = {int(k): v for k, v in _part(rows, "amplitudes.").items()}
             self.classes = Classes(rows["bits"], amplitudes)
         except (KeyError, TypeError, RuntimeError, WeightsError) as error:
@@ -83,10 +85,15 @@ class Model:
         rows = 1 + shift_round(place, FRACTION_BITS - ROWS_PER_NAT_BITS)
         return means.astype(np.int32), np.clip(rows, 0, len(self.row_scale) - 1).astype(np.uint8)
 
-    def jump_rows(self, rate_index: int, z1_cells: int, z2_cells: int) -> np.ndarray:
-        """Table rows uint16 of the jumps of z2, then of z1, which have so many positions."""
-        rows, count = self.rates.jump_row[rate_index].astype(np.uint16), self.rates.z2_mean.shape[1]
-        return np.concatenate([np.repeat(rows[:count], z2_cells), np.repeat(rows[count:], z1_cells)])
+    def jumps_of_z2(self, rate_index: int, cells: int) -> np.ndarray:
+        """Table rows uint16 of the jumps of z2, which has so many positions."""
+        channel = self.rates.jump_row[rate_index, : self.rates.z2_mean.shape[1]]
+        return np.repeat(np.clip(channel, 0, self.jump_rows - 1), cells).astype(np.uint16)
+
+    def jumps_of_z1(self, rate_index: int, rows: np.ndarray) -> np.ndarray:
+        """Table rows uint16 of the jumps of z1 with rows uint8 [C, h, w]: that of the channel, shifted by the class."""
+        channel = self.rates.jump_row[rate_index, self.rates.z2_mean.shape[1] :, None, None]
+        return np.clip(channel + self.row_jump[rows], 0, self.jump_rows - 1).astype(np.uint16).ravel()
 
     def blocks_of_z2(self, rate_index: int, cells: int, kappa: int) -> Plan:
         """Level 2 always has balanced blocks; every position has the same allocation."""

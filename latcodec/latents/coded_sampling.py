@@ -15,6 +15,9 @@ Source: Flamich 2019, "Compression without quantization", section 3.4 and append
 Peharz, Hernandez-Lobato 2018, "Minimal random code learning", for blocks with one index.
 """
 
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -40,6 +43,27 @@ class Plan:
     block: np.ndarray
     column: np.ndarray
     counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How an encoder searches: product(a, b, out=c) is c = a @ b of float32 matrices, where all the time goes, and
+    `workers` is the number of threads that call it, each for blocks of its own, so that none waits for another."""
+
+    product: Callable = np.matmul
+    workers: int = 1
+
+    def each(self, call: Callable, items: Iterable) -> None:
+        """Call `call` with every item."""
+        if self.workers < 2:
+            for item in items:
+                call(item)
+        else:
+            with ThreadPoolExecutor(self.workers) as pool:
+                list(pool.map(call, items))
+
+
+ONE = Machine()
 
 
 def pack(bits: np.ndarray, capacity: int) -> Plan:
@@ -87,28 +111,35 @@ def tiles(counts: np.ndarray):
         yield some, int(counts[some[-1]])
 
 
-def search(factors: np.ndarray, counts: np.ndarray, kappa: int, select: str = "best") -> np.ndarray:
+def search(
+    factors: np.ndarray, counts: np.ndarray, kappa: int, select: str = "best", machine: Machine = ONE
+) -> np.ndarray:
     """The candidate of each block, int64 [blocks]: the likeliest ("best"), or drawn in proportion to q / p ("sample").
 
     factors: float32 [blocks, 2 * columns], columns beyond a block's count being 0; counts: int64 [blocks].
     """
     # Few distinct widths, so that the codebook is made once.
     both = codebook(kappa, min(MAX_COLUMNS, -(-max(1, factors.shape[1] // 2) // 32) * 32))
-    chosen = np.zeros(len(counts), np.int64)
-    scores = np.empty((TILE_BLOCKS, TILE_ROWS), np.float32)
-    for some, width in tiles(counts):
-        best = np.full(len(some), -np.inf, np.float32)
+    chosen, local = np.zeros(len(counts), np.int64), threading.local()
+
+    def one(tile: tuple[np.ndarray, int]) -> None:
+        some, width = tile
+        if not hasattr(local, "scores"):
+            local.scores = np.empty((TILE_BLOCKS, TILE_ROWS), np.float32)
+        best, found = np.full(len(some), -np.inf, np.float32), np.zeros(len(some), np.int64)
         part = np.ascontiguousarray(factors[some, : 2 * width])
         for first in range(0, 1 << kappa, TILE_ROWS):
-            tile = scores[: len(some), : min(TILE_ROWS, 1 << kappa)]
-            np.matmul(part, both[: 2 * width, first : first + tile.shape[1]], out=tile)
+            scores = local.scores[: len(some), : min(TILE_ROWS, 1 << kappa)]
+            machine.product(part, both[: 2 * width, first : first + scores.shape[1]], out=scores)
             if select == "sample":
-                tile += _gumbel(some, first, tile.shape[1], kappa)
-            place = tile.argmax(1)
-            value = tile[np.arange(len(some)), place]
+                scores += _gumbel(some, first, scores.shape[1], kappa)
+            place = scores.argmax(1)
+            value = scores[np.arange(len(some)), place]
             better = value > best
-            chosen[some[better]] = first + place[better]
-            best[better] = value[better]
+            found[better], best[better] = first + place[better], value[better]
+        chosen[some] = found
+
+    machine.each(one, tiles(counts))
     return chosen
 
 
@@ -123,9 +154,16 @@ def _gumbel(blocks: np.ndarray, first: int, count: int, kappa: int) -> np.ndarra
     return _gumbel_numbers(kappa)[(starts[:, None] + first + np.arange(count)) & ((1 << kappa) - 1)]
 
 
-def choose(plan: Plan, target: np.ndarray, noise: np.ndarray, kappa: int, select: str = "best") -> np.ndarray:
+def choose(
+    plan: Plan,
+    target: np.ndarray,
+    noise: np.ndarray,
+    kappa: int,
+    select: str = "best",
+    machine: Machine = ONE,
+) -> np.ndarray:
     """Indices int64 [blocks] of the blocks' samples; target and noise float64 [n]."""
-    return search(coefficients(plan, target, noise), plan.counts, kappa, select)
+    return search(coefficients(plan, target, noise), plan.counts, kappa, select, machine)
 
 
 def sample(plan: Plan, indices: np.ndarray, size: int, stream: int = CANDIDATES) -> np.ndarray:

@@ -14,8 +14,10 @@ import numpy as np
 
 from latcodec.latents.coded_sampling import (
     MAX_COLUMNS,
+    ONE,
     SHARDS,
     TILE_ROWS,
+    Machine,
     Plan,
     codebook,
     tiles,
@@ -40,7 +42,13 @@ def informative_amplitudes(shards: int, nats: np.ndarray) -> np.ndarray:
 
 
 def choose(
-    plan: Plan, target: np.ndarray, noise: np.ndarray, kappa: int, amplitudes: np.ndarray, beams: int = 1
+    plan: Plan,
+    target: np.ndarray,
+    noise: np.ndarray,
+    kappa: int,
+    amplitudes: np.ndarray,
+    beams: int = 1,
+    machine: Machine = ONE,
 ) -> np.ndarray:
     """Indices int64 [blocks * shards], a block's shards together; target, noise float64 [n].
 
@@ -56,16 +64,21 @@ def choose(
         scale[k][plan.block, plan.column] = wide[k]
         precision[k][plan.block, plan.column] = 1 / (np.square(noise[plan.order]) + left[k])
     chosen = np.empty((len(plan.counts), shards), np.int64)
-    for some, width in tiles(plan.counts):
+
+    def one(tile: tuple[np.ndarray, int]) -> None:
+        some, width = tile
         step = max(1, 32 // beams)
         for part in np.split(some, range(step, len(some), step)):
-            chosen[part] = _beam_search(
-                want[part, :width], scale[:, part, :width], precision[:, part, :width], kappa, beams, columns
-            )
+            shapes = want[part, :width], scale[:, part, :width], precision[:, part, :width]
+            chosen[part] = _beam_search(*shapes, kappa, beams, columns, machine.product)
+
+    for k in range(shards):
+        codebook(kappa, min(MAX_COLUMNS, -(-columns // 32) * 32), SHARDS + k)  # before several threads make it
+    machine.each(one, tiles(plan.counts))
     return chosen.ravel()
 
 
-def _beam_search(want, scale, precision, kappa, beams, columns) -> np.ndarray:
+def _beam_search(want, scale, precision, kappa, beams, columns, product) -> np.ndarray:
     """Indices int64 [b, shards]; want float32 [b, w], scale and precision float32 [shards, b, w]."""
     count, width = want.shape
     residual, history = want[:, None], np.empty((count, 1, 0), np.int64)
@@ -79,7 +92,9 @@ def _beam_search(want, scale, precision, kappa, beams, columns) -> np.ndarray:
         keep = min(beams if k + 1 < len(scale) else 1, residual.shape[1] << kappa)
         scores, places = [], []
         for first in range(0, 1 << kappa, TILE_ROWS):
-            tile = factors.reshape(-1, 2 * width) @ both[:, first : first + TILE_ROWS]
+            part = both[:, first : first + TILE_ROWS]
+            tile = np.empty((fixed.size, part.shape[1]), np.float32)
+            product(factors.reshape(-1, 2 * width), part, out=tile)
             tile = (tile.reshape(*fixed.shape, -1) + fixed[:, :, None]).reshape(count, -1)
             top = np.argpartition(tile, -keep, 1)[:, -keep:] if keep > 1 else tile.argmax(1)[:, None]
             scores.append(np.take_along_axis(tile, top, 1))

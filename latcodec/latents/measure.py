@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from latcodec.latents.coded_sampling import BIT
-
 ACTIVE_BITS = 0.01  # a channel with less information per position than this is not active
 
 
@@ -16,18 +14,20 @@ class Level:
         self.dimensions = self.coded = 0
         self.channel_bits = np.zeros(channels)
 
-    def add(self, bits: np.ndarray, evidence: np.ndarray, sample: np.ndarray) -> None:
-        """bits: expected information [C, h, w], 1/256 bit; evidence and sample: float64 [C, h, w], distance from the
-        prior's mean in standard deviations of the evidence."""
-        nats = bits * (np.log(2) / BIT)
-        left = np.exp(-2 * nats)
-        kl = nats - 0.5 * (1 - left) + 0.5 * (1 - left) * left * evidence**2
+    def add(self, bits: np.ndarray, scale: np.ndarray, evidence: np.ndarray, sample: np.ndarray) -> None:
+        """Arrays [C, h, w] in units of the evidence's standard deviation.
+
+        bits: allocated, 0 where nothing is coded; scale: standard deviation of the prior; evidence and sample: distance
+        from the prior's mean.
+        """
         coded = bits > 0
+        left = np.where(coded, 1 / (1 + np.square(scale)), 1.0)
+        kl = 0.5 * (-np.log(left) - (1 - left) + (1 - left) * left * evidence**2)
         self.kl_bits += float(kl.sum()) / np.log(2)
         self.squared_error += float(np.square(evidence - sample)[coded].sum())
         # Of an exact posterior sample: its mean is (1 - left) of the evidence, its variance 1 - left.
         self.expected_error += float((np.square(left * evidence) + 1 - left)[coded].sum())
-        self.dimensions += bits.size
+        self.dimensions += coded.size
         self.coded += int(coded.sum())
         self.channel_bits += kl.sum((1, 2)) / np.log(2)
 
@@ -37,7 +37,7 @@ class Level:
         positions = max(1, self.dimensions // len(self.channel_bits))
         return {
             "level": level,
-            "kl_bits": round(self.kl_bits, 1),
+            "kl_bits": round(float(self.kl_bits), 1),
             "file_bits": round(file_bits, 1),
             "ratio": round(file_bits / max(self.kl_bits, 1e-9), 4),
             "rho": round(self.squared_error / max(self.expected_error, 1e-9), 4),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latcodec.latents import coded_sampling, greedy, importance, rejection
-from latcodec.latents.coded_sampling import BIT, Plan
+from latcodec.latents.coded_sampling import BIT, ONE, Machine, Plan
 
 SAMPLERS = ("blocks", "greedy", "importance", "rejection")  # ids on the wire, append-only
 SELECTS = ("best", "sample")
@@ -56,14 +56,15 @@ def choose(
     noise: np.ndarray,
     select: str = "best",
     beams: int = 1,
+    machine: Machine = ONE,
 ) -> np.ndarray:
     """Indices, int64, of dimensions with rows uint8 [n], target and noise float64 [n] in units of the prior."""
     if layout.sampler == "rejection":
         return rejection.choose(classes.bits[rows], target, noise)
     if layout.sampler == "greedy":
-        return greedy.choose(plan, target, noise, layout.kappa, classes.shards(layout.shards, rows), beams)
+        return greedy.choose(plan, target, noise, layout.kappa, classes.shards(layout.shards, rows), beams, machine)
     select = "sample" if layout.sampler == "importance" else select
-    return coded_sampling.choose(plan, target, noise, layout.kappa, select)
+    return coded_sampling.choose(plan, target, noise, layout.kappa, select, machine)
 
 
 def sample(layout: Layout, classes: Classes, plan: Plan, rows: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -31,6 +31,8 @@ from latcodec.weights import Weights, add_to_index, save
 
 FIRST_PLACE = -0.25  # of row 1: 0.11 bit; dimensions below it are not coded
 ROWS = 2 + int((PLACE_MAX - FIRST_PLACE) * 2**ROWS_PER_NAT_BITS)
+ALLOCATED = 0.85  # of the expected information: jumps and the slack of blocks add to it. BD-rate hardly depends on it
+RATE_SHIFT = 0.05  # of the rates, which it moves: so the slope at each lambda is what lambda says
 LEAST_Z2_BITS = 0.1
 JUMP_DEVIATIONS = 2.5  # of the marginal
 UNCODED_JUMP = 4.2  # standard deviations of the evidence
@@ -38,6 +40,7 @@ JUMP_ROWS, JUMP_SYMBOLS = 26, 6
 INDEX_ROWS = 24  # of the indices of rejection sampling: half bits of expected information
 INDEX_SOURCES = 4000  # dimensions that each of them is counted on
 SIDE_PX, RATE_STEP = 512, 16
+CLASSES, CLASS_BITS = 16, BIT // 3  # of dimensions with like information, for the shares of jumps
 
 
 def load_checkpoint(path: Path) -> Ladder:
@@ -59,7 +62,7 @@ def row_tables() -> dict[str, np.ndarray]:
     step = JUMP_DEVIATIONS * np.exp(place)
     step[0] = UNCODED_JUMP
     tables = {
-        "bits": np.rint(nats * BIT / np.log(2)),
+        "bits": np.rint(ALLOCATED * nats * BIT / np.log(2)),
         "scale": np.rint(np.sqrt(np.expm1(2 * nats)) * 2**FACTOR_BITS),
         "step": np.rint(step * 2**VALUE_BITS),
         "first_place": np.array([FIRST_PLACE * 2**FRACTION_BITS]),
@@ -127,46 +130,100 @@ def tables() -> Tables:
     return quantize_pmf(jump_pmfs() + indices, [-JUMP_SYMBOLS] * JUMP_ROWS + [0] * INDEX_ROWS)
 
 
-def fitted_jump_rows(model: Model, pictures: list[np.ndarray]) -> np.ndarray:
-    """The row of each rate and channel of z2 and z1 that fits how often training pictures jump, int32 [256, Z + C]."""
+@torch.no_grad()
+def shift_rates(network: Ladder, by: float) -> None:
+    """Let every function of the rate be that of a rate position higher by so much, extended in a line at the end."""
+    weight = by * (network.config.knots - 1)
+    for knots in (network.z1_log_sigma, network.mean_log_gain, network.scale_offset, network.z2_log_sigma,
+                  network.z2_mean, network.z2_log_std):  # fmt: skip
+        after = torch.cat([knots[1:], 2 * knots[-1:] - knots[-2:-1]])
+        knots.lerp_(after, weight)
+
+
+@torch.no_grad()
+def calibrate(network: Ladder, model: Model, latents: list[backend.Latents]) -> None:
+    """Shift the predicted scales of each channel and rate by what the evidence of training pictures says."""
+    knots = len(network.scale_offset)
+    nats = 0.5 * np.log1p(np.square(model.row_scale * 2.0**-FACTOR_BITS))
+    seen, expected = (np.full((knots, network.config.latent), 10.0) for _ in range(2))
+    for number, found in enumerate(latents):
+        for knot in range(number % 2, knots, 2):
+            _, distance, rows = backend.first_look(model, found, round(255 * knot / (knots - 1)))
+            weight = -np.expm1(-2 * nats)[rows]
+            expected[knot] += weight.sum((1, 2))
+            seen[knot] += (weight * np.square(distance * 2.0**-VALUE_BITS * np.exp(-nats)[rows])).sum((1, 2))
+    shift = 0.5 * np.log(seen / expected)
+    network.scale_offset.add_(torch.from_numpy(np.clip(shift, -0.3, 0.3)).float())
+
+
+def fitted_jump_rows(model: Model, latents: list[backend.Latents], rounds: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """How often training pictures jump: table rows of each rate and channel of z2 and z1, int32 [256, Z + C], and what
+    each class of z1 adds to them, int32 [rows]."""
     knots = np.arange(0, RATES + RATE_STEP - 1, RATE_STEP).clip(0, RATES - 1)
-    jumps, seen = np.zeros((len(knots), model.rates.jump_row.shape[1])), np.zeros(len(knots))
-    jumps += 0.5 * jump_share(12)
-    seen += 0.5
-    for number, picture in enumerate(pictures):
-        latents = backend.analyse(model, picture)
+    classes = np.minimum(model.classes.bits // CLASS_BITS, CLASSES - 2) + (model.classes.bits > 0)
+    top = model.rates.z2_mean.shape[1]
+    jumps, seen = (np.zeros((len(knots), model.rates.jump_row.shape[1], CLASSES)) for _ in range(2))
+    for number, found in enumerate(latents):
         for knot in range(number % 4, len(knots), 4):
-            jumps[knot] += backend.jump_counts(model, latents, int(knots[knot]))
-            seen[knot] += 1
-    shares = np.log2(jumps / seen[:, None])
-    at = np.arange(RATES) / RATE_STEP
-    left = np.minimum(at.astype(int), len(knots) - 2)
-    weight = ((np.arange(RATES) - knots[left]) / (knots[left + 1] - knots[left]))[:, None]
-    shares = shares[left] * (1 - weight) + shares[left + 1] * weight
-    return np.rint(np.clip(2 * (-2 - shares), 0, JUMP_ROWS - 1)).astype(np.int32)
+            jumps2, distance, rows = backend.first_look(model, found, int(knots[knot]))
+            jumps1 = backend.jumps_to(distance, model.row_step[rows], model.classes.bits[rows])
+            jumps[knot, :top, 0] += (jumps2 != 0).sum((1, 2))
+            seen[knot, :top, 0] += jumps2[0].size
+            place = np.arange(len(rows))[:, None, None] * CLASSES + classes[rows]
+            for counts, what in ((jumps, (jumps1 != 0).ravel()), (seen, None)):
+                summed = np.bincount(place.ravel(), what, len(rows) * CLASSES)
+                counts[knot, top:] += summed.reshape(len(rows), CLASSES)
+    of_class = np.ones(CLASSES)
+    for _ in range(rounds):  # share of jumps = share of the channel at the rate * factor of the class
+        of_channel = (jumps.sum(2) + 0.02) / ((seen * of_class).sum(2) + 2)
+        expected = (seen * of_channel[:, :, None])[:, top:].sum((0, 1))
+        of_class = (jumps[:, top:].sum((0, 1)) + 0.5) / (expected + 0.5)
+    logs, at = np.log2(of_channel), np.arange(RATES)
+    left = np.minimum(at // RATE_STEP, len(knots) - 2)
+    weight = ((at - knots[left]) / (knots[left + 1] - knots[left]))[:, None]
+    logs = logs[left] * (1 - weight) + logs[left + 1] * weight
+    rows = np.rint(np.clip(2 * (-2 - logs), -JUMP_ROWS, 2 * JUMP_ROWS)).astype(np.int32)
+    return rows, np.rint(-2 * np.log2(of_class))[classes].astype(np.int32)
+
+
+def networks_of(network: Ladder) -> dict[str, np.ndarray]:
+    """float16 networks, the integer network and the integers of each rate but for the jumps."""
+    state = {k: v.detach().cpu().float() for k, v in network.cpu().state_dict().items() if floats(k)}
+    tensors = {f"float.{k}": v.numpy().astype(np.float16 if v.dim() > 1 else np.float32) for k, v in state.items()}
+    return tensors | rate_tables(network) | {f"hyper.{k}": v for k, v in quantise(network.h_s).to_arrays().items()}
 
 
 def tensors_of(network: Ladder) -> dict[str, np.ndarray]:
-    """Everything a weights file holds, with jump rows that fit nothing in particular yet."""
-    state = {k: v.detach().cpu().float() for k, v in network.cpu().state_dict().items() if floats(k)}
-    tensors = {f"float.{k}": v.numpy().astype(np.float16 if v.dim() > 1 else np.float32) for k, v in state.items()}
-    tensors |= row_tables() | rate_tables(network)
-    channels = network.config.hyper_latent + network.config.latent
-    tensors["rates.jump_row"] = np.full((RATES, channels), 12, np.int32)
-    tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s).to_arrays().items()}
-    frozen = tables()
+    """Everything a weights file holds, fitted to nothing in particular yet."""
+    frozen, channels = tables(), network.config.hyper_latent + network.config.latent
+    tensors = networks_of(network) | row_tables()
+    tensors |= {"rates.jump_row": np.full((RATES, channels), 12, np.int32), "rows.jump": np.zeros(ROWS, np.int32)}
     return tensors | {f"tables.{name}": getattr(frozen, name) for name in ("weights", "offsets", "minimums")}
 
 
-def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures: int = 32) -> Path:
-    """Write `out` (safetensors) from a checkpoint, tables fitted on training pictures of `paths`, and index it."""
+def fit(network: Ladder, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors of a weights file, priors and tables fitted to pictures, uint8 [H, W, 3]."""
+    config = stored_config(network)
+
+    def model() -> Model:
+        return Model(Weights(Path("fit"), "0" * 64, "pln", config, tensors))
+
+    shift_rates(network, RATE_SHIFT)
+    tensors = tensors_of(network)
+    latents = [backend.analyse(model(), picture) for picture in pictures]
+    calibrate(network, model(), latents)
+    tensors |= networks_of(network)
+    tensors["rates.jump_row"], tensors["rows.jump"] = fitted_jump_rows(model(), latents)
+    return tensors
+
+
+def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures: int = 40) -> Path:
+    """Write `out` (safetensors) from a checkpoint, priors and tables fitted on pictures of `paths`, and index it."""
     network = load_checkpoint(checkpoint)
-    config, tensors = stored_config(network), tensors_of(network)
-    model = Model(Weights(out, "0" * 64, "pln", config, tensors))
     files = [path for path in data.find(paths) if not data.is_validation(path)]
     loaded = (data.load_one(path) for path in files[:: max(1, len(files) // pictures)])
-    crops = [p[:SIDE_PX, :SIDE_PX] for p in loaded if p is not None]
-    tensors["rates.jump_row"] = fitted_jump_rows(model, crops)
+    tensors = fit(network, [p[:SIDE_PX, :SIDE_PX] for p in loaded if p is not None])
+    config = stored_config(network)
     digest = save(out, "pln", config, command, tensors)
     add_to_index(out, "pln", config, command, digest)
     return out
