@@ -146,10 +146,10 @@ def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def config_of(stored: dict) -> Config:
-    """The configuration that `stored_config` gave; raises WeightsError for other keys."""
+    """The configuration that `stored_config` gave; weights older than a field have its default. Raises WeightsError."""
     known = set(Config.__dataclass_fields__)
-    if not isinstance(stored, dict) or set(stored) != known:
-        raise WeightsError(f"config {str(stored)[:200]} does not have the keys {sorted(known)}")
+    if not isinstance(stored, dict) or not set(stored) <= known:
+        raise WeightsError(f"config {str(stored)[:200]} has other keys than {sorted(known)}")
     return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
 
 

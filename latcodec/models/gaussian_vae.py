@@ -23,6 +23,15 @@ A Gaussian of variance v, sent at distortion d, is the variable y' of variance s
 rate-distortion function), nothing if v < d: so s^2 = d softplus(K (v / d - 1)) / K. Tempered, the rate in the loss is
 the divergence from that prior; a small share of the divergence from N(0, 1) keeps y in units in which the paper's
 prior is right. A quantiser knows v and d before it reads a symbol: v / d says which table, d which step.
+
+With mi_weight w the objective also holds -w I, a lower bound of the mutual information, in bits, between the first
+mi_fraction of the channels, c, and what is generated from them:
+
+    y' ~ N(0, 1),  x' ~ N(g_s(y'), 0.001 lambda / lambda0),  I = E log q(c | x') + H(c),  H(c) = ln(2 pi e) / 2 a number
+
+Source: Ducau, Trenous, "Mutual Information in Variational Autoencoders", section 2.1.2, after Barber and Agakov 2003.
+q is the posterior under N(0, 1), the variance that of the likelihood at the crop's lambda. I is of the model's own
+samples; of pictures, E KL = I + KL(q(y') || p(y')), so that a codec pays for every bit: see train/diagnostics.py.
 """
 
 import math
@@ -60,7 +69,8 @@ class Config:
 
     tempered: train at every lambda against the hyper prior, else the paper's ELBO with N(0, 1) (the hyper prior then
     learns beside it, without touching it). normal_share: weight of the divergence from N(0, 1) when tempered.
-    curvature_share: weight, in bits, of the squared error of the expected log curvature.
+    curvature_share: weight, in bits, of the squared error of the expected log curvature. mi_weight: of the mutual
+    information of the first mi_fraction of the channels (the paper's half); 0 leaves it out. Raises ValueError.
     """
 
     widths: tuple[int, int, int] = (48, 80, 128)
@@ -71,6 +81,14 @@ class Config:
     tempered: bool = True
     normal_share: float = 0.02
     curvature_share: float = 0.1
+    mi_weight: float = 0.0
+    mi_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mi_weight < math.inf:
+            raise ValueError(f"mi_weight {self.mi_weight} is not a finite number from 0 on")
+        if not 0 < self.mi_fraction <= 1:
+            raise ValueError(f"mi_fraction {self.mi_fraction} is not in 0 < ... <= 1")
 
 
 class GaussianVAE(nn.Module):
@@ -172,6 +190,25 @@ def posterior(y: Tensor, d: Tensor, mean: Tensor | float, s2: Tensor | float) ->
     return mean + shift, k * d, divergence / math.log(2)
 
 
+def information_bits(sample: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """log2 N(sample; mean, variance) + H of a sample of N(0, 1); its mean is at most the mutual information."""
+    return (1 - variance.log() - (sample - mean).square() / variance) / (2 * math.log(2))
+
+
+def mutual_information(
+    model: GaussianVAE, shape: tuple[int, int], rate: dict[str, Tensor], autocast: bool = False
+) -> Tensor:
+    """The bound I of the module's equations from one sample: bits [B, C', h, w] of latents (h, w), C' those of c."""
+    noise = rate["noise"]
+    sent = torch.randn(noise.shape[0], model.config.latent, *shape, device=noise.device)
+    x = model.synthesis(sent.contiguous(memory_format=torch.channels_last), autocast)
+    x = x + (LIKELIHOOD_VARIANCE * noise).sqrt() * torch.randn_like(x)
+    y, log_h = model.likelihood(x, autocast)
+    mean, variance, _ = posterior(y, noise * torch.exp(-log_h), 0.0, torch.ones_like(y))
+    count = max(1, round(model.config.mi_fraction * model.config.latent))
+    return information_bits(sent[:, :count], mean[:, :count], variance[:, :count])
+
+
 def loss(
     model: GaussianVAE, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True, progress: Tensor | None = None
 ) -> dict[str, Tensor]:
@@ -179,7 +216,8 @@ def loss(
 
     With `noise` latents are samples of the posterior; without, they are rounded to steps of sqrt(12 d), which is nearly
     what a quantiser will do. Returns the scalar "loss" and, per picture [B], "bpp", "mse", "lagrangian" and "z_bpp",
-    the share of z; "normal_bpp" is the divergence from N(0, 1) at the same lambda.
+    the share of z; "normal_bpp" is the divergence from N(0, 1) at the same lambda. With `noise` and mi_weight also
+    "mi_bpp", the bound of the mutual information.
     """
     config, pixels = model.config, x.shape[2] * x.shape[3]
     rate = model.at_rate(t)
@@ -220,5 +258,10 @@ def loss(
         mse = (x_hat - x).square().mean((1, 2, 3))
         share = config.normal_share * normal_bits + wrong
         objective = (bpp + lc * 255**2 * mse + share.sum((1, 2, 3)) / pixels) / lc.sqrt()
-    return {"loss": objective.mean(), "bpp": bpp, "mse": mse, "lagrangian": bpp + lc * 255**2 * mse,
-            "z_bpp": z_bits / pixels, "normal_bpp": normal_bits.sum((1, 2, 3)) / pixels}  # fmt: skip
+    told = {"bpp": bpp, "mse": mse, "lagrangian": bpp + lc * 255**2 * mse, "z_bpp": z_bits / pixels,
+            "normal_bpp": normal_bits.sum((1, 2, 3)) / pixels}  # fmt: skip
+    if noise and config.mi_weight:  # last, so that the noise of all else is the same with and without
+        elbo_rate = rate if config.tempered else rate | {"noise": torch.ones_like(rate["noise"])}
+        told["mi_bpp"] = mutual_information(model, y.shape[2:], elbo_rate, autocast).sum((1, 2, 3)) / pixels
+        objective = objective - config.mi_weight * told["mi_bpp"] / (lc.sqrt() if config.tempered else 1)
+    return {"loss": objective.mean()} | told
