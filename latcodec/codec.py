@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from latcodec import backends, container, rates, weights
 from latcodec.container import MAX_PIXELS, Payload
-from latcodec.errors import ImageError, OptionError
+from latcodec.errors import FormatError, ImageError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,6 +175,7 @@ def _encode(picture: Picture, settings: EncodeSettings) -> Encoded:
         icc=None if settings.strip else picture.icc or None,
         exif=None if settings.strip else picture.exif or None,
         xmp=None if settings.strip else picture.xmp or None,
+        guard=getattr(module, "GUARDED", False),
     )
 
     def attempt(index: int, verify: bool):
@@ -244,21 +245,36 @@ def _limit_bytes(settings: EncodeSettings, pixels: int) -> float:
 
 
 def decode_picture(
-    data: bytes, *, device: str = "auto", weights: str | None = None, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    *,
+    device: str = "auto",
+    weights: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    ignore_checksum: bool = False,
 ) -> Picture:
-    """Decode an .lc file; raises FormatError, VersionError, WeightsError, DriftError or ImageError (memory)."""
-    payload = container.unpack(data, max_pixels=max_pixels)
+    """Decode an .lc file; raises FormatError, VersionError, WeightsError, DriftError or ImageError (memory).
+
+    ignore_checksum: show what is left of a damaged file, if its codec can (one with a guard) and its header is sound.
+    """
+    notes = []
+    try:
+        payload = container.unpack(data, max_pixels=max_pixels)
+    except FormatError:
+        if not ignore_checksum:
+            raise
+        payload = container.unpack(data, max_pixels=max_pixels, ignore_checksum=True)
+        notes.append("damaged: the checksum does not fit; this is what the file still says")
     backend = backends.by_wire_id(payload.backend_id)
     from latcodec.images import Picture, unpack_alpha
 
     with _within_memory(payload.width, payload.height):
         model = load_model(backend, payload.weights_id, weights, device)
-        pixels = backend.load().decode(model, payload)
+        pixels = backend.load().decode(model, payload, **({"ignore_checksum": True} if notes else {}))
         alpha = None  # after the pixels: a sound stream vouches for the size, a few bytes of alpha do not
         if payload.alpha is not None:
             alpha = unpack_alpha(payload.alpha, payload.width, payload.height, payload.depth)
-    notes = tuple(f"section of unknown kind {kind} ignored" for kind, _ in payload.extra)
-    return Picture(pixels, payload.gray, alpha, payload.icc, payload.exif, payload.xmp, notes)
+    notes += [f"section of unknown kind {kind} ignored" for kind, _ in payload.extra]
+    return Picture(pixels, payload.gray, alpha, payload.icc, payload.exif, payload.xmp, tuple(notes))
 
 
 def info(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict:

@@ -30,11 +30,16 @@ Section kinds are written numbers and append-only: a number is never reused, not
     0x81  icc         no          ICC profile
     0x82  exif        no          EXIF block
     0x83  xmp         no          XMP packet
+    0x84  guard       no          CRC-32 (4 bytes) of all bytes before the checksum but the contents of the last stream
+                                  and of the guard itself
 
 The high bit of a kind marks it *ancillary*: a reader that does not know the kind shows the same pixels without it,
 and keeps it, in order, in `Payload.extra`. Without the high bit it is *critical*: a reader that does not know it must
 refuse the file. Alpha is critical because a picture without its transparency is another picture. Sections may stand in
-any order; `pack` writes parameters, streams, alpha, icc, exif, xmp, extra. A file has at most 65,536 sections.
+any order; `pack` writes parameters, streams, alpha, icc, exif, xmp, guard, extra. A file has at most 65,536 sections.
+
+A guard vouches for a file whose checksum fails because its last stream is damaged: a codec that can decode such a
+stream asks for one, and a reader that is told to ignore the checksum goes by it. Without a guard there is no ignoring.
 
 Versioning. Three things hold in every version there will ever be: the magic, the version byte at offset 4, and the
 CRC-32 of everything before it in the last four bytes. So a reader tells a damaged file (`FormatError`) from a sound
@@ -54,6 +59,7 @@ Checks, in this order, all before anything is allocated by a number from the fil
 8.  sections: lengths add up exactly to the checksum's offset; number of sections   FormatError
 9.  unknown critical kinds                             VersionError
 10. repeated single sections, no stream                FormatError
+11. guard, if there is one                             FormatError
 
 Contents are copied out of the file, never expanded, so memory is bounded by the length of the file. The header, the
 checksum and the head of one stream are at most 31 bytes for a picture within the default limit and a stream < 256 MiB.
@@ -74,8 +80,9 @@ MAX_SECTIONS = 65_536
 
 STREAM, PARAMETERS, ALPHA = 0x01, 0x02, 0x03
 ANCILLARY = 0x80
-ICC, EXIF, XMP = 0x81, 0x82, 0x83
-KIND_NAMES = {STREAM: "stream", PARAMETERS: "parameters", ALPHA: "alpha", ICC: "icc", EXIF: "exif", XMP: "xmp"}
+ICC, EXIF, XMP, GUARD = 0x81, 0x82, 0x83, 0x84
+KIND_NAMES = {STREAM: "stream", PARAMETERS: "parameters", ALPHA: "alpha", ICC: "icc", EXIF: "exif", XMP: "xmp",
+              GUARD: "guard"}  # fmt: skip
 
 _GRAY, _DEPTH16 = 0x01, 0x02
 _FIXED_BYTES = 16
@@ -115,6 +122,7 @@ class Payload:
     exif: bytes | None = None
     xmp: bytes | None = None
     parameters: bytes | None = None
+    guard: bool = False  # whether the file has one
     extra: tuple[tuple[int, bytes], ...] = ()  # (kind, contents) of ancillary sections this version does not know
 
 
@@ -128,21 +136,27 @@ def pack(payload: Payload) -> bytes:
     pieces = [MAGIC, head, bytes((payload.rate_index,)), payload.weights_id, payload.integers_crc.to_bytes(4, "little")]
     pieces += [_varint(payload.width), _varint(payload.height)]
     single = [(ALPHA, payload.alpha), (ICC, payload.icc), (EXIF, payload.exif), (XMP, payload.xmp)]
+    single.append((GUARD, bytes(_CRC_BYTES) if payload.guard else None))
     parts = [(PARAMETERS, payload.parameters), *((STREAM, s) for s in payload.streams), *single, *payload.extra]
     for kind, contents in parts:
         if contents is not None:
             pieces += [bytes((kind,)), _varint(len(contents)), contents]
-    body = b"".join(pieces)
-    return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
+    body = bytearray(b"".join(pieces))
+    if payload.guard:
+        found = _walk(memoryview(body), _size(memoryview(body), len(body))[2], len(body))
+        start, end = next((start, end) for kind, _, start, end in found if kind == GUARD)
+        body[start:end] = _guard(memoryview(body), found)
+    return bytes(body) + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
 
 
-def unpack(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Payload:
+def unpack(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = False) -> Payload:
     """Return what the file `data` says, after every check of the specification.
 
-    max_pixels: largest width * height accepted, px.
+    max_pixels: largest width * height accepted, px. ignore_checksum: go by the guard where the checksum fails; the
+    contents of the last stream are then unchecked.
     Raises FormatError (not ours, damaged, or over the limit) or VersionError (sound, but of a newer latcodec).
     """
-    view, width, height, found = _checked(data, max_pixels)
+    view, width, height, found = _checked(data, max_pixels, ignore_checksum)
     single: dict[int, bytes] = {}
     streams, extra = [], []
     for kind, _, start, end in found:
@@ -168,6 +182,7 @@ def unpack(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Payload:
         exif=single.get(EXIF),
         xmp=single.get(XMP),
         parameters=single.get(PARAMETERS),
+        guard=GUARD in single,
         extra=tuple(extra),
     )
 
@@ -183,7 +198,9 @@ def sections(data: bytes) -> list[tuple[str, int, int]]:
     return [*parts, ("checksum", len(view) - _CRC_BYTES, _CRC_BYTES)]
 
 
-def _checked(data: bytes, max_pixels: int) -> tuple[memoryview, int, int, list[tuple[int, int, int, int]]]:
+def _checked(
+    data: bytes, max_pixels: int, ignore_checksum: bool = False
+) -> tuple[memoryview, int, int, list[tuple[int, int, int, int]]]:
     """Run every check; return the file, width, height and (kind, offset, contents start, contents end) per section."""
     view = memoryview(data).cast("B")
     if view[:4] != MAGIC:
@@ -192,7 +209,7 @@ def _checked(data: bytes, max_pixels: int) -> tuple[memoryview, int, int, list[t
         raise FormatError(f"truncated: {len(view)} bytes, the smallest latcodec file has {_SMALLEST_BYTES}")
     end = len(view) - _CRC_BYTES
     stored, actual = int.from_bytes(view[end:], "little"), zlib.crc32(view[:end])
-    if stored != actual:
+    if stored != actual and not ignore_checksum:
         raise FormatError(
             f"checksum at offset {end} is {stored:08x} but the contents give {actual:08x}: "
             f"the file is damaged or incomplete{_symptom(view, end)}; get it again from where it came from"
@@ -220,7 +237,25 @@ def _checked(data: bytes, max_pixels: int) -> tuple[memoryview, int, int, list[t
         seen.add(kind)
     if STREAM not in seen:
         raise FormatError("no stream section")
+    guards = [bytes(view[start:end]) for kind, _, start, end in found if kind == GUARD]
+    if stored != actual and not guards:
+        raise FormatError(
+            f"checksum at offset {end} does not fit, and the file has no guard that says its header is sound: "
+            f"only files of codecs that can decode damage have one"
+        )
+    if guards and guards[0] != _guard(view[:end], found):
+        raise FormatError("guard: more than the contents of the last stream is damaged: nothing can be decoded")
     return view, width, height, found
+
+
+def _guard(view: memoryview, found: list[tuple[int, int, int, int]]) -> bytes:
+    """Return what the guard of a file without its checksum has to be; found: as of `_walk`."""
+    last = max(start for kind, _, start, _ in found if kind == STREAM)
+    crc = position = 0
+    for kind, _, start, end in found:
+        if kind == GUARD or start == last:
+            crc, position = zlib.crc32(view[position:start], crc), end
+    return zlib.crc32(view[position:], crc).to_bytes(_CRC_BYTES, "little")
 
 
 def _size(view: memoryview, end: int) -> tuple[int, int, int]:

@@ -33,6 +33,11 @@ def pictures() -> dict[str, tuple[Picture, float, str]]:
         "vbq": (whole["rgb-middle"][0], 2.0, "vbq"),
         "vbq-factorized": (whole["rgb-middle"][0], 2.0, "vbq:prior=factorized"),
         "vbq-uniform": (whole["rgb-middle"][0], 2.0, "vbq:quantizer=uniform,free_lambda=3"),
+        "pln": (whole["rgb-middle"][0], 2.0, "pln"),
+        "pln-16": (whole["rgb-16"][0], 0.3, "pln:kappa=12,select=sample"),
+        "pln-greedy": (whole["rgb-middle"][0], 2.0, "pln:sampler=greedy"),
+        "pln-importance": (whole["rgb-middle"][0], 8.0, "pln:sampler=importance,kappa=12"),
+        "pln-rejection": (whole["rgb-middle"][0], 8.0, "pln:sampler=rejection"),
     }
     return {name: (*kind, "hyperprior") for name, kind in whole.items()} | few
 

@@ -14,7 +14,7 @@ import torch
 
 from latcodec import codec, container, images
 from latcodec.backends import by_name, pln
-from latcodec.backends.pln_model import VALUE_BITS
+from latcodec.backends.pln_model import FACTOR_BITS, VALUE_BITS
 from latcodec.metrics import bd_rate, psnr_db
 
 RATES = (32, 96, 160, 224)
@@ -22,10 +22,11 @@ SETTINGS = {
     "blocks, kappa 12": {"kappa": 12},
     "blocks, kappa 14": {"kappa": 14},
     "blocks, kappa 15 (effort 5, default)": {},
-    "blocks, kappa 16 (effort 7)": {"kappa": 16},
+    "blocks, kappa 16 (effort 6)": {"kappa": 16},
     "blocks, kappa 14, select=sample": {"kappa": 14, "select": "sample"},
-    "greedy, 2 shards x 12 bits, 16 beams (effort 8)": {"effort": 8},
-    "greedy, 3 shards x 12 bits, 64 beams (effort 9)": {"effort": 9},
+    "blocks, kappa 18 (effort 8)": {"effort": 8},
+    "greedy, 2 shards x 12 bits, 16 beams": {"sampler": "greedy"},
+    "greedy, 3 shards x 12 bits, 64 beams": {"sampler": "greedy", "shards": 3, "beams": 64},
     "greedy, 2 shards x 14 bits, 1 beam": {"sampler": "greedy", "kappa": 14, "shards": 2, "beams": 1},
     "greedy, 8 equal shards x 14 bits (thesis)": {"sampler": "greedy", "kappa": 14, "shards": 8, "beams": 1},
     "importance, 14 bits, t = 2 (thesis, level 2)": {"sampler": "importance", "kappa": 14},
@@ -40,10 +41,11 @@ def exact(model, latents, index: int) -> tuple[float, pln.Integers]:
     found = pln._decode_integers(model, payload, latents.y.shape[1:])
     sigma = model.network.at_rate(torch.tensor([index / 255]))["z1_log_sigma"][0].double().exp().numpy()
     evidence = latents.y.double().numpy() / sigma * 2.0**VALUE_BITS - found.means
-    weight = -np.expm1(-2 * model.classes.bits[found.rows] * np.log(2) / 256)
+    signal = np.square(model.row_scale[found.rows] * 2.0**-FACTOR_BITS)
+    weight = np.where(model.classes.bits[found.rows] > 0, signal / (1 + signal), 0.0)
     drawn = np.random.Generator(np.random.Philox(key=[index, 0])).standard_normal(weight.shape)
     values = weight * evidence + np.sqrt(weight) * 2.0**VALUE_BITS * drawn
-    kl = sum(level["kl_bits"] for level in coded.details["levels"])
+    kl = sum(level["kl_bits"] + level["jump_bits"] for level in coded.details["levels"])
     return kl, replace(found, values=np.rint(values).astype(np.int32))
 
 
@@ -74,7 +76,7 @@ def samplers(model, pictures: list[np.ndarray]) -> None:
                 seconds.append((middle - start, time.perf_counter() - middle))
                 bits = 8 * len(container.pack(payload))
                 both.append((bits / size, psnr_db(picture, decoded)))
-                ratios.append(bits / sum(level["kl_bits"] for level in coded.details["levels"]))
+                ratios.append(bits / sum(level["kl_bits"] + level["jump_bits"] for level in coded.details["levels"]))
                 rhos.append(coded.details["levels"][1]["rho"])
             points.append(tuple(np.mean(both, 0)))
         try:

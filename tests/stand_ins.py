@@ -75,5 +75,5 @@ def encode_picture(picture, settings):
     )  # fmt: skip
 
 
-def decode_picture(data, *, device="auto", weights=None, max_pixels=container.MAX_PIXELS):
+def decode_picture(data, *, device="auto", weights=None, max_pixels=container.MAX_PIXELS, ignore_checksum=False):
     return types.SimpleNamespace(pixels=Samples(), data=container.unpack(data).streams[0], notes=())

@@ -93,7 +93,15 @@ def test_options_reach_the_codec(run, seen):
     assert calls["encode_picture"][0][1] == expected
     seen.clear()
     assert run("decode", "x.lc", "--device", "cpu", "--weights", "w", "--max-pixels", "77").exit_code == 0
-    assert seen[0][2] == {"device": "cpu", "weights": "w", "max_pixels": 77}
+    assert seen[0][2] == {"device": "cpu", "weights": "w", "max_pixels": 77, "ignore_checksum": False}
+
+
+def test_effort_and_ignore_checksum_reach_the_codec(run, seen):
+    assert run("encode", "a.png", "--codec", "other", "-O", "k=1", "--effort", "7").exit_code == 0
+    settings = next(args[1] for name, args, _ in seen if name == "encode_picture")
+    assert settings.codec == "other:k=1,effort=7"
+    assert run("decode", "a.lc", "-o", "again.png", "--ignore-checksum").exit_code == 0
+    assert next(more for name, _, more in seen if name == "decode_picture")["ignore_checksum"]
 
 
 def test_the_default_is_no_rate_at_all(run, seen):

@@ -180,7 +180,7 @@ def test_measured_rho_of_exact_samples_is_one_and_kl_is_the_allocation():
         evidence,
         weight * evidence + np.sqrt(weight) * rng.standard_normal(bits.shape),
     )
-    summary = level.summary(1, level.kl_bits * 1.1)
+    summary = level.summary(1, level.kl_bits * 1.1, 0)
     assert summary["rho"] == pytest.approx(1, abs=0.03)
     assert summary["kl_bits"] == pytest.approx(2 * bits.size, rel=0.02)
     assert summary["ratio"] == pytest.approx(1.1) and summary["active_units"] == 4

@@ -40,7 +40,7 @@ FULL = Payload(
     exif=b"Exif\0\0",
     xmp=b"<x/>",
     parameters=b"\0",
-    extra=((0x84, b"later"), (0xFF, b""), (0x84, b"again")),
+    extra=((0x85, b"later"), (0xFF, b""), (0x85, b"again")),
 )
 HEAD = TINY_BYTES[:16]
 SIZE = b"\x80\x06\x05"
@@ -67,14 +67,52 @@ def test_golden_bytes_of_every_field():
     expected = (
         "ca4c430a 01 ff 03 00 00010203 ffffffff 8080808001 01"
         "02 01 00  01 00  01 ac02" + "78" * 300 + "01 04 61626364  03 05 616c706861"
-        "81 00  82 06 457869660000  83 04 3c782f3e  84 05 6c61746572  ff 00  84 05 616761696e"
+        "81 00  82 06 457869660000  83 04 3c782f3e  85 05 6c61746572  ff 00  85 05 616761696e"
     )
     assert pack(FULL) == sealed(bytes.fromhex(expected))
     assert unpack(pack(FULL)) == FULL
 
 
+def test_golden_bytes_of_a_guard():
+    guarded = replace(TINY, streams=(b"ab", b"cd"), icc=b"i", guard=True)
+    head = TINY_BYTES[:19] + bytes.fromhex("01 02 6162  01 02")
+    rest = bytes.fromhex("81 01 69  84 04")
+    crc = zlib.crc32(head + rest).to_bytes(4, "little")
+    assert pack(guarded) == sealed(head + b"cd" + rest + crc)
+
+
+def test_a_guard_replaces_the_checksum_on_demand():
+    data = pack(replace(TINY, streams=(b"ab", b"cdefg"), guard=True))
+    start = data.index(b"cdefg")
+    for position in range(len(data)):
+        hurt = bytearray(data)
+        hurt[position] ^= 1
+        with pytest.raises((FormatError, VersionError)):
+            unpack(bytes(hurt))
+        if start <= position < start + 5 or position >= len(data) - 4:
+            left = unpack(bytes(hurt), ignore_checksum=True)
+            assert replace(left, streams=(b"ab", b"cdefg")) == unpack(data)
+        else:
+            with pytest.raises((FormatError, VersionError)):
+                unpack(bytes(hurt), ignore_checksum=True)
+
+
+def test_without_a_guard_no_checksum_is_ignored():
+    assert unpack(TINY_BYTES, ignore_checksum=True) == TINY
+    with pytest.raises(FormatError, match="no guard"):
+        unpack(TINY_BYTES[:-5] + b"!" + TINY_BYTES[-4:], ignore_checksum=True)
+
+
+def test_a_wrong_guard_is_refused_under_a_right_checksum():
+    body = bytearray(pack(replace(TINY, guard=True))[:-4])
+    body[-1] ^= 1
+    with pytest.raises(FormatError, match="guard"):
+        unpack(sealed(bytes(body)))
+
+
 def test_kind_numbers_are_append_only():
     known = {0x01: "stream", 0x02: "parameters", 0x03: "alpha", 0x81: "icc", 0x82: "exif", 0x83: "xmp"}
+    known[0x84] = "guard"
     assert known.items() <= KIND_NAMES.items()
 
 
@@ -90,12 +128,13 @@ payloads = st.builds(
     depth=st.sampled_from((8, 16)),
     integers_crc=st.integers(0, 2**32 - 1),
     streams=st.lists(blobs, min_size=1, max_size=4).map(tuple),
+    guard=st.booleans(),
     alpha=st.none() | blobs,
     icc=st.none() | blobs,
     exif=st.none() | blobs,
     xmp=st.none() | blobs,
     parameters=st.none() | blobs,
-    extra=st.lists(st.tuples(st.integers(0x84, 0xFF), blobs), max_size=3).map(tuple),
+    extra=st.lists(st.tuples(st.integers(0x85, 0xFF), blobs), max_size=3).map(tuple),
 )
 
 
@@ -115,7 +154,7 @@ def test_sections():
     assert sections(TINY_BYTES) == [("header", 0, 19), ("stream", 19, 6), ("checksum", 25, 4)]
     names = "header parameters stream stream stream alpha icc exif xmp".split()
     assert [name for name, _, _ in sections(pack(FULL))][:-4] == names
-    assert [name for name, _, _ in sections(pack(FULL))][-4:-1] == ["unknown 0x84", "unknown 0xff", "unknown 0x84"]
+    assert [name for name, _, _ in sections(pack(FULL))][-4:-1] == ["unknown 0x85", "unknown 0xff", "unknown 0x85"]
 
 
 def test_sections_may_stand_in_any_order():

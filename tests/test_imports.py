@@ -16,7 +16,7 @@ ROOMS = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 LAYERS = [
     ["errors"],
     ["rates", "container", "coding", "integer_net", "shared_random", "metrics", "files", "images", "weights", "kodak"],
-    ["wording"],
+    ["wording", "sharding"],
     ["models", "latents", "batch"],
     ["backends"],
     ["codec", "vbq"],
@@ -43,14 +43,15 @@ DOORS = {
     "scipy": {"metrics"},
     "tifffile": {"images"},
     "imagecodecs": {"images"},
+    "reedsolo": {"backends"},
     "safetensors": {"weights"},
     "pytorch_msssim": {"metrics"},
-    "torch": {"models", "backends", "codec", "train", "metrics", "integer_net", "stopwatch", "environment"},
+    "torch": {"sharding", "models", "backends", "codec", "train", "metrics", "integer_net", "stopwatch", "environment"},
 }
 STANDARD_LIBRARY_ONLY = {"errors", "rates", "container", "files", "wording", "batch", "__init__", "__main__", "cli"}
 LIGHT_AT_THE_TOP = STANDARD_LIBRARY_ONLY | {
     "codec", "weights", "images", "coding", "latents", "metrics", "pillow", "anchors", "kodak", "stopwatch",
-    "environment", "contenders", "bench", "report",
+    "environment", "contenders", "bench", "report", "sharding",
 }  # fmt: skip
 
 

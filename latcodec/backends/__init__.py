@@ -31,6 +31,7 @@ class Backend:
 BACKENDS = (
     Backend(1, "hyperprior", "latcodec.backends.hyperprior"),
     Backend(2, "vbq", "latcodec.backends.vbq"),
+    Backend(3, "pln", "latcodec.backends.pln"),
 )
 
 

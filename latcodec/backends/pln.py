@@ -4,8 +4,8 @@ Stream 0 is the range coder's: jumps of z2, jumps of z1 and, with sampler=reject
 whole number of steps of some 2.5 standard deviations by which the prior's mean is moved towards evidence that lies
 where the candidates do not reach. Stream 1 holds indices of kappa bits: those of z2, Reed-Solomon parity of these
 bytes, then those of z1. The decoder knows from z2, in integers, how much information each dimension has, and so which
-dimensions share an index. Parameters section (`pln_wire.py`): sampler, kappa, shards, and a check of what damage
-must not touch.
+dimensions share an index. Parameters section (`pln_wire.py`): sampler, kappa, shards. The container's guard vouches
+for all but stream 1, so that damage there can be decoded.
 
 Fixed point: z2 has FRACTION_BITS after the point; z1 VALUE_BITS, in units of its evidence's standard deviation.
 """
@@ -24,9 +24,10 @@ import torch
 from latcodec.backends import pln_parity, pln_wire
 from latcodec.backends.hyperprior import _replicate
 from latcodec.backends.pln_model import FACTOR_BITS, VALUE_BITS, Model, to_value
+from latcodec.backends.pln_options import Options
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.container import Payload
-from latcodec.errors import DriftError, FormatError, OptionError
+from latcodec.errors import DriftError, FormatError
 from latcodec.integer_net import FRACTION_BITS
 from latcodec.latents import coded_sampling, samplers
 from latcodec.latents.coded_sampling import BIT, Machine
@@ -36,44 +37,9 @@ from latcodec.models.ladder import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.models.strips import in_strips
 
 MOST_DIMENSIONS = 2**22  # that share a plan, for the memory large pictures take; part of the format
-EFFORTS = (*((k, 1, 1) for k in (12, 12, 13, 13, 14, 15, 15, 16)), (12, 2, 16), (12, 3, 64))
+REACH = (1.03, 0.86, -2.5, 1.08)  # of `jumps_to`; encoder only
+GUARDED = True  # files get the container's guard: `decode` can ignore the checksum of the rest
 _HALO = 2  # latents, as in the hyperprior
-
-
-@dataclass(frozen=True)
-class Options:
-    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
-
-    sampler: of z1. kappa: bits of an index; shards of a block, beams of their search; 0 and "": as the effort says.
-    select: the likeliest candidate, or a sample of the posterior. effort 0..9: kappa 12 .. 16, then beams.
-    """
-
-    rate_index: int
-    verify: bool = True
-    sampler: str = ""
-    kappa: int = 0
-    select: str = "best"
-    shards: int = 0
-    beams: int = 0
-    effort: int = 5
-
-    def __post_init__(self) -> None:
-        choices = {"sampler": ("", *samplers.SAMPLERS), "select": samplers.SELECTS, "kappa": (0, *samplers.KAPPAS)}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                listed = ", ".join(str(k) for k in known if k)
-                raise OptionError(f"{name} {getattr(self, name)!r} is unknown; there are: {listed}")
-        for name, most in (("shards", samplers.MAX_SHARDS), ("beams", samplers.MAX_BEAMS), ("effort", 9)):
-            if not 0 <= getattr(self, name) <= most:
-                raise OptionError(f"{name} {getattr(self, name)} is outside 0 ... {most}")
-
-    def settled(self) -> tuple[str, int, int, int]:
-        """Sampler, kappa, shards and beams with what was left open filled in."""
-        kappa, shards, beams = EFFORTS[self.effort]
-        sampler = self.sampler or ("greedy" if (self.shards or shards) > 1 else "blocks")
-        if sampler != "greedy":
-            return sampler, self.kappa or kappa, 1, 1
-        return sampler, self.kappa or kappa, self.shards or max(2, shards), self.beams or beams
 
 
 @dataclass(frozen=True)
@@ -141,11 +107,14 @@ def _bands(shape: tuple[int, ...]) -> list[slice]:
 
 
 def jumps_to(distance: np.ndarray, step: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """How many steps the prior's mean jumps towards evidence at this distance, int32, of dimensions with `bits`.
+    """How many steps the prior's mean jumps towards evidence, int32 of the arrays' common shape.
 
-    A jump pays from some 2.6 standard deviations on; the less information a dimension has, the later.
+    distance: float64, of the evidence from the prior's mean; step: int64, of a jump, in the unit of distance; bits:
+    int64, expected information, 1/BIT bit. A jump pays where reaching so far without one would cost more: from about
+    2.6 standard deviations on, later for dimensions with less information. REACH was fitted to training pictures.
     """
-    reach = np.where(bits > 0, 1.03 + 0.86 * np.exp(bits * (-2.5 / BIT)), 1.08) * step
+    least, more, fall, uncoded = REACH
+    reach = np.where(bits > 0, least + more * np.exp(bits * (fall / BIT)), uncoded) * step
     jumps = np.sign(distance) * np.clip(np.rint(np.abs(distance) / step), 1, 2**20)
     return np.where(np.abs(distance) > reach, jumps, 0).astype(np.int32)
 
@@ -180,19 +149,22 @@ def _code_z2(model: Model, z: np.ndarray, sigma: np.ndarray, index: int, kappa: 
     z2 = model.z2_of(index, coded_sampling.sample(plan, indices, z.size).reshape(z.shape), jumps)
     level, unit = Level(len(z)), sigma[:, None, None] * 2.0**FRACTION_BITS
     bits = np.broadcast_to(model.rates.z2_bits[index][:, None, None], z.shape)
-    level.add(bits, scale / unit, distance / unit, (z2 - mean) / unit)
+    level.add(bits, scale / unit, (distance - jumps * step) / unit, (z2 - mean - jumps * step) / unit)
     return z2, jumps, indices, level
 
 
 @torch.inference_mode()
 def code(model: Model, latents: Latents, options: Options) -> Coded:
-    """Sample both levels at one rate and write their indices; q(z1) and its prior follow from the coded z2."""
+    """Sample both levels at one rate and write their indices; q(z1) and its prior follow from the coded z2.
+
+    Raises DriftError if what was written does not decode (law 5).
+    """
     start = time.perf_counter()
     index, seconds = options.rate_index, {}
-    sampler, kappa, shards, beams = options.settled()
+    sampler, kappa, shards, beams, select = options.settled()
     rate = model.network.at_rate(torch.tensor([index / 255], device=model.device))
     sigma1, sigma2 = (rate[k][0, :, 0, 0].double().cpu().exp().numpy() for k in ("z1_log_sigma", "z2_log_sigma"))
-    z2, jumps2, chosen2, level2 = _code_z2(model, latents.z.double().numpy(), sigma2, index, kappa, options.select)
+    z2, jumps2, chosen2, level2 = _code_z2(model, latents.z.double().numpy(), sigma2, index, kappa, select)
     seconds["level 2"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -215,12 +187,13 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
         plan = samplers.plan(layout, bits[flat])
         with _machine() as machine:
             indices = samplers.choose(
-                layout, model.classes, plan, flat, target.ravel(), noise.ravel(), options.select, beams, machine
+                layout, model.classes, plan, flat, target.ravel(), noise.ravel(), select, beams, machine
             )
         samples = samplers.sample(layout, model.classes, plan, flat, indices).reshape(some.shape)
         values[:, band] = to_value(samples, scale, jumps, step, VALUE_BITS)
-        coded = values[:, band] * 2.0**-VALUE_BITS
-        level1.add(bits[some], scale * 2.0**-FACTOR_BITS, distance * 2.0**-VALUE_BITS, coded)
+        jumped = jumps * step
+        here, coded = (v * 2.0**-VALUE_BITS for v in (distance - jumped, values[:, band] - jumped))
+        level1.add(bits[some], scale * 2.0**-FACTOR_BITS, here, coded)
         chosen.append(indices)
         chosen_rows.append(model.index_row[flat[bits[flat] > 0]])
     seconds["level 1"] = time.perf_counter() - start
@@ -242,8 +215,9 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     head = pln_wire.pack_indices(chosen2, kappa)
     protected = head + pln_parity.parity(head)
     streams = (encoder.finish(), protected + pln_wire.pack_indices(raw, kappa))
-    parameters = pln_wire.pack_parameters(layout, index, streams[0])
-    spent = {n: sum(ideal_bits(*put, model.tables) for put in level) for n, level in puts.items()}
+    parameters = pln_wire.pack_parameters(layout)
+    jump_bits = {n: ideal_bits(*put[0], model.tables) for n, put in puts.items()}
+    spent = {n: sum(ideal_bits(*one, model.tables) for one in put) for n, put in puts.items()}
     spent = {2: spent[2] + 8 * len(protected), 1: spent[1] + kappa * len(raw)}
     seconds["entropy"] = time.perf_counter() - start
 
@@ -253,8 +227,8 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
         if _decode_integers(model, payload, latents.y.shape[1:]).crc() != integers.crc():
             raise DriftError("the streams just written do not decode to the same integers on this machine")
     seconds["verify"] = time.perf_counter() - start
-    details = {"sampler": sampler, "kappa": kappa, "shards": shards, "beams": beams, "select": options.select,
-               "levels": [level2.summary(2, spent[2]), level1.summary(1, spent[1])]}  # fmt: skip
+    levels = [level.summary(n, spent[n], jump_bits[n]) for n, level in ((2, level2), (1, level1))]
+    details = {"sampler": sampler, "kappa": kappa, "shards": shards, "beams": beams, "select": select, "levels": levels}
     return Coded(streams, integers.crc(), sum(spent.values()) + 8 * len(parameters), seconds, parameters, details)
 
 
@@ -269,7 +243,7 @@ def first_look(model: Model, latents: Latents, index: int) -> tuple[np.ndarray, 
 
 
 def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
-    """Encode an image, uint8 or uint16 [H, W, 3]."""
+    """Encode an image, uint8 or uint16 [H, W, 3]; raises DriftError if what was written does not decode (law 5)."""
     start = time.perf_counter()
     latents = analyse(model, image)
     analysed = time.perf_counter() - start

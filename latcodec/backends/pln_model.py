@@ -66,7 +66,8 @@ class Model:
             self.row_jump, self.jump_rows = rows["jump"], int(self.index_row.min())
             amplitudes = {int(k): v for k, v in _part(rows, "amplitudes.").items()}
             self.classes = Classes(rows["bits"], amplitudes)
-        except (KeyError, TypeError, RuntimeError, WeightsError) as error:
+            _check(self.network.config, self.rates, rows, amplitudes)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not pln weights: {error}") from None
         self.weights_id = weights.id
         self.device, self.autocast = torch.device(device), autocast
@@ -105,6 +106,23 @@ class Model:
             v[rate_index][:, None, None] for v in (self.rates.z2_mean, self.rates.z2_scale, self.rates.z2_step)
         )
         return np.clip(mean + to_value(samples, scale, jumps, step, FRACTION_BITS), -(2**30), 2**30)
+
+
+def _check(config: Config, rates: RateTables, rows: dict[str, np.ndarray], amplitudes: dict[int, np.ndarray]) -> None:
+    """Raise WeightsError unless every table has the length that the others rely on."""
+    lengths = {"z2": config.hyper_latent, "mean": config.latent, "scale": config.latent}
+    for name, table in vars(rates).items():
+        wide = lengths.get(name.split("_")[0], config.latent + config.hyper_latent)
+        if table.shape != (RATES, wide):
+            raise WeightsError(f"rates.{name} is {list(table.shape)}, not {[RATES, wide]}")
+    count = len(rows["bits"])
+    shapes = {name: (count,) for name in ("bits", "scale", "step", "index_row", "jump")} | {"first_place": (1,)}
+    for name, shape in shapes.items():
+        if rows[name].shape != shape or not 1 <= count <= 256:
+            raise WeightsError(f"rows.{name} is {list(rows[name].shape)}, not {list(shape)}")
+    for shards, table in amplitudes.items():
+        if table.shape != (shards, count):
+            raise WeightsError(f"rows.amplitudes.{shards} is {list(table.shape)}, not {[shards, count]}")
 
 
 def floats(name: str) -> bool:

@@ -1,21 +1,17 @@
 """Bytes of the PLN codec: its parameters section and its indices. Standard library and NumPy; every number checked."""
 
-import zlib
-
 import numpy as np
 
 from latcodec.container import Payload
 from latcodec.errors import FormatError
-from latcodec.latents.samplers import KAPPAS, MAX_SHARDS, SAMPLERS, Layout
+from latcodec.latents.samplers import SAMPLERS, Layout, exists
 
-_HEAD_BYTES, _CHECK_BYTES = 3, 4
+_BYTES = 3
 
 
-def pack_parameters(layout: Layout, rate_index: int, jumps: bytes) -> bytes:
-    """The parameters section; its CRC-32 is of the rate, the layout and stream 0, all that damage must not touch."""
-    head = bytes((SAMPLERS.index(layout.sampler), layout.kappa, layout.shards))
-    crc = zlib.crc32(bytes((rate_index,)) + head + jumps)
-    return head + crc.to_bytes(_CHECK_BYTES, "little")
+def pack_parameters(layout: Layout) -> bytes:
+    """The parameters section: number of the sampler, kappa, shards, a byte each."""
+    return bytes((SAMPLERS.index(layout.sampler), layout.kappa, layout.shards))
 
 
 def unpack_parameters(payload: Payload) -> Layout:
@@ -26,15 +22,12 @@ def unpack_parameters(payload: Payload) -> Layout:
             f"field sections: {len(streams)} streams and {'no' if data is None else 'a'} parameters section; "
             f"the pln codec has 2 streams and one"
         )
-    if len(data) != _HEAD_BYTES + _CHECK_BYTES:
-        raise FormatError(f"field parameters: {len(data)} bytes, the pln codec has {_HEAD_BYTES + _CHECK_BYTES}")
-    sampler, kappa, shards = data[:_HEAD_BYTES]
-    if sampler >= len(SAMPLERS) or kappa not in KAPPAS or not 1 <= shards <= MAX_SHARDS:
+    if len(data) != _BYTES:
+        raise FormatError(f"field parameters: {len(data)} bytes, the pln codec has {_BYTES}")
+    sampler, kappa, shards = data
+    if sampler >= len(SAMPLERS) or not exists(SAMPLERS[sampler], kappa, shards):
         raise FormatError(f"field parameters: sampler {sampler}, kappa {kappa}, shards {shards}: no such thing")
-    layout = Layout(SAMPLERS[sampler], kappa, shards)
-    if pack_parameters(layout, payload.rate_index, streams[0]) != data:
-        raise FormatError("field parameters: their check does not fit: rate, parameters or stream 0 are damaged")
-    return layout
+    return Layout(SAMPLERS[sampler], kappa, shards)
 
 
 def pack_indices(indices: np.ndarray, kappa: int) -> bytes:

@@ -30,6 +30,7 @@ CANDIDATES, GUMBEL, REJECTION, SHARDS = 0, 1, 2, 16  # streams of shared_random
 BIT = 256  # `bits` count 1/256 bit
 MAX_COLUMNS = 128
 TILE_ROWS, TILE_BLOCKS = 4096, 128
+CHUNK_BITS = 16  # of the candidates in memory at once
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,14 @@ def pack(bits: np.ndarray, capacity: int) -> Plan:
     return Plan(order, block, column, np.bincount(block, minlength=blocks))
 
 
-@lru_cache(maxsize=2)
-def codebook(kappa: int, columns: int, stream: int = CANDIDATES) -> np.ndarray:
-    """Candidates as float32 [2 * columns, 2**kappa]: row 2 j is column j of every candidate, row 2 j + 1 its square."""
-    drawn = gaussian_rows(SEED, stream, np.arange(1 << kappa), columns).T.astype(np.float32) / SCALE
-    both = np.empty((2 * columns, 1 << kappa), np.float32)
+@lru_cache(maxsize=4)
+def codebook(kappa: int, columns: int, stream: int = CANDIDATES, chunk: int = 0) -> np.ndarray:
+    """Candidates of a chunk of at most 2**CHUNK_BITS, float32 [2 * columns, candidates]: row 2 j is column j of every
+    candidate, row 2 j + 1 its square."""
+    count = 1 << min(kappa, CHUNK_BITS)
+    rows = np.arange(chunk * count, (chunk + 1) * count)
+    drawn = gaussian_rows(SEED, stream, rows, columns).T.astype(np.float32) / SCALE
+    both = np.empty((2 * columns, count), np.float32)
     both[0::2], both[1::2] = drawn, drawn * drawn
     return both
 
@@ -119,27 +123,28 @@ def search(
     factors: float32 [blocks, 2 * columns], columns beyond a block's count being 0; counts: int64 [blocks].
     """
     # Few distinct widths, so that the codebook is made once.
-    both = codebook(kappa, min(MAX_COLUMNS, -(-max(1, factors.shape[1] // 2) // 32) * 32))
-    chosen, local = np.zeros(len(counts), np.int64), threading.local()
+    columns = min(MAX_COLUMNS, -(-max(1, factors.shape[1] // 2) // 32) * 32)
+    chosen, best = np.zeros(len(counts), np.int64), np.full(len(counts), -np.inf, np.float32)
+    count, local = 1 << min(kappa, CHUNK_BITS), threading.local()
 
     def one(tile: tuple[np.ndarray, int]) -> None:
         some, width = tile
         if not hasattr(local, "scores"):
             local.scores = np.empty((TILE_BLOCKS, TILE_ROWS), np.float32)
-        best, found = np.full(len(some), -np.inf, np.float32), np.zeros(len(some), np.int64)
         part = np.ascontiguousarray(factors[some, : 2 * width])
-        for first in range(0, 1 << kappa, TILE_ROWS):
-            scores = local.scores[: len(some), : min(TILE_ROWS, 1 << kappa)]
+        for first in range(0, count, TILE_ROWS):
+            scores = local.scores[: len(some), : min(TILE_ROWS, count)]
             machine.product(part, both[: 2 * width, first : first + scores.shape[1]], out=scores)
             if select == "sample":
-                scores += _gumbel(some, first, scores.shape[1], kappa)
+                scores += _gumbel(some, chunk * count + first, scores.shape[1], kappa)
             place = scores.argmax(1)
             value = scores[np.arange(len(some)), place]
-            better = value > best
-            found[better], best[better] = first + place[better], value[better]
-        chosen[some] = found
+            better = value > best[some]
+            chosen[some[better]], best[some[better]] = chunk * count + first + place[better], value[better]
 
-    machine.each(one, tiles(counts))
+    for chunk in range((1 << kappa) // count):
+        both = codebook(kappa, columns, CANDIDATES, chunk)
+        machine.each(one, tiles(counts))
     return chosen
 
 

@@ -27,11 +27,13 @@ from latcodec.latents.coded_sampling import (
 )
 
 AMPLITUDE_BITS = 15
+# 2**15 / sqrt(shards), rounded; written out because it decides latents.
+EQUAL_AMPLITUDES = (32768, 23170, 18919, 16384, 14654, 13377, 12385, 11585)
 
 
 def equal_amplitudes(shards: int) -> np.ndarray:
     """Standard deviations of shards of equal variance, int64 [shards, 1], AMPLITUDE_BITS after the point."""
-    return np.full((shards, 1), int(round(2**AMPLITUDE_BITS / shards**0.5)), np.int64)
+    return np.full((shards, 1), EQUAL_AMPLITUDES[shards - 1], np.int64)
 
 
 def informative_amplitudes(shards: int, nats: np.ndarray) -> np.ndarray:
@@ -70,22 +72,21 @@ def choose(
         step = max(1, 32 // beams)
         for part in np.split(some, range(step, len(some), step)):
             shapes = want[part, :width], scale[:, part, :width], precision[:, part, :width]
-            chosen[part] = _beam_search(*shapes, kappa, beams, columns, machine.product)
+            chosen[part] = _beam_search(*shapes, kappa, beams, books, machine.product)
 
-    for k in range(shards):
-        codebook(kappa, min(MAX_COLUMNS, -(-columns // 32) * 32), SHARDS + k)  # before several threads make it
+    widest = min(MAX_COLUMNS, -(-columns // 32) * 32)
+    books = [codebook.__wrapped__(kappa, widest, SHARDS + k) for k in range(shards)]  # the cache would not hold them
     machine.each(one, tiles(plan.counts))
     return chosen.ravel()
 
 
-def _beam_search(want, scale, precision, kappa, beams, columns, product) -> np.ndarray:
+def _beam_search(want, scale, precision, kappa, beams, books, product) -> np.ndarray:
     """Indices int64 [b, shards]; want float32 [b, w], scale and precision float32 [shards, b, w]."""
     count, width = want.shape
     residual, history = want[:, None], np.empty((count, 1, 0), np.int64)
-    widest = min(MAX_COLUMNS, -(-columns // 32) * 32)
     for k in range(len(scale)):
         gain, weight = scale[k][:, None], precision[k][:, None]
-        both = codebook(kappa, widest, SHARDS + k)[: 2 * width]
+        both = books[k][: 2 * width]
         factors = np.empty((*residual.shape[:2], 2 * width), np.float32)
         factors[..., 0::2], factors[..., 1::2] = residual * gain * weight, -0.5 * gain * gain * weight
         fixed = -0.5 * (residual**2 * weight).sum(2, dtype=np.float32)

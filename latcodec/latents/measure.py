@@ -18,7 +18,7 @@ class Level:
         """Arrays [C, h, w] in units of the evidence's standard deviation.
 
         bits: allocated, 0 where nothing is coded; scale: standard deviation of the prior; evidence and sample: distance
-        from the prior's mean.
+        from the prior's mean, which may have jumped.
         """
         coded = bits > 0
         left = np.where(coded, 1 / (1 + np.square(scale)), 1.0)
@@ -31,15 +31,18 @@ class Level:
         self.coded += int(coded.sum())
         self.channel_bits += kl.sum((1, 2)) / np.log(2)
 
-    def summary(self, level: int, file_bits: float) -> dict[str, float]:
-        """KL and file in bits and their ratio; rho: the squared distance of the sample from the evidence over what it
-        would be for an exact posterior sample, so 1 for that; dimensions, those coded, and active channels."""
+    def summary(self, level: int, file_bits: float, jump_bits: float) -> dict[str, float]:
+        """KL to the priors that were sampled from, bits of the jumps that moved them, file in bits, and its ratio to
+        the sum of both; rho: the squared distance of the sample from the evidence over what it would be for an exact
+        posterior sample, so 1 for that; dimensions, those coded, and active channels."""
         positions = max(1, self.dimensions // len(self.channel_bits))
+        information = self.kl_bits + jump_bits
         return {
             "level": level,
             "kl_bits": round(float(self.kl_bits), 1),
-            "file_bits": round(file_bits, 1),
-            "ratio": round(file_bits / max(self.kl_bits, 1e-9), 4),
+            "jump_bits": round(float(jump_bits), 1),
+            "file_bits": round(float(file_bits), 1),
+            "ratio": round(float(file_bits / max(information, 1e-9)), 4),
             "rho": round(self.squared_error / max(self.expected_error, 1e-9), 4),
             "dimensions": self.dimensions,
             "coded_dimensions": self.coded,

@@ -9,8 +9,9 @@ from latcodec.latents.coded_sampling import BIT, ONE, Machine, Plan
 
 SAMPLERS = ("blocks", "greedy", "importance", "rejection")  # ids on the wire, append-only
 SELECTS = ("best", "sample")
-KAPPAS = (8, 10, 12, 13, 14, 15, 16)
+KAPPAS = (8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20)
 MAX_SHARDS, MAX_BEAMS = 8, 256
+GREEDY_KAPPA = 12  # unless told; at most CHUNK_BITS
 IMPORTANCE_EXTRA_BITS = 2  # t: candidates beyond exp(KL)
 
 
@@ -21,6 +22,12 @@ class Layout:
     sampler: str
     kappa: int
     shards: int
+
+
+def exists(sampler: str, kappa: int, shards: int) -> bool:
+    """Whether a file may have that layout."""
+    few = kappa <= coded_sampling.CHUNK_BITS or sampler not in ("greedy", "rejection")
+    return kappa in KAPPAS and few and 1 <= shards <= (MAX_SHARDS if sampler == "greedy" else 1)
 
 
 @dataclass(frozen=True)

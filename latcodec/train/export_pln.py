@@ -32,6 +32,7 @@ from latcodec.weights import Weights, add_to_index, save
 FIRST_PLACE = -0.25  # of row 1: 0.11 bit; dimensions below it are not coded
 ROWS = 2 + int((PLACE_MAX - FIRST_PLACE) * 2**ROWS_PER_NAT_BITS)
 ALLOCATED = 0.85  # of the expected information: jumps and the slack of blocks add to it. BD-rate hardly depends on it
+SHARED_OUT = 0.6  # of the information, for the shards' variances: later shards then reach what the first left
 RATE_SHIFT = 0.05  # of the rates, which it moves: so the slope at each lambda is what lambda says
 LEAST_Z2_BITS = 0.1
 JUMP_DEVIATIONS = 2.5  # of the marginal
@@ -69,7 +70,7 @@ def row_tables() -> dict[str, np.ndarray]:
     }
     tables["index_row"] = JUMP_ROWS + np.minimum(tables["bits"] // (BIT // 2), INDEX_ROWS - 1)
     for shards in (2, 3):
-        tables[f"amplitudes.{shards}"] = greedy.informative_amplitudes(shards, nats)
+        tables[f"amplitudes.{shards}"] = greedy.informative_amplitudes(shards, SHARED_OUT * nats)
     return {f"rows.{name}": values.astype(np.int32) for name, values in tables.items()}
 
 
