@@ -34,6 +34,16 @@ class Done:
     notes: Sequence[str] = field(default=())
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What a run came to: inputs, those that failed, and the bytes of those that did not."""
+
+    jobs: int
+    failures: int
+    bytes_in: int
+    bytes_out: int
+
+
 def run_jobs(
     jobs: Sequence[Job],
     work: Callable[[Job], Done],
@@ -42,10 +52,12 @@ def run_jobs(
     say: Callable[[str], None],
     put: Callable[[str], None],
     advance: Callable[[], None] = lambda: None,
+    merge: Callable[[Tally], Tally | None] = lambda tally: tally,
 ) -> int:
     """Do every job, say what each came to, and return how many failed.
 
-    say: prints a line for a person; put: a line of output; advance: is called after each job.
+    say: prints a line for a person; put: a line of output; advance: is called after each job. merge: makes of this
+    process's tally that of all processes, or None where another one adds up: then nothing failed here.
     Errors made on purpose, of the system and of memory are failures of one input. Any other exception is a bug and
     leaves, and so does a closed pipe, for nobody is there to read the rest.
     """
@@ -76,8 +88,11 @@ def run_jobs(
                 for note in done.notes:
                     say(f"latcodec: {name}: note: {note}")
         advance()
-    if len(jobs) > 1 and (failures or (manners.transform and not manners.quiet and not manners.json)):
-        size = f", {sizes(bytes_in, bytes_out)}" if manners.transform else ""
-        seconds = time.perf_counter() - start
-        say(f"latcodec: {len(jobs) - failures} of {len(jobs)} files done, {failures} failed{size}, {seconds:.1f} s")
-    return failures
+    tally = merge(Tally(len(jobs), failures, bytes_in, bytes_out))
+    if tally is None:
+        return 0
+    if tally.jobs > 1 and (tally.failures or (manners.transform and not manners.quiet and not manners.json)):
+        size = f", {sizes(tally.bytes_in, tally.bytes_out)}" if manners.transform else ""
+        counts = f"{tally.jobs - tally.failures} of {tally.jobs} files done, {tally.failures} failed"
+        say(f"latcodec: {counts}{size}, {time.perf_counter() - start:.1f} s")
+    return tally.failures

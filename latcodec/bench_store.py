@@ -20,10 +20,14 @@ class Store:
     """The rows of a report folder. A row counts for the same file, codec and its code, setting, weights, machine and
     way of measuring."""
 
-    def __init__(self, folder: Path, settings: Settings, *, afresh: bool = False):
-        """Open or make `folder`/rows.jsonl; afresh forgets what it holds. Raises OSError if it cannot be written."""
+    def __init__(self, folder: Path, settings: Settings, *, afresh: bool = False, processes: int = 1):
+        """Open or make `folder`/rows.jsonl; afresh forgets what it holds; processes: that measure at the same time.
+
+        Raises OSError if it cannot be written.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._how = [settings.reps, settings.threads, settings.device, processor()]
+        self._how += [processes] if processes > 1 else []  # their times are those of crowded processors
         path = folder / NAME
         self._rows = {} if afresh else _read(path)
         self.found = len(self._rows)

@@ -7,15 +7,15 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from latcodec import __version__, files, wording
-from latcodec.batch import Done, Manners, run_jobs
+from latcodec import __version__, files, sharding, wording
+from latcodec.batch import Done, Manners
 from latcodec.cli_bench import bench
+from latcodec.cli_jobs import decided, run
 from latcodec.cli_long import train
 from latcodec.container import MAGIC, MAX_PIXELS
 from latcodec.errors import LatcodecError, OptionError
@@ -107,13 +107,21 @@ def encode(
     given = [name for name, value in rates.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one")
-    manners = Manners(as_json, quiet, verbose)
-    jobs = files.plan_outputs(inputs, output, ".lc", suffixes=files.PICTURE_SUFFIXES, force=force)
-    _check_stdout(jobs, manners)
+    manners, team = Manners(as_json, quiet, verbose), sharding.team()
+    codec_name += "".join(("," if ":" in codec_name or i else ":") + option for i, option in enumerate(options))
+
+    def plan() -> list[files.Job]:
+        jobs = files.plan_outputs(inputs, output, ".lc", suffixes=files.PICTURE_SUFFIXES, force=force)
+        _check_stdout(jobs, manners)
+        from latcodec import codec
+
+        codec.check_options(codec_name, device)
+        return jobs
+
+    jobs = decided(team, plan)
     from latcodec import codec, images
 
-    codec_name += "".join(("," if ":" in codec_name or i else ":") + option for i, option in enumerate(options))
-    codec.check_options(codec_name, device)
+    team.own_gpu(device)
     if threads is not None:
         codec.set_threads(threads)
     settings = codec.EncodeSettings(
@@ -147,7 +155,7 @@ def encode(
         details = f"{width}x{height}, rate index {encoded.rate_index}, estimate {encoded.estimated_bits / 8:.0f} B"
         return Done(record, f"{line}, {seconds['total']:.2f} s", f"{details}, {wording.stages(encoded.seconds)}", notes)
 
-    _run(jobs, work, manners)
+    run(jobs, work, manners, team)
 
 
 @cli.command(epilog=EPILOG)
@@ -163,13 +171,19 @@ def decode(
     inputs, output, picture_format, device, threads, weights, max_pixels, force, as_json, verbose, quiet,
 ):  # fmt: skip
     """Decode .lc files or folders of them to pictures."""
-    manners = Manners(as_json, quiet, verbose)
+    manners, team = Manners(as_json, quiet, verbose), sharding.team()
     suffix = files.FORMAT_SUFFIXES[picture_format or "png"]
-    jobs = files.plan_outputs(inputs, output, suffix, suffixes=files.CODED_SUFFIXES, force=force)
-    _check_stdout(jobs, manners)
+
+    def plan() -> list[files.Job]:
+        jobs = files.plan_outputs(inputs, output, suffix, suffixes=files.CODED_SUFFIXES, force=force)
+        _check_stdout(jobs, manners)
+        return jobs
+
+    jobs = decided(team, plan)
     from latcodec import codec, images
 
     codec.pick_device(device)
+    team.own_gpu(device)
     formats = {}
     for job in jobs:
         by_suffix = picture_format is None and job.target is not None and not files.is_special(job.target)
@@ -195,7 +209,7 @@ def decode(
         line = f"{wording.sizes(len(data), bytes_out)}, {width}x{height}, {seconds['total']:.2f} s"
         return Done(record, line, wording.stages(seconds), notes)
 
-    _run(jobs, work, manners)
+    run(jobs, work, manners, team)
 
 
 @cli.command(epilog=EPILOG)
@@ -223,40 +237,11 @@ def info(inputs, check, as_json, channels, weights, max_pixels):
 
     found = [source for name in inputs for source, _ in files.expand(name, files.CODED_SUFFIXES)]
     jobs = [files.Job(source, None) for source in found]
-    _run(jobs, work, Manners(as_json, transform=False))
+    run(jobs, work, Manners(as_json, transform=False))
 
 
 cli.add_command(train)
 cli.add_command(bench)
-
-
-def _run(jobs: list[files.Job], work: Callable[[files.Job], Done], manners: Manners) -> None:
-    with _speaker(len(jobs), manners) as (say, advance):
-        failures = run_jobs(jobs, work, manners, say=say, put=click.echo, advance=advance)
-    if failures:
-        click.get_current_context().exit(1)
-
-
-@contextmanager
-def _speaker(count: int, manners: Manners) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """A function that prints one line to stderr, and one that counts a job as done on the progress bar.
-
-    There is a bar only for several files, at a terminal, and if the command is to talk to a person at all.
-    """
-    if count < 2 or not manners.transform or manners.quiet or manners.json or not sys.stderr.isatty():
-        yield lambda line: click.echo(line, err=True), lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("files", total=count)
-
-        def say(line: str) -> None:
-            progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-        yield say, lambda: progress.advance(task)
 
 
 def _check_stdout(jobs: list[files.Job], manners: Manners) -> None:

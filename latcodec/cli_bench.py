@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from latcodec import files, wording
+from latcodec import files, sharding, wording
 from latcodec.errors import LatcodecError, OptionError
 
 
@@ -57,8 +57,9 @@ def bench(
     Without PATH on the photographs that come with scikit-image. A run that was stopped goes on when the same command
     is given again: rows that REPORT holds are kept.
     """
+    team = sharding.team()
     if fetch or fetch_from:
-        _fetch(paths, fetch, fetch_from, force, quiet)
+        team.decide(lambda: _fetch(paths, fetch, fetch_from, force, quiet), lambda _: None, lambda _: None)
         return
     problems: list[str] = []
 
@@ -67,38 +68,60 @@ def bench(
         click.echo(f"latcodec: {line}", err=True)
 
     from latcodec import bench as room
-    from latcodec import bench_results, codec
-    from latcodec.contenders import Settings
+    from latcodec import bench_results, bench_team
 
-    settings = Settings(_lambdas(lambdas, rates), rates or 8, reps, threads, codec.pick_device(device), weights)
-    if threads is not None:
-        from latcodec.anchors import set_threads
+    def plan() -> tuple:
+        if readme is not None and team.world > 1:
+            raise OptionError("--readme: several processes slow each other; times for a README are measured alone")
+        settings = _settings(lambdas, rates, reps, threads, device, weights, team)
+        contenders = _contenders(codecs, anchors, settings, problem)
+        subjects = _subjects(paths, problem)
+        if not contenders or not subjects:
+            raise OptionError(f"nothing to measure: no {'picture' if contenders else 'codec or anchor'} is left")
+        _check_readme(readme)
+        return subjects, contenders, settings, *_open(output, settings, force, problem, team.world)
 
-        codec.set_threads(threads)
-        set_threads(threads)
-    contenders = _contenders(codecs, anchors, settings, problem)
-    subjects = _subjects(paths, problem)
-    if not contenders or not subjects:
-        raise OptionError(f"nothing to measure: no {'picture' if contenders else 'codec or anchor'} is left")
-    command = _command(context)
-    _check_readme(readme)
-    folder, store = _open(output, settings, force, problem)
-    rows, measured = [], 0
+    def instructions(made: tuple) -> dict:
+        return bench_team.instructions(*made[:3], made[4].get if made[4] else bench_team.nothing_finished)
+
+    made = team.decide(plan, instructions, lambda told: told)
+    if team.rank:
+        settings = _settings(lambdas, rates, reps, threads, device, weights, team)
+        contenders = _contenders(codecs, anchors, settings, problems.append)
+        bench_team.assist(team, made, contenders, settings, problems)
+        return
+    subjects, contenders, settings, folder, store = made
+    command = _command(context, team.world)
+    rows = []
     total = sum(len(settings.values_of(c)) for c in contenders) * len(subjects)
     by_file, by_name = {s.file: s for s in subjects}, {c.name: c for c in contenders}
     try:
         with _progress(total, quiet) as (begin, advance):
-            finished = store.get if store else lambda *_: None
-            for row in room.run(subjects, contenders, settings, finished):
+
+            def take(row) -> None:
+                nonlocal store
                 begin(row.codec)
                 rows.append(row)
                 if store is not None:
                     store = _keep(store, by_name[row.codec], by_file[row.file], row, problem)
-                measured += 1
                 advance(f"{row.codec}  {row.file}")
+
+            def take_posted() -> None:
+                for row in team.posted():
+                    take(room.Row(**row))
+
+            finished = store.get if store else bench_team.nothing_finished
+            for row in bench_team.finished_elsewhere(team, subjects, contenders, settings, finished):
+                take(row)
+            for row in room.run(team.mine(subjects), contenders, settings, finished):
+                take(row)
+                take_posted()
+            for line in dict.fromkeys(line for part in team.gather([], take_posted) for line in part):
+                if line not in problems:
+                    problem(line)
     except KeyboardInterrupt:
         if store is not None:
-            click.echo(f"latcodec: {folder}: {measured} of {total} rows are kept; the same command goes on", err=True)
+            click.echo(f"latcodec: {folder}: {len(rows)} of {total} rows are kept; the same command goes on", err=True)
         raise
     finally:
         if store is not None:
@@ -106,7 +129,11 @@ def bench(
     for subject in subjects if not quiet else ():
         if subject.notes:
             click.echo(f"{subject.file}: {', '.join(subject.notes)}", err=True)
+    if team.world > 1 and len(rows) < total:
+        problem(f"{total - len(rows)} of {total} rows are missing")
     results = bench_results.assemble(rows, subjects, contenders, settings, command, problems)
+    if team.world > 1:
+        results["environment"]["processes"] = f"{team.world} at once: times are those of shared processors"
     for row in rows:
         if row.bugs:
             problem(f"{row.file}: {row.codec}, {row.setting}: {row.bugs}")
@@ -129,6 +156,21 @@ def _fetch(paths, name: str | None, url: str | None, force: bool, quiet: bool) -
     say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     found = kodak.fetch(Path(paths[0]), url=url or kodak.URL, force=force, say=say)
     say(f"{paths[0]}: all {len(found)} Kodak pictures are here, every SHA-256 is right")
+
+
+def _settings(lambdas, rates, reps, threads, device, weights, team: sharding.Team):
+    """How to measure; sets threads and GPU of this process too."""
+    from latcodec import codec
+    from latcodec.contenders import Settings
+
+    settings = Settings(_lambdas(lambdas, rates), rates or 8, reps, threads, codec.pick_device(device), weights)
+    team.own_gpu(device)
+    if threads is not None:
+        from latcodec.anchors import set_threads
+
+        codec.set_threads(threads)
+        set_threads(threads)
+    return settings
 
 
 def _lambdas(text: str | None, rates: int | None) -> tuple[float, ...] | None:
@@ -225,7 +267,7 @@ def _keep(store, contender, subject, row, problem: Callable[[str], None]):
         return None
 
 
-def _open(output: str | None, settings, force: bool, problem: Callable[[str], None]):
+def _open(output: str | None, settings, force: bool, problem: Callable[[str], None], processes: int = 1):
     """(folder, store) of the report, known to be writable; (None, None) without, or with a line if it is not."""
     if output is None:
         return None, None
@@ -237,7 +279,7 @@ def _open(output: str | None, settings, force: bool, problem: Callable[[str], No
             raise OptionError(f"{output}: is not a folder; the report is one")
         if folder.is_dir() and not force and any(folder.iterdir()) and not (folder / bench_store.NAME).exists():
             raise OptionError(f"{output}: holds other things than a report; --force writes into it")
-        return folder, bench_store.Store(folder, settings, afresh=force)
+        return folder, bench_store.Store(folder, settings, afresh=force, processes=processes)
     except OSError as error:
         problem(f"{wording.message(error, output)}; measuring without a report")
         return None, None
@@ -317,9 +359,10 @@ def _progress(total: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], 
         yield lambda name: None, lambda text: progress.update(task, advance=1, description=text)
 
 
-def _command(context: click.Context) -> str:
+def _command(context: click.Context, processes: int) -> str:
     """The command that would do this again: what was given, defaults left out."""
-    words = ["latcodec", "bench"]
+    words = ["torchrun", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
+    words += ["latcodec", "bench"]
     for parameter in context.command.params:
         value = context.params[parameter.name]
         if context.get_parameter_source(parameter.name) is not click.core.ParameterSource.COMMANDLINE:

@@ -1,0 +1,76 @@
+"""How commands go through files: who does which, what is said, what they exit with. Part of the room `cli`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple
+from pathlib import Path
+
+import click
+
+from latcodec import files, sharding
+from latcodec.batch import Done, Manners, Tally, run_jobs
+
+
+def decided(team: sharding.Team, plan: Callable[[], list[files.Job]]) -> list[files.Job]:
+    """All jobs, the same in every process of a team."""
+
+    def write(jobs: list[files.Job]) -> list[list[str | None]]:
+        return [[None if path is None else str(path) for path in (job.source, job.target)] for job in jobs]
+
+    def read(told: list[list[str | None]]) -> list[files.Job]:
+        return [files.Job(*(None if path is None else Path(path) for path in pair)) for pair in told]
+
+    return team.decide(plan, write, read)
+
+
+def run(
+    jobs: list[files.Job], work: Callable[[files.Job], Done], manners: Manners, team: sharding.Team | None = None
+) -> None:
+    """Do this process's share of the jobs and say it; exit code 1 if any failed, in the process that adds up."""
+    team = team or sharding.Team()
+
+    def merge(tally: Tally) -> Tally | None:
+        parts = team.gather(astuple(tally))
+        return None if parts is None else Tally(*map(sum, zip(*parts, strict=True)))
+
+    def put(line: str) -> None:
+        with team.floor():
+            click.echo(line)
+
+    with _speaker(len(jobs), manners, team) as (say, advance):
+        failures = run_jobs(team.mine(jobs), work, manners, say=say, put=put, advance=advance, merge=merge)
+    if failures:
+        click.get_current_context().exit(1)
+
+
+@contextmanager
+def _speaker(
+    count: int, manners: Manners, team: sharding.Team
+) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """A function that prints one line to stderr, and one that counts a job as done on the progress bar.
+
+    There is a bar only for several files, at a terminal, of one process, and if the command is to talk to a person.
+    """
+    talks = manners.transform and not manners.quiet and not manners.json
+    if count < 2 or not talks or team.world > 1 or not sys.stderr.isatty():
+
+        def echo(line: str) -> None:
+            with team.floor():
+                click.echo(line, err=True)
+
+        yield echo, lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("files", total=count)
+
+        def say(line: str) -> None:
+            progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        yield say, lambda: progress.advance(task)
