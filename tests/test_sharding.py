@@ -12,12 +12,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
-from latcodec import sharding
+from latcodec import anchors, bench, bench_team, cli, contenders, sharding
 from latcodec.errors import LatcodecError
 from latcodec.sharding import Team, team
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WORLD = 3
 
 
@@ -158,7 +160,7 @@ def album(tmp_path, photograph, monkeypatch):
 
 
 def alone(*arguments):
-    return subprocess.run([sys.executable, "-m", "latcodec", *arguments], capture_output=True, text=True)
+    return CliRunner().invoke(cli.cli, arguments)
 
 
 def torchrun(*arguments):
@@ -200,25 +202,23 @@ def test_encode_under_torchrun(album):
     Path("album/bad.png").write_text("no picture")
     arguments = ("encode", "album", "--threads", "1", "--json", "-o")
     one, two = alone(*arguments, "one"), torchrun(*arguments, "two")
-    assert one.returncode == two.returncode == 1
+    assert one.exit_code == two.returncode == 1
     assert coded("one") == coded("two") and sorted(coded("two")) == ["a.lc", "b.lc", "d.lc", "sub/c.lc"]
     assert len(two.stdout.splitlines()) == 5 and untimed(one.stdout.splitlines()) == untimed(two.stdout.splitlines())
     said = [line for line in two.stderr.splitlines() if line.startswith("latcodec: ")]
     assert len(said) == 2 and said[-1].startswith("latcodec: 4 of 5 files done, 1 failed, "), two.stderr
 
 
-@pytest.mark.parametrize("late", [0, 1])
-def test_a_refusal_does_not_depend_on_who_comes_first(album, late):
-    """The late one finds what the early one could have written; and an output that is there stops both."""
-    arguments = ("encode", "album", "--threads", "1", "-o", "out")
-    for code, _, stderr in pair(*arguments, late=late):
-        assert code == 0, stderr
-    before = coded("out")
-    assert len(before) == 4
+def test_the_late_one_does_not_take_the_others_outputs_for_old_ones(album):
+    (code, _, stderr), (other, *_) = pair("encode", "album", "--threads", "1", "-o", "out", late=1)
+    assert code == other == 0 and "latcodec: 4 of 4 files done, 0 failed" in stderr
+    assert len(coded("out")) == 4
+
+
+def test_who_comes_first_writes_nothing_before_rank_0_has_looked(album):
+    Path("out").mkdir()
     Path("out/d.lc").write_bytes(b"mine")
-    for name in ("a.lc", "b.lc", "sub/c.lc"):
-        Path("out", name).unlink()
-    (code, _, stderr), (other, *silence) = pair(*arguments, late=late)
+    (code, _, stderr), (other, *silence) = pair("encode", "album", "--threads", "1", "-o", "out", late=0)
     assert (code, stderr) == (2, "latcodec: out/d.lc: exists; --force overwrites it\n")
     assert (other, silence) == (0, ["", ""])
     assert coded("out") == {"d.lc": b"mine"}
@@ -236,17 +236,45 @@ def test_bench_by_two_processes(album):
     Path("album/d.png").unlink()
     arguments = ("bench", "album", "--codecs", "none", "--anchors", "webp,jpeg", "--rates", "2", "--threads", "1")
     one, (two, assistant) = alone(*arguments, "--json"), pair(*arguments, "--json", "-o", "report")
-    assert one.returncode == two[0] == assistant[0] == 0, two[2]
+    assert one.exit_code == two[0] == assistant[0] == 0, two[2]
     assert assistant[1] == "" and len(two[1].splitlines()) == 1
     results = json.loads(two[1])
     assert timeless(results) == timeless(json.loads(one.stdout))
     assert results["environment"]["processes"].startswith("2 at once") and results["command"].startswith("torchrun ")
     assert len(Path("report/rows.jsonl").read_text().splitlines()) == len(results["rows"]) == 8
-    again = pair(*arguments, "--json", "-o", "report")
-    assert json.loads(again[0][1])["rows"] == results["rows"], "finished rows are not measured again"
-    assert len(Path("report/rows.jsonl").read_text().splitlines()) == 8
 
 
-def test_bench_refuses_and_reports_once(album):
-    (code, _, stderr), (other, *silence) = pair("bench", "album", "--codecs", "none", "--readme", "README.md")
-    assert code == 2 and stderr.startswith("latcodec: --readme: ") and (other, silence) == (0, ["", ""])
+def test_finished_rows_are_not_measured_again(together, album, monkeypatch):
+    subjects = [bench.inspect(path, path.name) for path in sorted(Path("album").glob("*.png"))]
+    settings = contenders.Settings(rates=2, threads=1)
+    jpeg = anchors.by_name("jpeg")
+    kept = {(s.file, v): bench.blank(jpeg, s, v) for s in subjects for v in settings.values_of(jpeg)}
+    missing = kept.popitem()[0]
+    measured = []
+    monkeypatch.setattr(bench, "measure", lambda c, s, p, v, _: measured.append((s.file, v)) or bench.blank(c, s, v))
+
+    def finished(contender, subject, value):
+        return kept.get((subject.file, value))
+
+    def work(one):
+        if one.rank:
+            told = json.loads(json.dumps(bench_team.instructions(subjects, [jpeg], settings, finished)))
+            bench_team.assist(one, told, [jpeg], settings, [f"of {one.rank}"])
+            return None
+        rows = list(bench_team.finished_elsewhere(one, subjects, [jpeg], settings, finished))
+        rows += bench.run(one.mine(subjects), [jpeg], settings, finished)
+        problems = one.gather([], lambda: rows.extend(bench.Row(**row) for row in one.posted()))
+        return sorted((row.file, row.value) for row in rows), problems
+
+    (rows, problems), *_ = together(work)
+    assert measured == [missing] and problems == [[], ["of 1"], ["of 2"]]
+    assert rows == sorted([*kept, missing])
+
+
+def test_times_of_a_crowd_are_not_for_a_readme(album, monkeypatch):
+    from torch.distributed import HashStore
+
+    monkeypatch.setattr(sharding, "HEARD_S", 0)
+    monkeypatch.setattr(sharding, "team", lambda: Team(0, 2, HashStore()))
+    result = alone("bench", "album", "--codecs", "none", "--readme", "README.md")
+    assert result.exit_code == 2 and result.stderr.startswith("latcodec: --readme: several processes")
