@@ -89,6 +89,9 @@ def cli() -> None:
 @click.option("-o", "--output", metavar="OUT", help="File, folder or -; name.lc beside the input otherwise.")
 @click.option("--codec", "codec_name", default="hyperprior", show_default=True, metavar="NAME")
 @click.option("-O", "options", multiple=True, metavar="KEY=VALUE", help="An option of the codec; may be repeated.")
+@click.option(
+    "--effort", type=click.IntRange(0, 9), metavar="0...9", help="More time for smaller files, if the codec can."
+)
 @click.option("--lambda", "lmbda", type=click.FloatRange(0.1, 20), callback=_finite, help="Price of a bit; default 1.")
 @click.option("-q", "--quality", type=click.FloatRange(1, 100), callback=_finite, help="The same axis for people.")
 @click.option("--bpp", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: bits per pixel.")
@@ -99,8 +102,8 @@ def cli() -> None:
 @_network_options
 @_manners_options
 def encode(
-    inputs, output, codec_name, options, lmbda, quality, bpp, psnr, size_bytes, no_verify, strip, device, threads,
-    weights, max_pixels, force, as_json, verbose, quiet,
+    inputs, output, codec_name, options, effort, lmbda, quality, bpp, psnr, size_bytes, no_verify, strip,
+    device, threads, weights, max_pixels, force, as_json, verbose, quiet,
 ):  # fmt: skip
     """Encode pictures or folders of pictures to .lc files."""
     rates = {"--lambda": lmbda, "--quality": quality, "--bpp": bpp, "--psnr": psnr, "--size": size_bytes}
@@ -108,6 +111,7 @@ def encode(
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one")
     manners, team = Manners(as_json, quiet, verbose), sharding.team()
+    options += () if effort is None else (f"effort={effort}",)
     codec_name += "".join(("," if ":" in codec_name or i else ":") + option for i, option in enumerate(options))
 
     def plan() -> list[files.Job]:
@@ -152,8 +156,9 @@ def encode(
         line = f"{wording.sizes(bytes_in, len(encoded.data))}, {encoded.bpp:.2f} bpp, lambda {encoded.lmbda:.3g}"
         line += f", {encoded.psnr_db:.2f} dB" if encoded.psnr_db is not None else ""
         line += f", {encoded.trials} trials" if encoded.trials > 1 else ""
-        details = f"{width}x{height}, rate index {encoded.rate_index}, estimate {encoded.estimated_bits / 8:.0f} B"
-        return Done(record, f"{line}, {seconds['total']:.2f} s", f"{details}, {wording.stages(encoded.seconds)}", notes)
+        more = f"{width}x{height}, rate index {encoded.rate_index}, estimate {encoded.estimated_bits / 8:.0f} B"
+        more = "\n".join([f"{more}, {wording.stages(encoded.seconds)}", *wording.described(encoded.details)])
+        return Done(record, f"{line}, {seconds['total']:.2f} s", more, notes)
 
     run(jobs, work, manners, team)
 
@@ -165,10 +170,12 @@ def encode(
     "--format", "picture_format", type=click.Choice(list(files.FORMAT_SUFFIXES), case_sensitive=False),
     help="Format to write; the suffix of OUT decides otherwise, or png.",
 )  # fmt: skip
+@click.option("--ignore-checksum", is_flag=True, help="Show what is left of a damaged file, if its codec can.")
 @_network_options
 @_manners_options
 def decode(
-    inputs, output, picture_format, device, threads, weights, max_pixels, force, as_json, verbose, quiet,
+    inputs, output, picture_format, ignore_checksum,
+    device, threads, weights, max_pixels, force, as_json, verbose, quiet,
 ):  # fmt: skip
     """Decode .lc files or folders of them to pictures."""
     manners, team = Manners(as_json, quiet, verbose), sharding.team()
@@ -194,7 +201,9 @@ def decode(
     def work(job: files.Job) -> Done:
         start = time.perf_counter()
         data = files.read_bytes(job.source, _limit_bytes(max_pixels), magic=MAGIC)
-        picture = codec.decode_picture(data, device=device, weights=weights, max_pixels=max_pixels)
+        picture = codec.decode_picture(
+            data, device=device, weights=weights, max_pixels=max_pixels, ignore_checksum=ignore_checksum
+        )
         decoded = time.perf_counter()
         with files.open_output(job.target, force=force) as file:
             notes = (*picture.notes, *images.write(picture, file, formats[job]))

@@ -326,7 +326,20 @@ _CHANGES = {name: _rates_changed(name) for name in ("z_mean", "z_row", "mean_gai
 _CHANGES |= _NETWORK_AND_TABLES
 _PLN_CHANGES = {name: _rates_changed(name) for name in ("z2_mean", "z2_bits", "jump_row", "mean_gain", "scale_offset")}
 _PLN_CHANGES |= _NETWORK_AND_TABLES | {"row_scale": _row_scale_changed}
-PERTURBED = {"hyperprior": _CHANGES, "vbq": _CHANGES, "pln": _PLN_CHANGES}
+
+
+def _context_changed(name):
+    def change(model):
+        values = getattr(model.contexts, name).copy()
+        values[values > 0] += values[values > 0] // 20 + 1
+        model.contexts = replace(model.contexts, **{name: values})
+
+    return change
+
+
+_NC_VAE_CHANGES = {name: _context_changed(name) for name in ("scale", "mean", "own_scale", "unit", "floor", "bounds")}
+_NC_VAE_CHANGES |= {"tables": _tables_changed}
+PERTURBED = {"hyperprior": _CHANGES, "vbq": _CHANGES, "pln": _PLN_CHANGES, "nc-vae": _NC_VAE_CHANGES}
 
 
 def test_a_platform_that_computes_something_else_is_told(backend, module, model):

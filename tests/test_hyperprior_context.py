@@ -17,9 +17,7 @@ from latcodec.train.tables import logistic_tables
 from latcodec.weights import Weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-NARROW = Config(
-    (8, 12, 16), (0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, features=12, context_width=16, knots=3
-)
+NARROW = Config((8, 12, 16), (0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16, knots=3)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +32,9 @@ def network(photograph) -> ContextHyperprior:
     x = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float() / 255
     network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
     with torch.no_grad():
-        for context in network.contexts:
-            context[-1].weight.mul_(10)  # a fresh network predicts next to nothing
+        network.h_s[-1].weight.mul_(10)  # a fresh network predicts next to nothing
+        for last in network.corrections:
+            last.weight.normal_(std=0.1)
     return network.eval()
 
 
@@ -116,10 +115,10 @@ def test_every_parameter_learns(photograph):
     network = ContextHyperprior(NARROW)
     x = torch.from_numpy(photograph[:128, :128].copy()).permute(2, 0, 1)[None].float().expand(2, -1, -1, -1) / 255
     network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
-    # Residual blocks start with a zero in front: their inner weights learn once it has moved.
+    # Residual blocks and corrections start with a zero: their inner weights learn once it has moved.
     with torch.no_grad():
         for name, p in network.named_parameters():
-            if name.endswith("f.4.weight"):
+            if name.endswith("f.4.weight") or name.startswith("corrections"):
                 p.normal_(std=0.01)
     loss(network, x, torch.tensor([0.3, 0.9]))["loss"].backward()
     for name, p in network.named_parameters():

@@ -32,6 +32,7 @@ BACKENDS = (
     Backend(1, "hyperprior", "latcodec.backends.hyperprior"),
     Backend(2, "vbq", "latcodec.backends.vbq"),
     Backend(3, "pln", "latcodec.backends.pln"),
+    Backend(4, "nc-vae", "latcodec.backends.ncvae"),
 )
 
 

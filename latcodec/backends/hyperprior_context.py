@@ -41,6 +41,8 @@ SCALE_ROWS = 64
 ROWS_PER_NAT = (SCALE_ROWS - 1) / np.log(SIGMA_MAX / SIGMA_MIN)
 ROWS_PER_NAT_FIXED = 31973  # the same with 12 bits after the point, written out because it decides rows
 RATES = 256
+CONTEXTS = ("from_seen", "from_first", "corrections")
+SLOPE_BITS = 3  # of the activation between them: 2**-3
 
 
 def halo_of(config: Config) -> int:
@@ -121,7 +123,10 @@ class Model:
             }
             self.network.load_state_dict(state, strict=False)
             self.hyper = IntegerNet.from_arrays(_part(tensors, "hyper."))
-            self.contexts = [IntegerNet.from_arrays(_part(tensors, f"context{step}.")) for step in range(STEPS)]
+            self.contexts = {
+                part: [IntegerNet.from_arrays(_part(tensors, f"{part}.{step}.")) for step in range(1, STEPS)]
+                for part in CONTEXTS
+            }
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
             self.rates = RateTables(**{k: v.astype(np.int64) for k, v in _part(tensors, "rates.").items()})
         except (KeyError, TypeError, RuntimeError, WeightsError) as error:
@@ -147,16 +152,24 @@ class Model:
         # Beyond this no trained latent goes; it keeps products within int64 whatever a file says.
         z_hat = np.clip(z_hat, -(2**30), 2**30)
         fixed = shift_round(z_hat * self.rates.z_inverse_gain[rate_index][:, None, None], INVERSE_BITS)
-        seen = [self.hyper(fixed)[:, : -(-shape[0] // 2), : -(-shape[1] // 2)]]
+        height, width = (-(-side // 2) for side in shape)
+        out = self.hyper(fixed)[:, : 2 * height, : 2 * width]
+        # [m, l] of each step: those of its places of the 2x2 squares.
+        out = out.reshape(2, -1, height, 2, width, 2).transpose(0, 1, 3, 5, 2, 4).reshape(2, -1, height, width)
+        first = out[:, self.order].reshape(2, STEPS, -1, height, width)
         rates = {
             name: np.repeat(getattr(self.rates, name)[rate_index], STEPS)[self.order].reshape(STEPS, -1, 1, 1)
             for name in ("mean_gain", "scale_offset", "context_gain")
         }
         all_there = self.there(shape)
-        symbols, means, rows = [], [], []
-        for step, network in enumerate(self.contexts):
-            out = network(np.concatenate(seen))
-            mean, log_scale = out[: len(out) // 2], out[len(out) // 2 :]
+        symbols, means, rows, seen = [], [], [], []
+        for step in range(STEPS):
+            mean, log_scale = first[:, step]
+            if step:
+                seen_so_far, both = np.concatenate(seen), np.concatenate([mean, log_scale])
+                h = self.contexts["from_seen"][step - 1](seen_so_far) + self.contexts["from_first"][step - 1](both)
+                more = self.contexts["corrections"][step - 1](np.maximum(h, shift_round(h, SLOPE_BITS)))
+                mean, log_scale = mean + more[: len(mean)], log_scale + more[len(mean) :]
             mean = shift_round(mean * rates["mean_gain"][step], FRACTION_BITS + GAIN_BITS - MEAN_BITS)
             means.append(np.clip(mean, -(2**24), 2**24).astype(np.int32))
             place = shift_round((log_scale + rates["scale_offset"][step]) * ROWS_PER_NAT_FIXED, FRACTION_BITS + 12)
@@ -177,7 +190,7 @@ class Model:
 
 def _floats(name: str) -> bool:
     """What decides bits runs in integers only; the float functions of the rate that the encoder needs stay."""
-    return not name.startswith(("h_s.", "contexts."))
+    return not name.startswith(("h_s.", *(f"{part}." for part in CONTEXTS)))
 
 
 def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -352,8 +365,10 @@ def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     )
     tensors |= {f"rates.{k}": v for k, v in vars(integers).items()}
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu()).to_arrays().items()}
-    for step, context in enumerate(network.contexts):
-        tensors |= {f"context{step}.{k}": v for k, v in quantise(context.cpu()).to_arrays().items()}
+    for part in CONTEXTS:
+        for step, layer in enumerate(getattr(network, part), 1):
+            integer = quantise(torch.nn.Sequential(layer.cpu()))
+            tensors |= {f"{part}.{step}.{k}": v for k, v in integer.to_arrays().items()}
     tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
     return tensors
 

@@ -7,17 +7,20 @@ section 3.3 (quadtree partition). Residual blocks: see `layers.Residual`.
     y = g_a(x)                                     analysis, 1/16 of the size
     z = h_a(y / s)                                 hyper-analysis, 1/64; s is one learned scale per channel
     z_hat = round(a(t) z - n(t)) + n(t)            n, v: mean and log scale per channel; p(z_hat) = L(n(t), v(t)) * U
-    f = h_s(z_hat / a(t))                          features, 1/32
-    m_k, l_k = c_k(f, e(t) y_hat_0..k-1)           step k = 0..3, 1/32: the networks that decide bits
+    m, l = h_s(z_hat / a(t))                       hyper-synthesis, 1/16: first of the networks that decide bits
+    m_0, l_0 = (m, l)_0                            step k = 0..3, 1/32: its share of m, l
+    m_k, l_k = (m, l)_k + C_k(r(A_k(e(t) y_hat_0..k-1) + B_k (m, l)_k))      r: leaky ReLU
     mu_k = b(t) m_k, log sigma_k = c(t) + l_k      in units of the quantiser's step
     y_hat_k = round(g(t) y_k - mu_k) + mu_k        p(y_hat_k) = L(mu_k, sigma_k) * U, Eq. 11 of Balle et al. 2018
     x_hat = g_s(i(t) y_hat)                        synthesis
 
 Of each 2x2 square of latents a step codes every position once, in another quarter of the channels each, diagonal
 neighbours first: `coding_order`. So a step sees the other channels of its position and, from the second step on, its
-own channel's neighbours. t in 0..1 is the rate index / 255; a, b, c, e, g, i, n, v are piecewise linear in t, per
-channel (the gains in the log domain), so that the networks see the same domain at every rate. L is the logistic
-distribution of that mean and standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are.
+own channel's neighbours. A_k is a 3x3 convolution, B_k and C_k are 1x1; C_k starts at 0: then this is the hyperprior
+without context, whose weights training can start from (`train/start_context.py`). t in 0..1 is the rate index / 255;
+a, b, c, e, g, i, n, v are piecewise linear in t, per channel (the gains in the log domain), so that the networks see
+the same domain at every rate. L is the logistic distribution of that mean and standard deviation: heavier in the tail
+than the papers' Gaussian, as the residuals are.
 """
 
 import math
@@ -49,15 +52,14 @@ _TURN = (0, 2, 3, 1)  # of positions (0, 0), (0, 1), (1, 0), (1, 1) in channel g
 @dataclass(frozen=True)
 class Config:
     """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
-    features and the context networks; number of rate knots."""
+    context networks; number of rate knots."""
 
-    widths: tuple[int, int, int] = (64, 96, 160)
-    blocks: tuple[int, int, int] = (0, 2, 3)
-    latent: int = 256
+    widths: tuple[int, int, int] = (48, 80, 128)
+    blocks: tuple[int, int, int] = (0, 0, 0)
+    latent: int = 192
     hyper_width: int = 128
     hyper_latent: int = 96
-    features: int = 128
-    context_width: int = 128
+    context_width: int = 96
     knots: int = 9
 
 
@@ -90,27 +92,24 @@ class ContextHyperprior(nn.Module):
             deconv(y, c), *up[2], GDN(c, True), deconv(c, b), *up[1], GDN(b, True),
             deconv(b, a), *up[0], GDN(a, True), deconv(a, 3),
         )  # fmt: skip
-        self.h_a = nn.Sequential(conv(y, h, 3, 1), leaky(), conv(h, h, 3), leaky(), conv(h, z, 3))
-        self.h_s = nn.Sequential(
-            deconv(z, config.features), leaky(), conv(config.features, config.features, 1, 1), leaky()
-        )
-        self.contexts = nn.ModuleList(
-            nn.Sequential(
-                conv(config.features + step * y, config.context_width, 3, 1),
-                leaky(),
-                conv(config.context_width, 2 * y, 1, 1),
-            )
-            for step in range(STEPS)
-        )
+        self.h_a = nn.Sequential(conv(y, h, 3, 1), leaky(), conv(h, h), leaky(), conv(h, z))
+        self.h_s = nn.Sequential(deconv(z, h), leaky(), deconv(h, y), leaky(), conv(y, 2 * y, 1, 1))
+        c = config.context_width
+        self.from_seen = nn.ModuleList(conv(step * y, c, 3, 1) for step in range(1, STEPS))  # A
+        self.from_first = nn.ModuleList(conv(2 * y, c, 1, 1) for _ in range(1, STEPS))  # B
+        self.corrections = nn.ModuleList(conv(c, 2 * y, 1, 1) for _ in range(1, STEPS))  # C
+        self.activation = leaky()
         self.register_buffer("order", coding_order(y), persistent=False)
         self.register_buffer("inverse_order", torch.argsort(coding_order(y)), persistent=False)
         # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
         with torch.no_grad():
             weights = distortion_weights(torch.linspace(0, 1, k))
             log_gain = (math.log(9) + 0.5 * (weights / 0.0067).log())[:, None]
-            for network in self.contexts:
-                network[-1].weight.mul_(0.1)
-                network[-1].bias.zero_()
+            self.h_s[-1].weight.mul_(0.1)
+            self.h_s[-1].bias.zero_()
+            for last in self.corrections:
+                last.weight.zero_()
+                last.bias.zero_()
         self.y_log_gain = nn.Parameter(log_gain.repeat(1, y))
         self.y_log_inverse_gain = nn.Parameter(-log_gain.repeat(1, y))
         self.context_log_gain = nn.Parameter(-log_gain.repeat(1, y))
@@ -172,15 +171,19 @@ class ContextHyperprior(nn.Module):
         z_residual = z * z_gain - rate["z_mean"]
         z_rounded = round_straight_through(z_residual)
         z_sigma = lower_bound(rate["z_log_sigma"].exp(), SIGMA_MIN)
-        features = self.h_s((z_rounded + rate["z_mean"]) / z_gain)
-
+        m, log_scale = self.h_s((z_rounded + rate["z_mean"]) / z_gain).chunk(2, 1)
+        first = [F.pixel_unshuffle(part, 2)[:, self.order].chunk(STEPS, 1) for part in (m, log_scale)]
         y_steps = F.pixel_unshuffle(y * rate["y_log_gain"].exp(), 2)[:, self.order].chunk(STEPS, 1)
         mean_gain = self.in_order(rate["mean_log_gain"].exp()).chunk(STEPS, 1)
         offset = self.in_order(rate["scale_offset"]).chunk(STEPS, 1)
         context_gain = self.in_order(rate["context_log_gain"].exp()).chunk(STEPS, 1)
-        seen, parts, bits = [features], [], []
-        for step, network in enumerate(self.contexts):
-            m, log_scale = network(torch.cat(seen, 1)).chunk(2, 1)
+        seen, parts, bits = [], [], []
+        for step in range(STEPS):
+            parameters = torch.cat([first[0][step], first[1][step]], 1)
+            if step:
+                h = self.from_seen[step - 1](torch.cat(seen, 1)) + self.from_first[step - 1](parameters)
+                parameters = parameters + self.corrections[step - 1](self.activation(h))
+            m, log_scale = parameters.chunk(2, 1)
             mu = m * mean_gain[step]
             sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = y_steps[step] - mu

@@ -30,8 +30,7 @@ def from_hyperprior(found: weights.Weights) -> Ladder:
             for k, v in found.tensors.items()
             if k.startswith("float.")
         }
-        integers = {k.removeprefix("hyper."): v for k, v in found.tensors.items() if k.startswith("hyper.")}
-        state |= _floats(IntegerNet.from_arrays(integers))
+        state |= floats_of_integers(found)
         gains = state.pop("y_log_gain")
         step = -gains
         state["z1_log_sigma"] = step - math.log(12) / 2
@@ -50,8 +49,10 @@ def from_hyperprior(found: weights.Weights) -> Ladder:
     return network
 
 
-def _floats(net: IntegerNet) -> dict[str, Tensor]:
+def floats_of_integers(found: weights.Weights) -> dict[str, Tensor]:
     """Parameters of h_s from its integers; its layers are every other module of the sequence."""
+    integers = {k.removeprefix("hyper."): v for k, v in found.tensors.items() if k.startswith("hyper.")}
+    net = IntegerNet.from_arrays(integers)
     parameters = {}
     for n, layer in enumerate(net.layers):
         parameters[f"h_s.{2 * n}.weight"] = (layer.weight * 2.0**-layer.shift).float()
