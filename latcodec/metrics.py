@@ -1,11 +1,17 @@
 """How far two pictures are apart, and how far two rate-distortion curves."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from latcodec.errors import OptionError
+
+if TYPE_CHECKING:
+    import torch
 
 MS_SSIM_MIN_SIDE_PX = 161  # five scales, each half of the one before, under an 11-tap window
 SSIM_MIN_SIDE_PX = 11
@@ -40,6 +46,13 @@ def ms_ssim(a: np.ndarray, b: np.ndarray, peak: float = 255.0) -> float | None:
     Source: Wang, Simoncelli, Bovik 2003, as pytorch-msssim computes it, each channel alone and the mean taken.
     """
     return _structural("ms_ssim", MS_SSIM_MIN_SIDE_PX, a, b, peak)
+
+
+def ms_ssim_of_tensors(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """MS-SSIM of each pair, differentiable, float32 [B]; a, b: float32 [B, C, H, W] in 0..1, sides from 161 px on."""
+    import pytorch_msssim
+
+    return pytorch_msssim.ms_ssim(a, b, data_range=1.0, size_average=False)
 
 
 def ssim(a: np.ndarray, b: np.ndarray, peak: float = 255.0) -> float | None:

@@ -213,6 +213,28 @@ def test_contradictory_settings(pictures, tmp_path, given):
         run(settings(pictures, tmp_path, **given), lambda line: None)
 
 
+def test_options_change_the_network_and_a_resumed_run_keeps_them(pictures, tmp_path):
+    state, _ = trained(pictures, tmp_path, steps=2, options=(("latent", "20"), ("widths", "8,12,16")))
+    config = json.loads(state["config"])
+    assert (config["latent"], config["widths"], config["hyper_width"]) == (20, [8, 12, 16], 16)
+    again, _ = trained(pictures, tmp_path, steps=3, resume=True)
+    assert again["config"] == state["config"] and again["step"] == 3
+    tuned, lines = trained(pictures, tmp_path / "tuned", steps=1, init=str(tmp_path / "ema.pt"))
+    assert tuned["config"] == state["config"]
+    total = len(tuned["model"])
+    assert any(f"{total} of {total} tensors taken over" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [(("width", "3"), "no option of hyperprior; there are: widths"), (("latent", "many"), "latent=many"),
+     (("widths", "8,12"), "can be made")],
+)  # fmt: skip
+def test_options_that_make_no_network(pictures, tmp_path, option, message):
+    with pytest.raises(OptionError, match=message):
+        run(settings(pictures, tmp_path, options=(option,)))
+
+
 def test_an_unknown_codec(pictures, tmp_path):
     with pytest.raises(OptionError, match="hyperprior"):
         run(TrainSettings("jpeg", (str(pictures),), str(tmp_path), steps=1), lambda line: None)
@@ -315,9 +337,10 @@ def test_nothing_to_train_on(tmp_path, capsys):
     with pytest.raises(ImageError, match="no pictures found"):
         data.load([str(tmp_path)], 64)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
-    for path in (tmp_path, tmp_path / "missing.png"):
-        with pytest.raises(ImageError, match="no readable picture"):
-            data.load([str(path)], 64)
+    with pytest.raises(ImageError, match="no readable picture"):
+        data.load([str(tmp_path)], 64)
+    with pytest.raises(ImageError, match="missing: no such file or folder"):
+        data.load([str(tmp_path), str(tmp_path / "missing")], 64)
 
 
 # Export.

@@ -1,0 +1,114 @@
+"""What a run keeps, and what another run starts from: checkpoints, averages, weights files."""
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from latcodec import files, weights
+from latcodec.errors import LatcodecError, WeightsError
+from latcodec.integer_net import FRACTION_BITS, IntegerNet
+
+CHECKPOINT = "checkpoint.pt"
+AVERAGE = "ema.pt"  # what export and --init need, convolutions as float16
+SHARED = ("g_a.", "g_s.", "h_a.")  # parts that mean the same in every codec
+
+
+def read_checkpoint(path: Path, device: torch.device | str) -> dict:
+    """What `run` saved; raises WeightsError if the file is no checkpoint."""
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+        if not isinstance(state, dict):
+            raise ValueError("no dictionary")
+        return state
+    # torch's reader raises nearly every built-in error on a file that is none.
+    except (OSError, EOFError, KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise WeightsError(f"{path}: not a checkpoint: {reason}") from None
+
+
+def write(state: dict, path: Path) -> None:
+    """Replace a file of torch.save whole; raises LatcodecError, the old file left as it was, if that fails."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    try:
+        with files.open_output(path, force=True) as file:
+            file.write(buffer.getbuffer())
+    except OSError as error:
+        kept = "the one before it stays" if path.exists() else "there is none before it"
+        raise LatcodecError(f"{path}: cannot be written: {error.strerror or error}; {kept}") from None
+
+
+def write_all(state: dict, out: Path) -> None:
+    """Replace the checkpoint of a run, and its average for export and --init. Raises LatcodecError."""
+    write(state, out / CHECKPOINT)
+    small = {k: v.half() if v.dim() == 4 else v for k, v in state["ema"].items()}
+    write({k: v for k, v in state.items() if k not in ("model", "optimizer")} | {"ema": small}, out / AVERAGE)
+
+
+def load_into(path: Path, codec: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, device) -> dict:
+    """Put a checkpoint into model and optimiser; returns all of it. Raises WeightsError for one of another run."""
+    state = read_checkpoint(path, device)
+    if state.get("codec", codec) != codec:
+        raise WeightsError(f"{path}: a checkpoint of {state['codec']}, not of {codec}")
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if state["ema"].keys() != model.state_dict().keys():
+            raise ValueError("its average is of another network")
+        for name in ("step", "elapsed_s", "settings"):
+            state[name]
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        missing = isinstance(error, KeyError)
+        reason = f"it has no {error}" if missing else " ".join(str(error).split())[:160]
+        raise WeightsError(f"{path}: not a checkpoint of this network: {reason}") from None
+    return state
+
+
+def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:
+    """Codec, config and tensors of weights or of a checkpoint; raises WeightsError."""
+    if path.suffix == ".safetensors":
+        found = weights.load_file(path)
+        tensors = {k.removeprefix("float."): torch.from_numpy(v) for k, v in found.tensors.items()}
+        return found.backend, found.config, tensors | _floats_of_integers(found)
+    state = read_checkpoint(path, "cpu")
+    if not isinstance(state.get("ema"), dict):
+        raise WeightsError(f"{path}: neither weights nor a checkpoint: it has no averages")
+    return state.get("codec"), json.loads(state.get("config", "{}")), state["ema"]
+
+
+def _floats_of_integers(found: weights.Weights) -> dict[str, Tensor]:
+    """Parameters of the networks that weights hold as integers, whose layers are every other module of a sequence."""
+    parameters = {}
+    for net in sorted({name.rsplit(".", 2)[0] for name in found.tensors if name.endswith(".0.kind")}):
+        integers = {k.removeprefix(f"{net}."): v for k, v in found.tensors.items() if k.startswith(f"{net}.")}
+        for n, layer in enumerate(IntegerNet.from_arrays(integers).layers):
+            # "hyper" is h_s; "PART.1", of one layer each, is the first of the sequence PART.
+            part, _, step = net.partition(".")
+            name = f"h_s.{2 * n}" if part == "hyper" else f"{part}.{int(step) - 1}"
+            parameters[f"{name}.weight"] = (layer.weight * 2.0**-layer.shift).float()
+            parameters[f"{name}.bias"] = (layer.bias * 2.0 ** -(layer.shift + FRACTION_BITS)).float()
+    return parameters
+
+
+@torch.no_grad()
+def initialise(model: torch.nn.Module, codec: str, path: Path, prefixes: tuple[str, ...] = ("",)) -> tuple[int, int]:
+    """Overwrite the model's tensors that `path`, weights or a checkpoint, has under the same name and shape.
+
+    Of another codec only the transforms are taken. Returns how many were taken over and how many the model has. Raises
+    WeightsError, also if not one fits.
+    """
+    of, _, found = stored(path)
+    taken, state = 0, model.state_dict()
+    for name, value in state.items():
+        wanted = name.startswith(prefixes) and (of == codec or name.startswith(SHARED))
+        if wanted and name in found and found[name].shape == value.shape:
+            value.copy_(found[name])
+            taken += 1
+    if not taken and prefixes == ("",):
+        raise WeightsError(f"{path}: nothing in it, of {of or 'an unnamed codec'}, fits this {codec} network")
+    return taken, len(state)

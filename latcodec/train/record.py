@@ -1,0 +1,109 @@
+"""What a run writes beside its checkpoint, for people and for the report: plain files in its folder.
+
+run.json              settings, Config, data, device of the run as it last started
+curves.jsonl          every few seconds of steps: "step", "minutes", means of what the loss tells, "lr", "norm", speeds
+log.jsonl             every validation: "step", "minutes", "validation": one dictionary a rate
+crops/STEP.npz        the same few validation crops: "original" uint8 [n, 3, s, s], "shown" uint8 [2, n, 3, s, s] at the
+                      ends of the rates, lowest first, "bpp" float32 [2, n]
+channels.json         what each latent channel is worth (train/diagnostics.py), at the last validation
+tensorboard/          the same numbers, if tensorboard is installed
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from latcodec import files
+
+LOG, CURVES, RUN, CHANNELS, CROPS = "log.jsonl", "curves.jsonl", "run.json", "channels.json", "crops"
+SHOWN_CROPS, SHOWN_PX = 3, 128
+FOR_PEOPLE = {"bpp": "rate/bpp", "psnr_db": "distortion/psnr_db", "ms_ssim": "distortion/ms_ssim"}
+
+
+class Record:
+    """The files of one run from `step` on; what an earlier attempt wrote beyond that step is dropped."""
+
+    def __init__(self, out: Path, step: int, about: dict):
+        self.out = out
+        for name in (LOG, CURVES):
+            _keep_until(out / name, step)
+        for path in sorted((out / CROPS).glob("*.npz")):
+            if path.stem.isdigit() and int(path.stem) > step:
+                path.unlink()
+        self._replace(RUN, (json.dumps(about, indent=2) + "\n").encode())
+        self._board = _tensorboard(out / "tensorboard", step)
+
+    def curve(self, step: int, minutes: float, numbers: dict[str, float]) -> None:
+        """Means since the last call."""
+        self._append(CURVES, {"step": step, "minutes": minutes, **numbers})
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(FOR_PEOPLE.get(name, f"train/{name}"), value, step)
+
+    def validation(self, step: int, minutes: float, rows: list[dict[str, float]]) -> None:
+        """Points of the validation crops, one a rate."""
+        self._append(LOG, {"step": step, "minutes": minutes, "validation": rows})
+        if self._board is not None:
+            for row in rows:
+                for name in row.keys() - {"t"}:
+                    self._board.add_scalar(f"validation/{name}/t={row['t']:.2f}", row[name], step)
+            self._board.flush()
+
+    def crops(self, step: int, original: np.ndarray, shown: np.ndarray, bpp: np.ndarray) -> None:
+        """The middle of reconstructed crops; shapes as above, any side."""
+        top = (original.shape[-1] - min(SHOWN_PX, original.shape[-1])) // 2
+        middle = (..., slice(top, top + SHOWN_PX), slice(top, top + SHOWN_PX))
+        path = self.out / CROPS / f"{step:08d}.npz"
+        with files.open_output(path, force=True) as file:
+            np.savez_compressed(file, original=original[middle], shown=shown[middle], bpp=bpp)
+
+    def channels(self, step: int, table: dict) -> None:
+        """What diagnostics.diagnose returned."""
+        self._replace(CHANNELS, json.dumps({"step": step, **table}).encode())
+
+    def close(self) -> None:
+        """End what has been begun."""
+        if self._board is not None:
+            self._board.close()
+
+    def _append(self, name: str, row: dict) -> None:
+        with open(self.out / name, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _replace(self, name: str, content: bytes) -> None:
+        with files.open_output(self.out / name, force=True) as file:
+            file.write(content)
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The rows of a .jsonl file; [] if there is none, a line that was cut off is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return rows
+
+
+def _keep_until(path: Path, step: int) -> None:
+    rows = read_lines(path)
+    kept = [row for row in rows if row.get("step", 0) <= step]
+    if len(kept) < len(rows):
+        with files.open_output(path, force=True) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def _tensorboard(folder: Path, step: int):
+    """A writer of TensorBoard's, or None where it is not installed."""
+    writer: Callable | None
+    try:
+        from torch.utils.tensorboard import SummaryWriter as writer
+    except ImportError:
+        return None
+    return writer(str(folder), purge_step=step + 1 if step else None)

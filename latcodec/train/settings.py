@@ -1,0 +1,132 @@
+"""What a training run is told: codec, data, budget, and which network and objective that means."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+
+from latcodec.errors import OptionError
+from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
+from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN
+
+MODELS = {  # codec: module under latcodec.models and its network; the module's Config and loss go with it
+    "hyperprior": ("hyperprior", "Hyperprior"),
+    "hyperprior-context": ("hyperprior_context", "ContextHyperprior"),
+    "vbq": ("gaussian_vae", "GaussianVAE"),
+    "pln": ("ladder", "Ladder"),
+    "nc-vae": ("ncvae", "NCVAE"),
+}
+METRICS = ("mse", "ms-ssim")
+# A resumed run is the uninterrupted one if these are the same.
+EXACT = ("steps", "minutes", "batch_size", "patch", "final_patch", "final_fraction", "lr", "decay_from", "ema", "seed",
+         "metric", "lambda_range", "autocast")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One run. `steps` or `minutes` is the whole budget; the learning rate falls to zero at its end.
+
+    lambda_range: the rates that are drawn, None for all. metric: of the distortion, see train/objective.py.
+    """
+
+    codec: str
+    data: tuple[str, ...]
+    out: str
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 16  # of all processes together
+    patch: int = 128
+    final_patch: int = 256
+    final_fraction: float = 0.2
+    lr: float = 5e-4
+    decay_from: float = 0.1
+    ema: float = 0.999
+    seed: int = 0
+    lambda_range: tuple[float, float] | None = None
+    metric: str = "mse"
+    cache: str | None = None
+    init: str | None = None
+    options: tuple[tuple[str, str], ...] = ()  # fields of the model's Config and their values as text
+    device: str = "cpu"
+    autocast: bool | None = None
+    compile: bool = False
+    resume: bool = False
+    stop_at_step: int | None = None
+    checkpoint_minutes: float = 3.0
+    validate_minutes: float = 10.0
+
+    def crops(self, side_px: int) -> int:
+        """Crops of that side in a step: as many pixels as batch_size crops of patch px have."""
+        return max(1, self.batch_size * self.patch**2 // side_px**2)
+
+    def t_range(self) -> tuple[float, float]:
+        """The drawn part of the axis t, rate index / 255: 0 is the largest lambda."""
+        if self.lambda_range is None:
+            return 0.0, 1.0
+        span = math.log(LAMBDA_MIN / LAMBDA_MAX)
+        low, high = sorted(math.log(value / LAMBDA_MAX) / span for value in self.lambda_range)
+        return low, high
+
+
+def check(settings: TrainSettings, processes: int = 1) -> None:
+    """Raise OptionError for settings that contradict each other or cannot be shared by so many processes."""
+    if (settings.steps is None) == (settings.minutes is None):
+        raise OptionError("give either --steps or --minutes")
+    for name in ("patch", "final_patch"):
+        side = getattr(settings, name)
+        if side < 64 or side % 64:
+            raise OptionError(f"{name} is {side} px, not a multiple of 64")
+    if settings.patch > settings.final_patch:
+        raise OptionError(f"patch {settings.patch} px is over final_patch {settings.final_patch} px")
+    if settings.crops(settings.final_patch) < processes:
+        least = processes * settings.final_patch**2 / settings.patch**2
+        raise OptionError(
+            f"--batch-size {settings.batch_size}: {settings.crops(settings.final_patch)} crops of "
+            f"{settings.final_patch} px cannot be shared by {processes} processes; give {math.ceil(least)} or more"
+        )
+    if settings.metric not in METRICS:
+        raise OptionError(f"--metric {settings.metric}: one of {', '.join(METRICS)}")
+    if settings.metric == "ms-ssim" and settings.patch < MS_SSIM_MIN_SIDE_PX:
+        raise OptionError(f"--metric ms-ssim needs crops of {MS_SSIM_MIN_SIDE_PX} px or more: --patch 192")
+    for value in settings.lambda_range or ():
+        if not LAMBDA_MIN <= value <= LAMBDA_MAX:
+            raise OptionError(f"--lambda-range: {value:g} is not in {LAMBDA_MIN:g} ... {LAMBDA_MAX:g}")
+
+
+def parts_of(codec: str) -> tuple[type, type, Callable]:
+    """Network class, Config class and loss of a codec; raises OptionError."""
+    if codec not in MODELS:
+        raise OptionError(f"--codec {codec}: known are {', '.join(MODELS)}")
+    module_name, network = MODELS[codec]
+    module = import_module(f"latcodec.models.{module_name}")
+    return getattr(module, network), module.Config, module.loss
+
+
+def config_of(codec: str, config_class: type, stored: dict, options: tuple[tuple[str, str], ...]) -> object:
+    """A Config with the values of a stored one and then those of the options.
+
+    Raises OptionError for an unknown field or a value that cannot be read.
+    """
+    default = config_class()
+    known = {f.name: getattr(default, f.name) for f in fields(default)}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
+    for name, text in options:
+        if name not in known:
+            raise OptionError(f"{name} is no option of {codec}; there are: {', '.join(known)}")
+        values[name] = _read_as(known[name], name, text)
+    try:
+        return replace(default, **values)
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"no {codec} can be made with these options: {error}") from None
+
+
+def _read_as(default: object, name: str, text: str) -> object:
+    """The value that a text stands for, of the type that the default has."""
+    try:
+        if isinstance(default, bool):
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        if isinstance(default, tuple):
+            return tuple(type(default[0])(part) for part in text.split(","))
+        return type(default)(text)
+    except (ValueError, KeyError):
+        raise OptionError(f"{name}={text}: not like {default!r}") from None
