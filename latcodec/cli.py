@@ -15,7 +15,7 @@ import click
 from latcodec import __version__, files, sharding, wording
 from latcodec.batch import Done, Manners
 from latcodec.cli_bench import bench
-from latcodec.cli_jobs import decided, run
+from latcodec.cli_jobs import decided, meter, run
 from latcodec.cli_long import train
 from latcodec.container import MAGIC, MAX_PIXELS
 from latcodec.errors import LatcodecError, OptionError
@@ -92,6 +92,7 @@ def cli() -> None:
 @click.option(
     "--effort", type=click.IntRange(0, 9), metavar="0...9", help="More time for smaller files, if the codec can."
 )
+@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="End the search of an --effort by then.")
 @click.option("--lambda", "lmbda", type=click.FloatRange(0.1, 20), callback=_finite, help="Price of a bit; default 1.")
 @click.option("-q", "--quality", type=click.FloatRange(1, 100), callback=_finite, help="The same axis for people.")
 @click.option("--bpp", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: bits per pixel.")
@@ -102,7 +103,7 @@ def cli() -> None:
 @_network_options
 @_manners_options
 def encode(
-    inputs, output, codec_name, options, effort, lmbda, quality, bpp, psnr, size_bytes, no_verify, strip,
+    inputs, output, codec_name, options, effort, max_seconds, lmbda, quality, bpp, psnr, size_bytes, no_verify, strip,
     device, threads, weights, max_pixels, force, as_json, verbose, quiet,
 ):  # fmt: skip
     """Encode pictures or folders of pictures to .lc files."""
@@ -112,6 +113,7 @@ def encode(
         raise OptionError(f"{' and '.join(given)} exclude each other; give one")
     manners, team = Manners(as_json, quiet, verbose), sharding.team()
     options += () if effort is None else (f"effort={effort}",)
+    options += () if max_seconds is None else (f"max_seconds={max_seconds:g}",)
     codec_name += "".join(("," if ":" in codec_name or i else ":") + option for i, option in enumerate(options))
 
     def plan() -> list[files.Job]:
@@ -142,7 +144,8 @@ def encode(
         else:
             source, bytes_in = job.source, job.source.stat().st_size
         picture = images.read(source, max_pixels=max_pixels)
-        encoded = codec.encode_picture(picture, settings)
+        with meter(len(jobs), manners, team) as tell:
+            encoded = codec.encode_picture(picture, settings, tell)
         with files.open_output(job.target, force=force) as file:
             file.write(encoded.data)
         seconds = {**encoded.seconds, "total": time.perf_counter() - start}

@@ -74,3 +74,28 @@ def _speaker(
             progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
         yield say, lambda: progress.advance(task)
+
+
+@contextmanager
+def meter(count: int, manners: Manners, team: sharding.Team) -> Iterator[Callable[[float], None] | None]:
+    """What a long encode of the only file tells its progress, 0..1: a bar, from the first call on; None without one."""
+    talks = manners.transform and not manners.quiet and not manners.json
+    if count > 1 or not talks or team.world > 1 or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    tasks: list = []
+
+    def tell(part: float) -> None:
+        if not tasks:
+            bar.start()
+            tasks.append(bar.add_task("searching", total=1.0))
+        bar.update(tasks[0], completed=part)
+
+    try:
+        yield tell
+    finally:
+        bar.stop()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -140,14 +140,21 @@ def load_model(backend: backends.Backend, weights_id: bytes | None, selected: st
     return _models[key]
 
 
-def encode_picture(picture: Picture, settings: EncodeSettings = EncodeSettings()) -> Encoded:  # noqa: B008
-    """Encode a picture; raises OptionError, WeightsError, ImageError (memory) or DriftError (law 5)."""
+def encode_picture(
+    picture: Picture,
+    settings: EncodeSettings = EncodeSettings(),  # noqa: B008
+    progress: Callable[[float], None] | None = None,
+) -> Encoded:
+    """Encode a picture; raises OptionError, WeightsError, ImageError (memory) or DriftError (law 5).
+
+    progress: called with 0..1 by a codec that searches for long.
+    """
     height, width = picture.pixels.shape[:2]
     with _within_memory(width, height):
-        return _encode(picture, settings)
+        return _encode(picture, settings, progress)
 
 
-def _encode(picture: Picture, settings: EncodeSettings) -> Encoded:
+def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[float], None] | None) -> Encoded:
     from latcodec.images import pack_alpha
 
     name, options = backends.split_name(settings.codec)
@@ -179,7 +186,10 @@ def _encode(picture: Picture, settings: EncodeSettings) -> Encoded:
     )
 
     def attempt(index: int, verify: bool):
-        coded = module.code(model, latents, backends.make_options(module, index, verify, options))
+        how = backends.make_options(module, index, verify, options)
+        if progress is not None and hasattr(how, "progress"):
+            how = replace(how, progress=progress)
+        coded = module.code(model, latents, how)
         payload = replace(
             frame, rate_index=index, streams=coded.streams, integers_crc=coded.integers_crc, parameters=coded.parameters
         )

@@ -79,6 +79,14 @@ class IntegerNet:
             arrays[f"{n}.kind"] = np.array([layer.transposed, layer.stride, layer.shift, layer.slope_shift], np.int32)
         return arrays
 
+    def to_floats(self, name: str, stride: int) -> dict[str, torch.Tensor]:
+        """Parameters of the float network that this one approximates, float32: layer n is `name`.{n * stride}."""
+        floats = {}
+        for n, layer in enumerate(self.layers):
+            floats[f"{name}.{n * stride}.weight"] = (layer.weight * 2.0**-layer.shift).float()
+            floats[f"{name}.{n * stride}.bias"] = (layer.bias * 2.0 ** -(layer.shift + FRACTION_BITS)).float()
+        return floats
+
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> IntegerNet:
         """Rebuild from `to_arrays`; raises WeightsError if something is missing or could overflow."""

@@ -66,7 +66,7 @@ def pick_device(name):
     return name
 
 
-def encode_picture(picture, settings):
+def encode_picture(picture, settings, progress=None):
     data = file_of(picture.data)
     return types.SimpleNamespace(
         data=data, rate_index=128, lmbda=settings.lmbda or 1.0, bpp=len(data) * 8 / 6, estimated_bits=8.0 * len(data),

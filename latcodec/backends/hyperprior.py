@@ -7,17 +7,20 @@ integers. Fixed point: means have MEAN_BITS bits after the point, in units of th
 from __future__ import annotations
 
 import json
+import math
 import time
 import zlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from latcodec.backends import search
 from latcodec.coding import Decoder, Encoder, Tables, ideal_bits
 from latcodec.container import Payload
-from latcodec.errors import DriftError, FormatError, WeightsError
+from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
 from latcodec.models.hyperprior import (
     HYPER_STRIDE,
@@ -27,6 +30,7 @@ from latcodec.models.hyperprior import (
     Config,
     Hyperprior,
 )
+from latcodec.models.precision import bf16_is_fast
 from latcodec.models.strips import in_strips
 from latcodec.weights import Weights
 
@@ -47,18 +51,32 @@ def sigmas() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Options:
-    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5)."""
+    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
+
+    effort: 0 rounds, 1 rounds by rate and distortion, 2..9 search better latents, each in about twice the time of the
+    one before; max_seconds: of the search, 0 for no limit; progress: called with 0..1.
+    """
 
     rate_index: int
     verify: bool = True
+    effort: int = 0
+    max_seconds: float = 0.0
+    progress: Callable[[float], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.effort < len(search.STEPS):
+            raise OptionError(f"effort {self.effort} is outside 0 ... {len(search.STEPS) - 1}")
+        if not 0 <= self.max_seconds < math.inf:
+            raise OptionError(f"max_seconds {self.max_seconds} is not a time")
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What the networks say of one picture at every rate: y float32 [C, h, w], z float32 [Z, h', w']."""
+    """What the networks say of one picture at every rate: y float32 [C, h, w], z float32 [Z, h', w']; the picture."""
 
     y: torch.Tensor
     z: torch.Tensor
+    image: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,11 @@ class Model:
         self.weights_id = weights.id
         self.device, self.autocast = torch.device(device), autocast
         self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    def floats_of_integers(self) -> dict[str, torch.Tensor]:
+        """Parameters of the networks that decide bits as floats, for a search by gradient in the encoder."""
+        state = self.hyper.to_floats("h_s", 2)
+        return state
 
     def prior_of_z(self, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z."""
@@ -165,12 +188,45 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
     x = _replicate(x.permute(2, 0, 1)[None] / peak, IMAGE_STRIDE)
     y = in_strips(model.network.analysis, x, IMAGE_STRIDE, 1, _HALO)
     z = model.network.hyper_analysis(_replicate(y, HYPER_STRIDE))
-    return Latents(y[0], z[0])
+    return Latents(y[0], z[0], image)
+
+
+def code(model: Model, latents: Latents, options: Options) -> Coded:
+    """Quantise and entropy-code latents at one rate, with the effort that the options say."""
+    if not options.effort or latents.image is None:
+        return _code(model, latents, options)
+    start = time.perf_counter()
+    size, depth = latents.image.shape[:2], 8 * latents.image.itemsize
+    coded = search.best(
+        latents, latents.image, options.rate_index, options.effort,
+        lambda these, rounding: _code(model, these, replace(options, verify=False), rounding),
+        lambda one: synthesise(model, one.symbols, one.means, options.rate_index, size, False, depth),
+        lambda steps: _searched(model, latents, options, steps, start),
+    )  # fmt: skip
+    seconds = {"search": time.perf_counter() - start} | coded.seconds
+    if options.verify:
+        again = time.perf_counter()
+        _verify(model, coded, options.rate_index, latents.y.shape[1:])
+        seconds["verify"] = time.perf_counter() - again
+    return replace(coded, seconds=seconds)
+
+
+def _searched(model: Model, latents: Latents, options: Options, steps: int, start: float) -> Latents:
+    model.network.load_state_dict(model.floats_of_integers(), strict=False)
+    x = torch.from_numpy(latents.image.astype(np.float32)).permute(2, 0, 1) / (
+        255 if latents.image.itemsize == 1 else 65535
+    )
+    deadline = start + options.max_seconds if options.max_seconds else math.inf
+    autocast = bf16_is_fast(model.device)
+    y, z = (v.detach().clone() for v in (latents.y, latents.z))  # clones of inference tensors can have gradients
+    y, z = search.refine(
+        model.network, x.to(model.device), y, z, options.rate_index, steps, autocast, deadline, options.progress
+    )
+    return Latents(y, z)
 
 
 @torch.inference_mode()
-def code(model: Model, latents: Latents, options: Options) -> Coded:
-    """Quantise and entropy-code latents at one rate."""
+def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.0) -> Coded:
     start = time.perf_counter()
     index, position = options.rate_index, torch.tensor([options.rate_index / 255], device=model.device)
     rate = {k: v[0].cpu() for k, v in model.network.at_rate(position).items()}
@@ -179,7 +235,11 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     means, y_rows = model.prior_of_y(z_symbols, index, latents.y.shape[1:])
     networks = time.perf_counter()
     y_scaled = latents.y.cpu() * rate["y_log_gain"].exp()
-    y_symbols = _round(y_scaled - torch.from_numpy(means).float() * 2.0**-MEAN_BITS)
+    residual = y_scaled - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
+    y_symbols = _round(residual)
+    if rounding:
+        flat = torch.nan_to_num(residual).clamp(-(2**24), 2**24).numpy().ravel()
+        y_symbols = search.round_by_price(flat, y_rows, model.tables, rounding).reshape(y_symbols.shape)
     encoder = Encoder(model.tables)
     encoder.put(z_symbols.ravel(), z_rows)
     encoder.put(y_symbols.ravel(), y_rows)
@@ -187,12 +247,18 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     crc = _crc(z_symbols, y_symbols, means, y_rows)
     coded = time.perf_counter()
     bits = ideal_bits(z_symbols.ravel(), z_rows, model.tables) + ideal_bits(y_symbols.ravel(), y_rows, model.tables)
+    seconds = {"hyper": networks - start, "entropy": coded - networks}
+    result = Coded((stream,), crc, bits, y_symbols, means, y_rows, seconds)
     if options.verify:
-        z_again, y_again, means_again, rows_again = _decode_integers(model, stream, index, latents.y.shape[1:])
-        if _crc(z_again, y_again, means_again, rows_again) != crc:
-            raise DriftError("the stream just written does not decode to the same integers on this machine")
-    seconds = {"hyper": networks - start, "entropy": coded - networks, "verify": time.perf_counter() - coded}
-    return Coded((stream,), crc, bits, y_symbols, means, y_rows, seconds)
+        _verify(model, result, index, latents.y.shape[1:])
+        seconds["verify"] = time.perf_counter() - coded
+    return result
+
+
+def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> None:
+    """Raise DriftError unless the stream decodes to the integers that were coded (law 5)."""
+    if _crc(*_decode_integers(model, coded.streams[0], rate_index, shape)) != coded.integers_crc:
+        raise DriftError("the stream just written does not decode to the same integers on this machine")
 
 
 def encode(model: Model, image: np.ndarray, options: Options) -> Coded:

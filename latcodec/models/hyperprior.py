@@ -19,6 +19,7 @@ tables of y.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -112,36 +113,48 @@ class Hyperprior(nn.Module):
             h = self.h_a[:-1](y * torch.exp(-self.y_log_std)[:, None, None])
         return self.h_a[-1](h.float())
 
+    def transmit(
+        self,
+        y: Tensor,
+        z: Tensor,
+        rate: dict[str, Tensor],
+        quantise: Callable[[Tensor], Tensor],
+        autocast: bool = False,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
+
+        quantise: residual -> symbols, or something softer. Returns x_hat [B, 3, 16 h, 16 w] and, of z and then of y,
+        (residual, quantised residual, standard deviation of its logistic), all in steps.
+        """
+        z_gain = rate["z_log_gain"].exp()
+        z_residual = z * z_gain - rate["z_mean"]
+        z_quantised = quantise(z_residual)
+        z_sigma = lower_bound(rate["z_log_sigma"].exp(), SIGMA_MIN).expand_as(z_residual)
+        parameters = self.h_s((z_quantised + rate["z_mean"]) / z_gain)[:, :, : y.shape[2], : y.shape[3]]
+        m, log_scale = parameters.chunk(2, 1)
+        mu = m * rate["mean_log_gain"].exp()
+        sigma = lower_bound((log_scale + rate["scale_offset"]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
+        residual = y * rate["y_log_gain"].exp() - mu
+        quantised = quantise(residual)
+        x_hat = self.synthesis((quantised + mu) * rate["y_log_inverse_gain"].exp(), autocast)
+        return x_hat, [(z_residual, z_quantised, z_sigma), (residual, quantised, sigma)]
+
     def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
         """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat, y_bits [B], z_bits [B].
 
         With `noise` the rate is that of y and z plus uniform noise, while synthesis and hyper-synthesis see rounded
         values (straight-through); without, everything is rounded and the rate is what the tables will charge.
         """
-        rate = self.at_rate(t)
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
-        z_gain = rate["z_log_gain"].exp()
-        z_residual = z * z_gain - rate["z_mean"]
-        z_rounded = round_straight_through(z_residual)
-        z_sigma = lower_bound(rate["z_log_sigma"].exp(), SIGMA_MIN)
-        parameters = self.h_s((z_rounded + rate["z_mean"]) / z_gain)
-        m, log_scale = parameters.chunk(2, 1)
-        mu = m * rate["mean_log_gain"].exp()
-        sigma = lower_bound((log_scale + rate["scale_offset"]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
-        y_residual = y * rate["y_log_gain"].exp() - mu
-        y_rounded = round_straight_through(y_residual)
-        x_hat = self.synthesis((y_rounded + mu) * rate["y_log_inverse_gain"].exp(), autocast)
-        if noise:
-            y_coded = y_residual + torch.rand_like(y_residual) - 0.5
-            z_coded = z_residual + torch.rand_like(z_residual) - 0.5
-        else:
-            y_coded, z_coded = y_rounded, z_rounded
-        return {
-            "x_hat": x_hat,
-            "y_bits": logistic_bits(y_coded, sigma).sum((1, 2, 3)),
-            "z_bits": logistic_bits(z_coded, z_sigma.expand_as(z_coded)).sum((1, 2, 3)),
-        }
+        x_hat, (of_z, of_y) = self.transmit(y, z, self.at_rate(t), round_straight_through, autocast)
+        return {"x_hat": x_hat, "y_bits": price(*of_y, noise), "z_bits": price(*of_z, noise)}
+
+
+def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Tensor:
+    """Bits of each picture, float32 [B]: of the quantised residual or, with `noise`, of the residual plus its noise."""
+    coded = residual + torch.rand_like(residual) - 0.5 if noise else quantised
+    return logistic_bits(coded, sigma).sum((1, 2, 3))
 
 
 def loss(

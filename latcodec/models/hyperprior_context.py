@@ -24,6 +24,7 @@ than the papers' Gaussian, as the residuals are.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -158,26 +159,34 @@ class ContextHyperprior(nn.Module):
         """[B, C, 1, 1] -> [B, 4 C, 1, 1], the value of each channel of the coding order."""
         return per_channel.repeat_interleave(STEPS, 1)[:, self.order]
 
-    def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
-        """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat, y_bits [B], z_bits [B].
+    def transmit(
+        self,
+        y: Tensor,
+        z: Tensor,
+        rate: dict[str, Tensor],
+        quantise: Callable[[Tensor], Tensor],
+        autocast: bool = False,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
 
-        With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
-        rounded values (straight-through); without, everything is rounded and the rate is what the tables will charge.
+        quantise: residual -> symbols, or something softer. Returns x_hat [B, 3, 16 h, 16 w] and, of z and then of each
+        step of y, (residual, quantised residual, standard deviation of its logistic), all in steps. Where h or w is
+        odd, residuals beyond y are 0.
         """
-        rate = self.at_rate(t)
-        y = self.analysis(x, autocast)
-        z = self.hyper_analysis(y, autocast)
+        height, width = y.shape[2:]
         z_gain = rate["z_log_gain"].exp()
         z_residual = z * z_gain - rate["z_mean"]
-        z_rounded = round_straight_through(z_residual)
-        z_sigma = lower_bound(rate["z_log_sigma"].exp(), SIGMA_MIN)
-        m, log_scale = self.h_s((z_rounded + rate["z_mean"]) / z_gain).chunk(2, 1)
-        first = [F.pixel_unshuffle(part, 2)[:, self.order].chunk(STEPS, 1) for part in (m, log_scale)]
-        y_steps = F.pixel_unshuffle(y * rate["y_log_gain"].exp(), 2)[:, self.order].chunk(STEPS, 1)
+        z_quantised = quantise(z_residual)
+        z_sigma = lower_bound(rate["z_log_sigma"].exp(), SIGMA_MIN).expand_as(z_residual)
+        even = (slice(None), slice(None), slice(0, height + height % 2), slice(0, width + width % 2))
+        m, log_scale = self.h_s((z_quantised + rate["z_mean"]) / z_gain)[even].chunk(2, 1)
+        first = [self.in_steps(part) for part in (m, log_scale)]
+        y_steps = self.in_steps(F.pad(y * rate["y_log_gain"].exp(), (0, width % 2, 0, height % 2)))
+        there = self.in_steps(F.pad(torch.ones_like(y[:1]), (0, width % 2, 0, height % 2)))
         mean_gain = self.in_order(rate["mean_log_gain"].exp()).chunk(STEPS, 1)
         offset = self.in_order(rate["scale_offset"]).chunk(STEPS, 1)
         context_gain = self.in_order(rate["context_log_gain"].exp()).chunk(STEPS, 1)
-        seen, parts, bits = [], [], []
+        seen, parts, prices = [], [], [(z_residual, z_quantised, z_sigma)]
         for step in range(STEPS):
             parameters = torch.cat([first[0][step], first[1][step]], 1)
             if step:
@@ -186,20 +195,35 @@ class ContextHyperprior(nn.Module):
             m, log_scale = parameters.chunk(2, 1)
             mu = m * mean_gain[step]
             sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
-            residual = y_steps[step] - mu
-            rounded = round_straight_through(residual)
-            coded = residual + torch.rand_like(residual) - 0.5 if noise else rounded
-            bits.append(logistic_bits(coded, sigma).sum((1, 2, 3)))
-            parts.append(rounded + mu)
+            residual = (y_steps[step] - mu) * there[step]
+            quantised = quantise(residual)
+            prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
+            parts.append(quantised + mu)
             seen.append(parts[-1] * context_gain[step])
-        y_hat = F.pixel_shuffle(torch.cat(parts, 1)[:, self.inverse_order], 2)
-        x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), autocast)
-        z_coded = z_residual + torch.rand_like(z_residual) - 0.5 if noise else z_rounded
-        return {
-            "x_hat": x_hat,
-            "y_bits": torch.stack(bits).sum(0),
-            "z_bits": logistic_bits(z_coded, z_sigma.expand_as(z_coded)).sum((1, 2, 3)),
-        }
+        y_hat = F.pixel_shuffle(torch.cat(parts, 1)[:, self.inverse_order], 2)[:, :, :height, :width]
+        return self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), autocast), prices
+
+    def in_steps(self, planes: Tensor) -> tuple[Tensor, ...]:
+        """[B, C, h, w], h and w even -> what each step codes, [B, C, h/2, w/2]."""
+        return F.pixel_unshuffle(planes, 2)[:, self.order].chunk(STEPS, 1)
+
+    def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
+        """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat, y_bits [B], z_bits [B].
+
+        With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
+        rounded values (straight-through); without, everything is rounded and the rate is what the tables will charge.
+        """
+        y = self.analysis(x, autocast)
+        z = self.hyper_analysis(y, autocast)
+        x_hat, (of_z, *of_y) = self.transmit(y, z, self.at_rate(t), round_straight_through, autocast)
+        y_bits = torch.stack([price(*part, noise) for part in of_y]).sum(0)
+        return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": price(*of_z, noise)}
+
+
+def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Tensor:
+    """Bits of each picture, float32 [B]: of the quantised residual or, with `noise`, of the residual plus its noise."""
+    coded = residual + torch.rand_like(residual) - 0.5 if noise else quantised
+    return logistic_bits(coded, sigma).sum((1, 2, 3))
 
 
 def loss(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latcodec import weights
 from latcodec.errors import WeightsError
-from latcodec.integer_net import FRACTION_BITS, IntegerNet
+from latcodec.integer_net import IntegerNet
 from latcodec.models.ladder import Config, Ladder
 
 
@@ -52,12 +52,7 @@ def from_hyperprior(found: weights.Weights) -> Ladder:
 def floats_of_integers(found: weights.Weights) -> dict[str, Tensor]:
     """Parameters of h_s from its integers; its layers are every other module of the sequence."""
     integers = {k.removeprefix("hyper."): v for k, v in found.tensors.items() if k.startswith("hyper.")}
-    net = IntegerNet.from_arrays(integers)
-    parameters = {}
-    for n, layer in enumerate(net.layers):
-        parameters[f"h_s.{2 * n}.weight"] = (layer.weight * 2.0**-layer.shift).float()
-        parameters[f"h_s.{2 * n}.bias"] = (layer.bias * 2.0 ** -(layer.shift + FRACTION_BITS)).float()
-    return parameters
+    return IntegerNet.from_arrays(integers).to_floats("h_s", 2)
 
 
 def main(source: str, out: str) -> None:

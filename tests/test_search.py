@@ -1,0 +1,161 @@
+"""The encoder's search for better latents: cheaper by the Lagrangian, never worse, the same every time."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from latcodec import backends, codec, container
+from latcodec.backends import search
+from latcodec.errors import OptionError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SEARCHING = [b for b in backends.BACKENDS if hasattr(b.load().Options(0), "max_seconds")]
+
+
+@pytest.fixture(params=SEARCHING, ids=lambda b: b.name)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def module(backend):
+    return backend.load()
+
+
+@pytest.fixture
+def model(backend):
+    return codec.load_model(backend, None, None, "cpu")
+
+
+def crop(height: int = 64, width: int = 96) -> np.ndarray:
+    return np.ascontiguousarray(data.astronaut()[60 : 60 + height, 180 : 180 + width])
+
+
+def price(backend, module, model, image: np.ndarray, coded, index: int) -> float:
+    """bits + weight * squared error of the file, from what it decodes to."""
+    payload = container.Payload(
+        backend.wire_id, model.weights_id, index, image.shape[1], image.shape[0], False, 8 * image.itemsize,
+        coded.integers_crc, coded.streams, parameters=coded.parameters,
+    )  # fmt: skip
+    decoded = module.decode(model, payload).astype(float)
+    peak = 65535 if image.itemsize == 2 else 255
+    return 8 * len(coded.streams[0]) + search.error_weight(index) * np.square((decoded - image) / peak).sum()
+
+
+@pytest.mark.parametrize("index", [40, 170])
+def test_more_effort_is_cheaper(backend, module, model, index):
+    image = crop()
+    prices = []
+    for effort in (0, 1, 4):
+        coded = module.encode(model, image, module.Options(index, effort=effort))
+        prices.append(price(backend, module, model, image, coded, index))
+    assert prices[1] <= prices[0] + 32  # a stream's length is whole words
+    assert prices[2] < 0.98 * prices[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 31), (65, 40)])
+def test_odd_sizes_and_depths(backend, module, model, size):
+    for image in (crop(*size), crop(*size).astype(np.uint16) * 257):
+        plain = module.encode(model, image, module.Options(100))
+        found = module.encode(model, image, module.Options(100, effort=2))
+        assert price(backend, module, model, image, found, 100) <= price(backend, module, model, image, plain, 100) + 32
+
+
+def test_same_picture_same_bytes_and_the_random_state_stays(module, model):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again = (module.encode(model, crop(), module.Options(90, effort=2)) for _ in range(2))
+    assert first.streams == again.streams
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_encoder_that_searched_codes_plainly_as_before(module, model):
+    plain = module.encode(model, crop(), module.Options(90))
+    module.encode(model, crop(), module.Options(90, effort=2))
+    assert module.encode(model, crop(), module.Options(90)).streams == plain.streams
+
+
+def test_tiles_join(backend, module, model, monkeypatch):
+    image, index = crop(240, 176), 90
+    latents = module.analyse(model, image)
+    whole = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=4)), index)
+    plain = price(backend, module, model, image, module.code(model, latents, module.Options(index)), index)
+    monkeypatch.setattr(search, "TILE", 8)
+    tiles = list(search._tiles(*latents.y.shape[1:]))
+    assert len(tiles) == 4
+    covered = np.zeros(latents.y.shape[1:], int)
+    for top, bottom, left, right in tiles:
+        covered[top:bottom, left:right] += 1
+    assert (covered == 1).all()
+    parts = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=4)), index)
+    assert parts < plain - 0.5 * (plain - whole)
+
+
+def test_a_deadline_ends_the_search(module, model):
+    told = []
+    start = time.perf_counter()
+    options = module.Options(90, effort=9, max_seconds=0.5, progress=told.append)
+    coded = module.encode(model, crop(), options)
+    assert time.perf_counter() - start < 20 and coded.seconds["search"] > 0.4
+    assert told == sorted(told) and told[-1] >= 1 - 1e-9 and len(told) < search.STEPS[9]
+
+
+@pytest.mark.parametrize("options", [{"effort": 10}, {"effort": -1}, {"max_seconds": -1.0}, {"max_seconds": np.inf}])
+def test_options_out_of_range(module, options):
+    with pytest.raises(OptionError):
+        module.Options(0, **options)
+
+
+def test_a_search_that_fails_leaves_the_plain_file(module, model, monkeypatch):
+    """Latents that got worse are not taken."""
+    image = crop()
+    plain = module.encode(model, image, module.Options(90, effort=1))
+
+    def worse(network, x, y, z, *rest):
+        return y + 3 * torch.randn_like(y), z
+
+    monkeypatch.setattr(search, "refine", worse)
+    assert module.encode(model, image, module.Options(90, effort=9)).streams == plain.streams
+
+
+def test_options_reach_the_codec_and_progress_is_told():
+    told = []
+    from latcodec.images import Picture
+
+    settings = codec.EncodeSettings(codec=f"{SEARCHING[0].name}:effort=2", lmbda=2.0)
+    encoded = codec.encode_picture(Picture(crop(), False), settings, told.append)
+    plain = codec.encode_picture(Picture(crop(), False), replace(settings, codec=SEARCHING[0].name))
+    assert told[-1] == 1 and encoded.data != plain.data and "search" in encoded.seconds
+
+
+def test_soft_rounding_hardens():
+    torch.manual_seed(0)
+    x = torch.tensor([-1.7, -0.2, 0.1, 0.8, 2.45]).repeat(4000, 1)
+    soft = search.soft_round(x, 0.1)
+    assert ((soft >= x.floor()) & (soft <= x.floor() + 1)).all()
+    assert (soft.mean(0) - x[0].round()).abs()[:4].max() < 0.02  # close to a half it stays a draw
+    drawn = search.soft_round(x, 1.0)
+    assert 0.1 < drawn.std(0).min()
+
+
+def test_rounding_by_price_is_the_better_of_two(model, module):
+    tables = model.tables
+    rng = np.random.default_rng(0)
+    rows = rng.integers(25, 50, 5000).astype(np.uint16)
+    residual = (rng.standard_normal(5000) * 3).astype(np.float32)
+    chosen = search.round_by_price(residual, rows, tables, 4.0)
+    nearest = np.rint(residual).astype(np.int32)
+    inner = nearest - np.sign(nearest)
+
+    def cost(symbols):
+        return search.symbol_bits(symbols, rows, tables) + 4.0 * np.square(residual - symbols)
+
+    expected = np.where(cost(inner) < cost(nearest), inner, nearest)
+    assert np.array_equal(chosen, expected) and 50 < (chosen != nearest).sum() < 4000
+    from latcodec.coding import ideal_bits
+
+    assert search.symbol_bits(nearest, rows, tables).sum() == pytest.approx(ideal_bits(nearest, rows, tables), rel=1e-6)
