@@ -30,11 +30,12 @@ def load_checkpoint(path: Path) -> tuple[Hyperprior, dict]:
     return network.eval(), {**json.loads(state["settings"]), "steps_done": state["step"], "seconds": state["elapsed_s"]}
 
 
-def fitted_tables(model: backend.Model, pictures: list[np.ndarray]) -> Tables:
+def fitted_tables(model, pictures: list[np.ndarray], backend=backend) -> Tables:
     """Logistic tables corrected by the symbols of training pictures, uint8 [H, W, 3], at many rates, folded at zero.
 
-    The residuals of a trained network are not quite the logistic it predicts, and tables are data: the
-    true shape of each row costs nothing at run time.
+    backend: the module of the model, whose Coded has as many symbols as rows. The residuals of a trained
+    network are not quite the logistic it predicts, and tables are data: the true shape of each row costs nothing at run
+    time.
     """
     base = model.tables
     counts = [np.zeros(base.size(row) - 1) for row in range(base.rows)]
