@@ -152,6 +152,34 @@ def test_greedy_finds_its_sample_again_and_beams_help(beams):
         assert first < _distortion(target, noise, bits, alone)
 
 
+def test_a_first_shard_is_chosen_knowing_what_the_later_ones_add():
+    bits, target, noise = _source(300)
+    plan = pack(bits, 2 * 8 * BIT)
+    amplitudes = greedy.informative_amplitudes(2, bits * np.log(2) / BIT)
+    first = greedy.choose(plan, target, noise, 8, amplitudes, 1).reshape(-1, 2)[:, 0]
+    rows = gaussian_rows(SEED, coded_sampling.SHARDS, np.arange(256), int(plan.counts.max())) / SCALE
+    wide, later = amplitudes * 2.0**-greedy.AMPLITUDE_BITS
+    for block in range(len(plan.counts)):
+        mine = plan.block == block
+        dims, columns = plan.order[mine], plan.column[mine]
+        left = target[dims] - wide[dims] * rows[:, columns]
+        distance = (np.square(left) / (np.square(noise[dims]) + np.square(later[dims]))).sum(1)
+        assert distance[first[block]] == pytest.approx(distance.min(), rel=1e-4)
+
+
+def test_importance_by_name_leaves_room_and_draws():
+    bits = np.full(400, BIT // 2)
+    classes, rows = Classes(np.array([0, BIT // 2]), {}), np.ones(400, np.uint8)
+    layout = Layout("importance", 10, 1)
+    plan = samplers.plan(layout, bits)
+    load = np.bincount(plan.block, bits[plan.order])
+    assert load.max() == (10 - samplers.IMPORTANCE_EXTRA_BITS) * BIT
+    target, noise = np.random.default_rng(1).standard_normal(400), np.ones(400)
+    indices = samplers.choose(layout, classes, plan, rows, target, noise)
+    assert np.array_equal(indices, choose(plan, target, noise, 10, "sample"))
+    assert not np.array_equal(indices, choose(plan, target, noise, 10, "best"))
+
+
 @pytest.mark.parametrize("sampler, shards", [("blocks", 1), ("greedy", 2), ("greedy", 4), ("importance", 1)])
 def test_samplers_by_name_name_what_they_chose(sampler, shards):
     rows = np.arange(3 * 8 * 8) % 4

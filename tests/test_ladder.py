@@ -7,6 +7,7 @@ import torch
 
 from latcodec.integer_net import quantise
 from latcodec.models.ladder import Config, Ladder, gaussian_product, loss, posterior
+from latcodec.models.layers import distortion_weights
 from latcodec.train.start import start_from_klt
 
 SMALL = {"widths": (8, 12, 16), "latent": 24, "hyper_width": 16, "hyper_latent": 8}
@@ -125,6 +126,38 @@ def test_learned_gamma_ends_at_the_plain_objective():
         below = loss(learned, x, t, noise=False)["loss"]
         assert torch.allclose(below, loss(plain, x, t, noise=False)["loss"])
     assert not torch.allclose(above, below)
+
+
+def test_a_larger_gamma_divides_the_distortion_and_pays_its_normaliser():
+    plain, learned = _model(), _model(gamma=True)
+    learned.load_state_dict(plain.state_dict(), strict=False)
+    x, t = _picture()[:1], torch.tensor([0.5])
+    with torch.no_grad():
+        learned.log_gamma.fill_(0.7)
+        out = loss(plain, x, t, noise=False)
+        found = loss(learned, x, t, noise=False)["loss"]
+        root = distortion_weights(t).sqrt()
+        distortion = out["lagrangian"] - out["bpp"]
+        # nats to bits: 3 samples a pixel, each with log gamma of a Gaussian whose variance is gamma^2 of its target's
+        expected = (out["bpp"] + distortion * math.exp(-1.4) + 3 * 0.7 / math.log(2)) / root
+    assert torch.allclose(found, expected.mean(), rtol=1e-5)
+
+
+def test_the_laplace_likelihood_has_the_slope_of_squared_error_where_errors_are_expected(monkeypatch):
+    squared, absolute = _model(), _model(likelihood="laplace")
+    x, t = torch.full((1, 3, 64, 64), 0.5), torch.tensor([0.5])
+    lc = distortion_weights(t).item()
+    expected = 0.028 * (lc / 0.0067) ** -0.4
+    slopes = []
+    for model in (squared, absolute):
+        losses = []
+        for error in (0.99 * expected, 1.01 * expected):
+            zero = torch.zeros(1)
+            out = {"x_hat": x + error, "kl1": zero, "kl2": zero}
+            monkeypatch.setattr(model, "forward", lambda *_, out=out: out)
+            losses.append(loss(model, x, t)["loss"].item())
+        slopes.append(losses[1] - losses[0])
+    assert slopes[0] > 0 and slopes[1] == pytest.approx(slopes[0], rel=0.01)
 
 
 def test_top_down_network_runs_in_exact_integers():
