@@ -2,19 +2,24 @@
 
 import io
 import json
+import math
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latcodec import files, weights
 from latcodec.errors import LatcodecError, WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet
+from latcodec.latents import contexts
 
 CHECKPOINT = "checkpoint.pt"
 AVERAGE = "ema.pt"  # what export and --init need, convolutions as float16
 SHARED = ("g_a.", "g_s.", "h_a.")  # parts that mean the same in every codec
+
+NOISE_END = 0.003  # about where the input noise of NC-VAE ends, which its weights do not keep
 
 
 def read_checkpoint(path: Path, device: torch.device | str) -> dict:
@@ -74,7 +79,8 @@ def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:
     if path.suffix == ".safetensors":
         found = weights.load_file(path)
         tensors = {k.removeprefix("float."): torch.from_numpy(v) for k, v in found.tensors.items()}
-        return found.backend, found.config, tensors | _floats_of_integers(found)
+        integers = _floats_of_contexts(found) if found.backend == "nc-vae" else _floats_of_integers(found)
+        return found.backend, found.config, tensors | integers
     state = read_checkpoint(path, "cpu")
     if not isinstance(state.get("ema"), dict):
         raise WeightsError(f"{path}: neither weights nor a checkpoint: it has no averages")
@@ -95,12 +101,42 @@ def _floats_of_integers(found: weights.Weights) -> dict[str, Tensor]:
     return parameters
 
 
+def _floats_of_contexts(found: weights.Weights) -> dict[str, Tensor]:
+    """Parameters of NC-VAE's rate module from the integers that stand for it, and its functions of the rate."""
+    part = {k.removeprefix("contexts."): v.astype(np.float64) for k, v in found.tensors.items()}
+    latent, knots = found.config["latent"], found.config["knots"]
+
+    def at_knots(values: np.ndarray) -> np.ndarray:  # [256, C] of the rate indices -> [knots, C]
+        places, indices = np.linspace(0, len(values) - 1, knots), np.arange(len(values))
+        return np.stack([np.interp(places, indices, column) for column in values.T], 1)
+
+    def filled(values: np.ndarray) -> np.ndarray:  # channels without a mean have zeros
+        return np.concatenate([values, np.zeros((latent - len(values), *values.shape[1:]))])
+
+    log_unit = np.log(part["unit"] / 2**contexts.UNIT_BITS)
+    gain = found.tensors["float.y_log_gain"].astype(np.float64)
+    # What rounding made 0 starts half a unit large: the slope of a square is 0 there, and it could never learn.
+    root = {k: np.sqrt(part[k].clip(0.25) / 2**contexts.WEIGHT_BITS) for k in ("scale", "own_scale")}
+    parameters = {
+        "rate.scale_root": root["scale"],
+        "rate.own_scale_root": root["own_scale"].reshape(latent, -1),
+        "rate.mean": filled(part["mean"]).reshape(latent, part["mean"].shape[1], -1) / 2**contexts.MEAN_WEIGHT_BITS,
+        "rate.own_mean": filled(part["own_mean"]).reshape(latent, -1) / 2**contexts.MEAN_WEIGHT_BITS,
+        "y_log_std": (at_knots(log_unit) - gain).mean(0),
+        "log_floor": at_knots(np.log(part["floor"].clip(0.5) / 2**contexts.SIZE_BITS) - log_unit),
+        "log_slope": at_knots(np.log(part["slope"].clip(0.5) / 2**contexts.UNIT_BITS) - log_unit),
+    }
+    if found.config["input_noise"] == "trainable":
+        parameters["log_noise"] = np.array(math.log(NOISE_END))
+    return {name: torch.from_numpy(value).float() for name, value in parameters.items()}
+
+
 @torch.no_grad()
 def initialise(model: torch.nn.Module, codec: str, path: Path, prefixes: tuple[str, ...] = ("",)) -> tuple[int, int]:
     """Overwrite the model's tensors that `path`, weights or a checkpoint, has under the same name and shape.
 
     Of another codec only the transforms are taken. Returns how many were taken over and how many the model has. Raises
-    WeightsError, also if not one fits.
+    WeightsError, also if next to nothing fits.
     """
     of, _, found = stored(path)
     taken, state = 0, model.state_dict()
@@ -109,6 +145,8 @@ def initialise(model: torch.nn.Module, codec: str, path: Path, prefixes: tuple[s
         if wanted and name in found and found[name].shape == value.shape:
             value.copy_(found[name])
             taken += 1
-    if not taken and prefixes == ("",):
-        raise WeightsError(f"{path}: nothing in it, of {of or 'an unnamed codec'}, fits this {codec} network")
+    if taken < len(state) // 10 and prefixes == ("",):  # some biases fit every network
+        raise WeightsError(
+            f"{path}: {taken} of {len(state)} tensors of {of or 'an unnamed codec'} fit this {codec} network"
+        )
     return taken, len(state)

@@ -90,7 +90,7 @@ class Workers:
         try:
             call()
         except RuntimeError as error:  # torch.distributed.DistError is one
-            reason = (str(error).splitlines() or [""])[0][:160]
+            reason = (str(error).splitlines() or [""])[0].split("] ", 1)[-1].split(". ")[0][:160]
             raise Gone(f"process {self.rank} of {self.world}: another one has ended: {reason}") from None
 
 

@@ -166,8 +166,8 @@ def run(
         return step / settings.steps if settings.steps else elapsed / 60 / settings.minutes
 
     last_save = last_validation = elapsed
-    try:
-        with _signals(workers.alone) as caught:
+    with _signals(workers.alone) as caught:
+        try:
             while True:
                 elapsed, stopping = workers.agree(elapsed, bool(caught))
                 done = progress()
@@ -194,13 +194,13 @@ def run(
             if stopping:
                 raise Stopped(f"{out}: stopped at step {step}; {checkpoint.name} holds it; go on with --resume")
             validate()
-    except distributed.Gone as error:
-        save()
-        raise LatcodecError(f"{out}: {error}; {checkpoint.name} holds step {step}; go on with --resume") from None
-    finally:
-        stepper.close()
-        if record is not None:
-            record.close()
+        except distributed.Gone as error:
+            save()
+            raise LatcodecError(f"{out}: {error}; {checkpoint.name} holds step {step}; go on with --resume") from None
+        finally:
+            stepper.close()
+            if record is not None:
+                record.close()
     return checkpoint
 
 

@@ -29,7 +29,7 @@ BATCH = 8
 def pictures_of(model: torch.nn.Module) -> Iterator[list[Tensor]]:
     """Collects what the model's synthesis gives meanwhile: first the picture of `loss`, then others it may make."""
     found: list[Tensor] = []
-    original = model.synthesis
+    original, outer = model.synthesis, vars(model).get("synthesis")
 
     def synthesis(*given, **named):
         found.append(original(*given, **named))
@@ -40,6 +40,8 @@ def pictures_of(model: torch.nn.Module) -> Iterator[list[Tensor]]:
         yield found
     finally:
         del model.synthesis
+        if outer is not None:  # a collector around this one
+            model.synthesis = outer
 
 
 def objective(loss: Callable, metric: str, config: object) -> Callable:
