@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from latcodec.backends import search
 from latcodec.coding import Decoder, Encoder, Tables, ideal_bits
 from latcodec.container import Payload
-from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
+from latcodec.errors import DriftError, FormatError, WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
 from latcodec.models.hyperprior_context import (
     HYPER_STRIDE,
@@ -34,6 +34,7 @@ from latcodec.models.hyperprior_context import (
     ContextHyperprior,
     coding_order,
 )
+from latcodec.models.layers import logistic_bits
 from latcodec.models.precision import bf16_is_fast
 from latcodec.models.strips import in_strips
 from latcodec.weights import Weights
@@ -74,10 +75,7 @@ class Options:
     progress: Callable[[float], None] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.effort < len(search.STEPS):
-            raise OptionError(f"effort {self.effort} is outside 0 ... {len(search.STEPS) - 1}")
-        if not 0 <= self.max_seconds < math.inf:
-            raise OptionError(f"max_seconds {self.max_seconds} is not a time")
+        search.check(self.effort, self.max_seconds)
 
 
 @dataclass(frozen=True)
@@ -268,16 +266,19 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
 
 def _searched(model: Model, latents: Latents, options: Options, steps: int, start: float) -> Latents:
     model.network.load_state_dict(model.floats_of_integers(), strict=False)
-    x = torch.from_numpy(latents.image.astype(np.float32)).permute(2, 0, 1) / (
-        255 if latents.image.itemsize == 1 else 65535
-    )
-    deadline = start + options.max_seconds if options.max_seconds else math.inf
-    autocast = bf16_is_fast(model.device)
-    y, z = (v.detach().clone() for v in (latents.y, latents.z))  # clones of inference tensors can have gradients
-    y, z = search.refine(
-        model.network, x.to(model.device), y, z, options.rate_index, steps, autocast, deadline, options.progress
-    )
-    return Latents(y, z)
+    position = torch.tensor([options.rate_index / 255], device=model.device)
+    rate, autocast = model.network.at_rate(position), bf16_is_fast(model.device)
+
+    def transmit(now: tuple[torch.Tensor, ...], quantise: Callable) -> tuple[torch.Tensor, torch.Tensor]:
+        x_hat, prices = model.network.transmit(*now, rate, quantise, autocast)
+        return x_hat, sum(logistic_bits(symbols, sigma).sum() for _, symbols, sigma in prices)
+
+    found = search.refine(
+        transmit, search.picture(latents.image, model.device), (latents.y, latents.z),
+        (rate["y_log_gain"].exp(), rate["z_log_gain"].exp()), options.rate_index, steps,
+        start + options.max_seconds if options.max_seconds else math.inf, options.progress,
+    )  # fmt: skip
+    return Latents(*found)
 
 
 @torch.inference_mode()

@@ -7,21 +7,26 @@ and tables are integers, those of each rate index shipped with the weights.
 from __future__ import annotations
 
 import json
+import math
 import time
 import zlib
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from latcodec.backends import search
 from latcodec.coding import Decoder, Encoder, Tables, ideal_bits
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, WeightsError
 from latcodec.latents import contexts as ctx
-from latcodec.latents.adaptive import walk
+from latcodec.latents.adaptive import Step, walk
 from latcodec.latents.contexts import MEAN_BITS, Contexts
+from latcodec.models.layers import logistic_bits
 from latcodec.models.ncvae import IMAGE_STRIDE, NCVAE, PREDICTED, Config, groups_of
+from latcodec.models.precision import bf16_is_fast
 from latcodec.models.strips import in_strips
 from latcodec.weights import Weights
 
@@ -32,17 +37,28 @@ _PARTS = ("groups", "scale", "mean", "own_scale", "own_mean", "unit", "inverse_u
 
 @dataclass(frozen=True)
 class Options:
-    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5)."""
+    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
+
+    effort: 0 rounds, 1 rounds by rate and distortion, 2..9 search better latents, each in about twice the time of the
+    one before; max_seconds: of the search, 0 for no limit; progress: called with 0..1.
+    """
 
     rate_index: int
     verify: bool = True
+    effort: int = 0
+    max_seconds: float = 0.0
+    progress: Callable[[float], None] | None = None
+
+    def __post_init__(self) -> None:
+        search.check(self.effort, self.max_seconds)
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What the network says of one picture at every rate: y float32 [C, h, w]."""
+    """What the network says of one picture at every rate: y float32 [C, h, w]; the picture."""
 
     y: torch.Tensor
+    image: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -123,34 +139,106 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
     x = torch.from_numpy(image.astype(np.float32)).to(model.device).permute(2, 0, 1)[None] / peak
     down, right = -x.shape[2] % IMAGE_STRIDE, -x.shape[3] % IMAGE_STRIDE
     x = F.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
-    return Latents(in_strips(model.network.analysis, x, IMAGE_STRIDE, 1, _HALO)[0])
+    return Latents(in_strips(model.network.analysis, x, IMAGE_STRIDE, 1, _HALO)[0], image)
 
 
 @torch.inference_mode()
 def transcribe(
-    model: Model, latents: Latents, options: Options, coder, adaptive: bool = True
+    model: Model, latents: Latents, options: Options, coder, adaptive: bool = True, rounding: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise latents and put them into a coder: (symbols, means) of `walk`."""
+    """Quantise latents and put them into a coder: (symbols, means) of `walk`; rounding: see `search.round_by_price`."""
     gain = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))["gain"][0].cpu()
     # NaN and infinities of a strange picture must not reach the coder as undefined integers.
     scaled = torch.nan_to_num(latents.y.cpu() * gain).clamp(-(2**24), 2**24).numpy()
     nearest = np.rint(scaled).astype(np.int32)
     index, shape = options.rate_index, scaled.shape[1:]
-    return walk(model.contexts, model.tables, index, shape, coder, lambda step: step.pick(nearest), adaptive)
+
+    def by_price(step: Step) -> np.ndarray:
+        residual = step.sign * (step.pick(scaled) - step.centre)
+        chosen = search.round_by_price(residual.ravel(), step.rows.ravel(), model.tables, rounding)
+        return step.sign * chosen.reshape(residual.shape) + step.centre
+
+    choose = by_price if rounding else lambda step: step.pick(nearest)
+    return walk(model.contexts, model.tables, index, shape, coder, choose, adaptive)
 
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
-    """Quantise and entropy-code latents at one rate."""
+    """Quantise and entropy-code latents at one rate, with the effort that the options say."""
+    if not options.effort or latents.image is None:
+        return _code(model, latents, options)
+    start = time.perf_counter()
+    size, depth = latents.image.shape[:2], 8 * latents.image.itemsize
+    coded = search.best(
+        latents, latents.image, options.rate_index, options.effort,
+        lambda these, rounding: _code(model, these, replace(options, verify=False), rounding),
+        lambda one: synthesise(model, one.symbols, one.means, options.rate_index, size, False, depth),
+        lambda steps: _searched(model, latents, options, steps, start),
+    )  # fmt: skip
+    seconds = {"search": time.perf_counter() - start} | coded.seconds
+    if options.verify:
+        again = time.perf_counter()
+        _verify(model, coded, options.rate_index)
+        seconds["verify"] = time.perf_counter() - again
+    return replace(coded, seconds=seconds)
+
+
+def _searched(model: Model, latents: Latents, options: Options, steps: int, start: float) -> Latents:
+    model.network.load_state_dict(_floats_of_contexts(model), strict=False)
+    rate = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))
+    rate |= _rate_of_contexts(model, options.rate_index)
+    autocast = bf16_is_fast(model.device)
+
+    def transmit(now: tuple[torch.Tensor, ...], quantise: Callable) -> tuple[torch.Tensor, torch.Tensor]:
+        x_hat, found = model.network.transmit(*now, rate, quantise, autocast)
+        return x_hat, logistic_bits(found["symbols"] - found["mean"], found["sigma"]).sum()
+
+    found = search.refine(
+        transmit, search.picture(latents.image, model.device), (latents.y,), (rate["gain"],), options.rate_index, steps,
+        start + options.max_seconds if options.max_seconds else math.inf, options.progress,
+    )  # fmt: skip
+    return Latents(*found)
+
+
+def _floats_of_contexts(model: Model) -> dict[str, torch.Tensor]:
+    """Parameters of the rate module from the integers it became."""
+    contexts, latent = model.contexts, model.network.config.latent
+    scale, own_scale = (torch.from_numpy(v * 2.0**-ctx.WEIGHT_BITS) for v in (contexts.scale, contexts.own_scale))
+    mean, own_mean = (torch.from_numpy(v * 2.0**-ctx.MEAN_WEIGHT_BITS) for v in (contexts.mean, contexts.own_mean))
+    missing = latent - len(mean)
+    return {
+        "rate.scale_root": scale.sqrt().float(),
+        "rate.own_scale_root": own_scale.sqrt().flatten(1).float(),
+        "rate.mean": F.pad(mean.flatten(2), (0, 0, 0, 0, 0, missing)).float(),
+        "rate.own_mean": F.pad(own_mean.flatten(1), (0, 0, 0, missing)).float(),
+    }
+
+
+def _rate_of_contexts(model: Model, rate_index: int) -> dict[str, torch.Tensor]:
+    """unit, floor and slope of a rate from the integers they became, float32 [1, C, 1, 1]."""
+    unit, slope = (v[rate_index] * 2.0**-ctx.UNIT_BITS for v in (model.contexts.unit, model.contexts.slope))
+    floor = model.contexts.floor[rate_index] * 2.0**-ctx.SIZE_BITS
+    found = {"unit": unit, "floor": floor / unit, "slope": slope / unit}
+    return {k: torch.from_numpy(v).float().view(1, -1, 1, 1).to(model.device) for k, v in found.items()}
+
+
+def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.0) -> Coded:
     start = time.perf_counter()
     metered = Metered(Encoder(model.tables))
-    symbols, means = transcribe(model, latents, options, metered)
+    symbols, means = transcribe(model, latents, options, metered, rounding=rounding)
     stream = metered.encoder.finish()
-    crc = _crc(symbols, means)
     coded = time.perf_counter()
-    if options.verify and _crc(*_decode_integers(model, stream, options.rate_index, symbols.shape[1:])) != crc:
+    seconds = {"entropy": coded - start}
+    result = Coded((stream,), _crc(symbols, means), metered.bits, symbols, means, seconds)
+    if options.verify:
+        _verify(model, result, options.rate_index)
+        seconds["verify"] = time.perf_counter() - coded
+    return result
+
+
+def _verify(model: Model, coded: Coded, rate_index: int) -> None:
+    """Raise DriftError unless the stream decodes to the integers that were coded (law 5)."""
+    if _crc(*_decode_integers(model, coded.streams[0], rate_index, coded.symbols.shape[1:])) != coded.integers_crc:
         raise DriftError("the stream just written does not decode to the same integers on this machine")
-    seconds = {"entropy": coded - start, "verify": time.perf_counter() - coded}
-    return Coded((stream,), crc, metered.bits, symbols, means, seconds)
 
 
 def encode(model: Model, image: np.ndarray, options: Options) -> Coded:

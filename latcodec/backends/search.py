@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from latcodec.coding import Tables
-from latcodec.models.layers import logistic_bits
+from latcodec.errors import OptionError
 from latcodec.rates import distortion_weight, lambda_of_index
 
 TILE, MARGIN = 64, 8  # latents, multiples of those that share a hyper-latent
@@ -59,6 +59,20 @@ def best(latents, x: np.ndarray, rate_index: int, effort: int, code: Callable, s
     if STEPS[effort]:
         tries.append(tried(search(STEPS[effort]), 0.0))
     return min(tries, key=lambda one: one.price).coded
+
+
+def check(effort: int, max_seconds: float) -> None:
+    """Raise OptionError for what no search can do."""
+    if not 0 <= effort < len(STEPS):
+        raise OptionError(f"effort {effort} is outside 0 ... {len(STEPS) - 1}")
+    if not 0 <= max_seconds < math.inf:
+        raise OptionError(f"max_seconds {max_seconds} is not a time")
+
+
+def picture(image: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 or uint16 [H, W, 3] as float32 [3, H, W] in 0..1."""
+    peak = 65535 if image.dtype == np.uint16 else 255
+    return (torch.from_numpy(image.astype(np.float32)) / peak).permute(2, 0, 1).to(device)
 
 
 def error_weight(rate_index: int) -> float:
@@ -100,17 +114,21 @@ def soft_round(x: Tensor, temperature: float) -> Tensor:
     return low + torch.sigmoid((logit + noise) / temperature)
 
 
-def refine(
-    network, x: Tensor, y: Tensor, z: Tensor, rate_index: int, steps: int, autocast: bool = False,
-    deadline: float = math.inf, progress: Callable[[float], None] | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Latents whose plain rounding costs less, float32 like y [C, h, w] and z [Z, ceil(h/4), ceil(w/4)].
+Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
 
-    network: has `at_rate` and `transmit`; steps: of the optimiser; x: the picture, float32 [3, H, W] in 0..1, H and W
-    up to 16 times h and w; deadline: of time.perf_counter(), s, by which to come to an end; progress gets 0..1.
+
+def refine(
+    transmit: Transmit, x: Tensor, latents: tuple[Tensor, ...], gains: tuple[Tensor, ...], rate_index: int, steps: int,
+    deadline: float = math.inf, progress: Callable[[float], None] | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Latents whose plain rounding costs less, float32 like `latents`: y [C, h, w] and, if any, z [Z, h/4, w/4], up.
+
+    transmit(latents [1, ., ., .], quantise) -> (x_hat, bits), differentiable; gains: float32 [1, ., 1, 1], of steps a
+    unit of each; x: the picture, float32 [3, H, W] in 0..1, H and W up to 16 times h and w; steps: of the optimiser;
+    deadline: of time.perf_counter(), s, by which to come to an end; progress gets 0..1.
     """
-    y, z = y.clone(), z.clone()
-    every = list(_tiles(*y.shape[1:]))
+    found = tuple(one.detach().clone() for one in latents)  # clones of inference tensors can have gradients
+    every = list(_tiles(*found[0].shape[1:]))
     for number, tile in enumerate(every):
         if time.perf_counter() >= deadline:
             break
@@ -121,9 +139,9 @@ def refine(
 
         left = len(every) - number
         until = deadline if deadline == math.inf else time.perf_counter() + (deadline - time.perf_counter()) / left
-        _refine_tile(network, x, y, z, rate_index, steps, autocast, until, tell, tile)
+        _refine_tile(transmit, x, found, gains, rate_index, steps, until, tell, tile)
         tell(1.0)
-    return y, z
+    return found
 
 
 def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
@@ -133,26 +151,25 @@ def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
             yield top, min(height, top + TILE), left, min(width, left + TILE)
 
 
-def _refine_tile(network, x, y, z, rate_index, steps, autocast, deadline, tell, tile) -> None:
-    """Refine y and z in place inside a tile."""
+def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell, tile) -> None:
+    """Refine latents in place inside a tile."""
     top, bottom, left, right = tile
-    first_row, first_column = max(0, top - MARGIN), max(0, left - MARGIN)
-    last_row, last_column = min(y.shape[1], bottom + MARGIN), min(y.shape[2], right + MARGIN)
-    rows, columns = slice(first_row, last_row), slice(first_column, last_column)
-    hyper = tuple(slice(s.start // HYPER_STRIDE, -(-s.stop // HYPER_STRIDE)) for s in (rows, columns))
-    inner = torch.zeros(1, 1, last_row - first_row, last_column - first_column, device=y.device)
-    inner[:, :, top - first_row : bottom - first_row, left - first_column : right - first_column] = 1
-    inner_z = inner[:, :, ::HYPER_STRIDE, ::HYPER_STRIDE]
-    pixels = x[:, STRIDE * first_row : STRIDE * last_row, STRIDE * first_column : STRIDE * last_column][None]
-    height, width = pixels.shape[2:]
-
-    # Latents in steps of the quantiser, so that one learning rate fits all.
-    with torch.no_grad():
-        rate = {k: v.clone() for k, v in network.at_rate(torch.tensor([rate_index / 255], device=y.device)).items()}
-    y_gain, z_gain = rate["y_log_gain"].exp(), rate["z_log_gain"].exp()
-    v = (y[None, :, rows, columns] * y_gain).requires_grad_(True)
-    w = (z[None, :, hyper[0], hyper[1]] * z_gain).requires_grad_(True)
-    optimizer = torch.optim.Adam([v, w], LEARNING_RATE, betas=(0.9, 0.99))
+    height, width = latents[0].shape[1:]
+    outer = (max(0, top - MARGIN), min(height, bottom + MARGIN), max(0, left - MARGIN), min(width, right + MARGIN))
+    pixels = x[:, STRIDE * outer[0] : STRIDE * outer[1], STRIDE * outer[2] : STRIDE * outer[3]][None]
+    # Latents in steps of the quantiser, so that one learning rate fits all; only those inside the tile move.
+    variables, masks = [], []
+    for one, gain, stride in zip(latents, gains, (1, HYPER_STRIDE), strict=False):
+        rows, columns = _cells(outer, stride)
+        variables.append((one[None, :, rows, columns] * gain).requires_grad_(True))
+        mask = torch.zeros(1, 1, *variables[-1].shape[2:], device=one.device)
+        inside = _cells(tile, stride)
+        down, across = (
+            slice(i.start - o.start, i.stop - o.start) for i, o in zip(inside, (rows, columns), strict=True)
+        )
+        mask[:, :, down, across] = 1
+        masks.append(mask)
+    optimizer = torch.optim.Adam(variables, LEARNING_RATE, betas=(0.9, 0.99))
     weight = error_weight(rate_index)
     random = torch.random.get_rng_state()
     torch.manual_seed(0)
@@ -165,27 +182,24 @@ def _refine_tile(network, x, y, z, rate_index, steps, autocast, deadline, tell, 
         temperature = FIRST * (LAST / FIRST) ** at
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * at)))
-        x_hat, prices = network.transmit(
-            v / y_gain, w / z_gain, rate, lambda r, now=temperature: soft_round(r, now), autocast
-        )
-        bits = sum(logistic_bits(quantised, sigma).sum() for _, quantised, sigma in prices)
-        error = (x_hat[:, :, :height, :width] - pixels).square().sum()
+        now = tuple(v / gain for v, gain in zip(variables, gains, strict=True))
+        x_hat, bits = transmit(now, lambda r, temperature=temperature: soft_round(r, temperature))
+        error = (x_hat[:, :, : pixels.shape[2], : pixels.shape[3]] - pixels).square().sum()
         optimizer.zero_grad(set_to_none=True)
         (bits + weight * error).backward()
-        v.grad.mul_(inner)
-        w.grad.mul_(inner_z)
+        for variable, mask in zip(variables, masks, strict=True):
+            variable.grad.mul_(mask)
         optimizer.step()
         step += 1
         tell(min(1.0, at))
     torch.random.set_rng_state(random)
     with torch.no_grad():
-        target = (slice(None), slice(top, bottom), slice(left, right))
-        part = (
-            slice(None),
-            slice(top - first_row, bottom - first_row),
-            slice(left - first_column, right - first_column),
-        )
-        y[target] = (v / y_gain)[0][part]
-        z_part = [slice(s.start // HYPER_STRIDE, -(-s.stop // HYPER_STRIDE)) for s in part[1:]]
-        z_target = [slice(s.start // HYPER_STRIDE, -(-s.stop // HYPER_STRIDE)) for s in target[1:]]
-        z[:, z_target[0], z_target[1]] = (w / z_gain)[0][:, z_part[0], z_part[1]]
+        for one, variable, mask, gain, stride in zip(latents, variables, masks, gains, (1, HYPER_STRIDE), strict=False):
+            rows, columns = _cells(outer, stride)
+            one[:, rows, columns] = torch.where(mask > 0, variable / gain, one[None, :, rows, columns])[0]
+
+
+def _cells(box: tuple[int, int, int, int], stride: int) -> tuple[slice, slice]:
+    """Rows and columns, of latents that each stand for stride x stride of those that the box counts."""
+    top, bottom, left, right = box
+    return slice(top // stride, -(-bottom // stride)), slice(left // stride, -(-right // stride))

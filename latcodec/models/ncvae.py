@@ -28,6 +28,7 @@ not touch the rate, and the Lagrangian of the clean picture can only gain from l
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -224,6 +225,24 @@ class NCVAE(nn.Module):
             h = self.g_s[1:-1](self.decoder_blocks(h))
         return self.g_s[-1](h.float()) + 0.5
 
+    def transmit(
+        self, y: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor], autocast: bool = False
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the decoder makes of latents y, float32 [B, C, h, w], and what its symbols are coded with.
+
+        quantise: scaled latents -> symbols, or something softer. Returns x_hat [B, 3, 16 h, 16 w] and "scaled",
+        "symbols", their "mean" and the standard deviation "sigma" of their logistic, all in steps, like y.
+        """
+        scaled = y * rate["gain"]
+        symbols = quantise(scaled)
+        mean, spread = self.rate(symbols / rate["unit"])
+        mean = mean * rate["unit"]
+        sigma = (rate["floor"] + rate["slope"] * spread) * rate["unit"]
+        sigma = lower_bound(sigma, SIGMA_MIN).clamp_max(SIGMA_MAX)
+        drawn = symbols + rate["recentre"] * (mean - symbols).clamp(-0.5, 0.5)
+        x_hat = self.synthesis(drawn * rate["inverse_gain"], autocast)
+        return x_hat, {"scaled": scaled, "symbols": symbols, "mean": mean, "sigma": sigma}
+
     def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
         """x float32 [B, 3, H, W] (multiples of 16), t float32 [B] -> x_hat, y_bits [B], and symbols, mean, sigma, y.
 
@@ -235,14 +254,8 @@ class NCVAE(nn.Module):
             y = self.analysis(x + self.input_noise() * torch.randn_like(x), autocast)
         else:
             y = self.analysis(x, autocast)
-        scaled = y * rate["gain"]
-        symbols = round_straight_through(scaled)
-        mean, spread = self.rate(symbols / rate["unit"])
-        mean = mean * rate["unit"]
-        sigma = (rate["floor"] + rate["slope"] * spread) * rate["unit"]
-        sigma = lower_bound(sigma, SIGMA_MIN).clamp_max(SIGMA_MAX)
-        drawn = symbols + rate["recentre"] * (mean - symbols).clamp(-0.5, 0.5)
-        x_hat = self.synthesis(drawn * rate["inverse_gain"], autocast)
+        x_hat, found = self.transmit(y, rate, round_straight_through, autocast)
+        scaled, symbols, mean, sigma = (found[k] for k in ("scaled", "symbols", "mean", "sigma"))
         coded = scaled + torch.rand_like(scaled) - 0.5 if noise else symbols
         bits = logistic_bits(coded - mean, sigma).sum((1, 2, 3))
         return {"x_hat": x_hat, "y_bits": bits, "symbols": symbols, "mean": mean, "sigma": sigma, "y": y}
