@@ -166,6 +166,9 @@ def run(
         return step / settings.steps if settings.steps else elapsed / 60 / settings.minutes
 
     last_save = last_validation = elapsed
+    if settings.init is not None and not resumes:
+        validate()  # what there is to improve on
+        meter.restart()
     with _signals(workers.alone) as caught:
         try:
             while True:
