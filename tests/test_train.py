@@ -355,7 +355,7 @@ def test_exported_weights_encode_and_decode(pictures, tmp_path):
     assert index["tiny.safetensors"]["command"] == "latcodec train tiny"
     image = photographs.astronaut()[60:130, 180:270]
     for place in (out, out.parent):
-        whole = codec.encode(image, lmbda=0.5, weights=str(place), device="cpu")
+        whole = codec.encode(image, codec="hyperprior", lmbda=0.5, weights=str(place), device="cpu")
         decoded = codec.decode(whole, weights=str(place), device="cpu")
         assert decoded.shape == image.shape
         assert np.square(decoded.astype(float) - image).mean() < 0.5 * image.var()

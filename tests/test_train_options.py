@@ -224,12 +224,14 @@ def test_fine_tuned_weights_are_others_and_encode(pictures, tmp_path):
     start = first / "hyperprior.safetensors"
     said = invoke("train", str(pictures), "-o", str(second), *common, "--init", str(start))
     assert "48 of 48 tensors taken over" in said
+    assert [row["step"] for row in read_lines(second / "log.jsonl")] == [0, 2]  # what there was to improve on, first
     one, two = (json.loads((out / "index.json").read_text())["hyperprior.safetensors"] for out in (first, second))
     assert one["id"] != two["id"] and "--init hyperprior.safetensors" in two["command"]
     assert one["config"] == two["config"]
     tuned = second / "hyperprior.safetensors"
     coded, decoded = tmp_path / "0.lc", tmp_path / "0.png"
-    invoke("encode", str(pictures / "0.png"), "-o", str(coded), "--weights", str(tuned))
+    named = ["--codec", "hyperprior", "--weights", str(tuned)]
+    invoke("encode", str(pictures / "0.png"), "-o", str(coded), *named)
     assert two["id"] in invoke("info", str(coded))
     invoke("decode", str(coded), "-o", str(decoded), "--weights", str(tuned))
     with Image.open(decoded) as image:
@@ -362,6 +364,30 @@ def test_the_feeder_gives_what_the_crops_give_whatever_it_prepared(pictures):
     for feeder in (*feeders, places):
         assert feeder.waited_s > 0
         feeder.close()
+
+
+def test_crops_cut_on_a_device_are_those_cut_here(pictures):
+    training, _ = data.load([str(pictures)], 64)
+    crops = data.Crops(training, 2)
+    places, _ = crops.plan(7, 9, 64)
+    on_device = data.DevicePictures(training, torch.device("cpu")).crop(torch.from_numpy(places), 64)
+    assert torch.equal((on_device * 255).round().byte(), torch.from_numpy(crops.cut(places, 64)))
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_is_the_plain_one_on_cuda(pictures, tmp_path, monkeypatch):
+    """Whether crops are cut on the device or here; to what the order of sums makes of it in a few steps."""
+    wanted = {"steps": 6, "device": "cuda", "lr": 1e-3}
+    states = {"recorded": trained(given(pictures, tmp_path / "recorded", **wanted))[0]["model"]}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *given: (0, 0))
+    states["cut here"] = trained(given(pictures, tmp_path / "here", **wanted))[0]["model"]
+    monkeypatch.setattr("latcodec.train.step.Stepper._capture", lambda *given: 1 / 0)
+    states["plain"] = trained(given(pictures, tmp_path / "plain", **wanted))[0]["model"]
+    start = trained(given(pictures, tmp_path / "start", **wanted, stop_at_step=0))[0]["model"]
+    vectors = {k: torch.cat([v.float().ravel() for v in state.values()]) for k, state in states.items()}
+    way = (vectors["plain"] - torch.cat([v.float().ravel() for v in start.values()])).norm()
+    for vector in vectors.values():
+        assert (vector - vectors["plain"]).norm() < 0.2 * way
 
 
 def test_a_slow_disk_is_waited_for_and_shown(pictures, tmp_path, monkeypatch):

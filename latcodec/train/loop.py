@@ -22,7 +22,7 @@ from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.train import data, diagnostics, distributed
 from latcodec.train.checkpoint import AVERAGE, CHECKPOINT, initialise, load_into, read_checkpoint, stored, write_all
 from latcodec.train.meter import Meter
-from latcodec.train.objective import evaluate, objective, reconstructions
+from latcodec.train.objective import BATCH, evaluate, objective, reconstructions
 from latcodec.train.optimizer import MuonAdam
 from latcodec.train.record import SHOWN_CROPS, Record
 from latcodec.train.settings import EXACT, TrainSettings, check, config_of, parts_of
@@ -141,8 +141,12 @@ def run(
             write_all(state, out)
 
     def validate() -> None:
-        if record is None:
-            return
+        if record is not None:
+            with _memory(BATCH, settings.final_patch, step):
+                _validate()
+            show(out)
+
+    def _validate() -> None:
         trained = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(ema)
         try:
@@ -155,7 +159,6 @@ def run(
         finally:
             model.load_state_dict(trained)
         report("validation " + " ".join(f"{r['bpp']:.3f}/{r['psnr_db']:.2f}" for r in rows))
-        show(out)
 
     stepper = Stepper(
         model, loss, optimizer, ema, crops, device, autocast, settings.seed, settings.compile, workers, report
