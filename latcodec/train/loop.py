@@ -19,6 +19,7 @@ import torch
 
 from latcodec.codec import pick_device
 from latcodec.errors import LatcodecError, OptionError, WeightsError
+from latcodec.models.precision import bf16_is_fast
 from latcodec.train import data, diagnostics, distributed
 from latcodec.train.checkpoint import AVERAGE, CHECKPOINT, initialise, load_into, read_checkpoint, stored, write_all
 from latcodec.train.meter import Meter
@@ -36,20 +37,6 @@ DIAGNOSED_T = 0.5
 
 class Stopped(LatcodecError):
     """A signal ended the run; its checkpoint was written."""
-
-
-def bf16_is_fast(device: torch.device) -> bool:
-    """bf16 pays on CUDA and on CPUs with bf16 dot products; elsewhere it is emulated and slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and "avx512_bf16" in _cpu_flags()
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
 
 
 def _learning_rate(progress: float, settings: TrainSettings) -> float:
@@ -94,12 +81,12 @@ def run(
     optimizer = MuonAdam(model, settings.lr)
     out.mkdir(parents=True, exist_ok=True)
 
-    training, held_out = workers.first_alone(
-        lambda: data.load(
-            list(settings.data), settings.final_patch, settings.cache, spill=out / "decoded",
-            room=data.free_memory() // (2 * workers.local_world), say=workers.say(report),
-        )
-    )  # fmt: skip
+    def decoded() -> tuple[list, list]:
+        room = data.free_memory() // (2 * workers.local_world)
+        paths, side = list(settings.data), settings.final_patch
+        return data.load(paths, side, settings.cache, spill=out / "decoded", room=room, say=report)
+
+    training, held_out = workers.first_alone(decoded) if settings.cache else decoded()
     crops = data.Crops(training, settings.seed, settings.t_range())
     validation = data.validation_crops(held_out or training[:8], settings.final_patch)
     pictures = data.digest(training)
