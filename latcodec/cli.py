@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from latcodec import __version__, files, sharding, wording
+from latcodec import __version__, backends, files, sharding, wording
 from latcodec.batch import Done, Manners
 from latcodec.cli_bench import bench
 from latcodec.cli_jobs import decided, meter, run
@@ -87,7 +87,7 @@ def cli() -> None:
 @cli.command(epilog=EPILOG)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", metavar="OUT", help="File, folder or -; name.lc beside the input otherwise.")
-@click.option("--codec", "codec_name", default="hyperprior", show_default=True, metavar="NAME")
+@click.option("--codec", "codec_name", default=backends.DEFAULT, show_default=True, metavar="NAME")
 @click.option("-O", "options", multiple=True, metavar="KEY=VALUE", help="An option of the codec; may be repeated.")
 @click.option(
     "--effort", type=click.IntRange(0, 9), metavar="0...9", help="More time for smaller files, if the codec can."

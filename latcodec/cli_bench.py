@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from latcodec import files, sharding, wording
+from latcodec import backends, files, sharding, wording
 from latcodec.errors import LatcodecError, OptionError
 
 
@@ -20,7 +20,7 @@ from latcodec.errors import LatcodecError, OptionError
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option(
     "--codecs",
-    default="hyperprior",
+    default=backends.DEFAULT,
     show_default=True,
     metavar="LIST",
     help="Comma-separated, with options: vbq:quantizer=uniform,pln:kappa=16; all, or none.",

@@ -36,7 +36,7 @@ class EncodeSettings:
     folder, None for the usual places. strip leaves ICC, EXIF, XMP out.
     """
 
-    codec: str = "hyperprior"
+    codec: str = backends.DEFAULT
     lmbda: float | None = None
     quality: float | None = None
     bpp: float | None = None

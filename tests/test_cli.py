@@ -23,7 +23,7 @@ from stand_ins import (
 )
 
 import latcodec
-from latcodec import cli, container
+from latcodec import backends, cli, container
 from latcodec.errors import FormatError, OptionError
 
 
@@ -107,7 +107,7 @@ def test_effort_and_ignore_checksum_reach_the_codec(run, seen):
 def test_the_default_is_no_rate_at_all(run, seen):
     run("encode", "a.png")
     settings = next(args[1] for name, args, _ in seen if name == "encode_picture")
-    assert settings == EncodeSettings("hyperprior", None, None, None, None, None, "auto", None, True, False)
+    assert settings == EncodeSettings(backends.DEFAULT, None, None, None, None, None, "auto", None, True, False)
 
 
 RATES = {"--lambda": "2", "-q": "50", "--bpp": "0.5", "--psnr": "35", "--size": "1000"}

@@ -24,16 +24,17 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF tiff:Orientation="6"/></x:x
 def weights(tmp_path_factory):
     """A folder with untrained weights."""
     torch = pytest.importorskip("torch")
-    from latcodec.backends import hyperprior
-    from latcodec.models.hyperprior import Config, Hyperprior
+    from latcodec.backends import DEFAULT, hyperprior_context
+    from latcodec.models.hyperprior_context import Config, ContextHyperprior
     from latcodec.train.tables import logistic_tables
     from latcodec.weights import save
 
     torch.manual_seed(0)
-    network = Hyperprior(Config(widths=(4, 4, 4), latent=8, hyper_width=8, hyper_latent=4, knots=2)).eval()
+    config = Config(widths=(4, 4, 4), latent=8, hyper_width=8, hyper_latent=4, context_width=4, knots=2)
+    network = ContextHyperprior(config).eval()
     folder = tmp_path_factory.mktemp("weights")
-    tensors = hyperprior.export(network, logistic_tables(hyperprior.sigmas()))
-    save(folder / "small.safetensors", "hyperprior", hyperprior.stored_config(network), "none", tensors)
+    tensors = hyperprior_context.export(network, logistic_tables(hyperprior_context.sigmas()))
+    save(folder / "small.safetensors", DEFAULT, hyperprior_context.stored_config(network), "none", tensors)
     return folder
 
 
@@ -185,7 +186,7 @@ def test_rate_options(photo):
     assert saved(photo) == saved(photo, lmbda=1)
     assert len(saved(photo, size_bytes=sizes[1])) <= sizes[1]
     assert 8 * len(saved(photo, bpp=8 * sizes[1] / (61 * 47))) / (61 * 47) <= 8 * sizes[1] / (61 * 47)
-    assert saved(photo, codec="hyperprior", optimize=True) == saved(photo)
+    assert saved(photo, codec="hyperprior-context", optimize=True) == saved(photo)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         saved(photo, size_bytes=1)

@@ -33,7 +33,9 @@ BACKENDS = (
     Backend(2, "vbq", "latcodec.backends.vbq"),
     Backend(3, "pln", "latcodec.backends.pln"),
     Backend(4, "nc-vae", "latcodec.backends.ncvae"),
+    Backend(5, "hyperprior-context", "latcodec.backends.hyperprior_context"),
 )
+DEFAULT = "hyperprior-context"
 
 
 def by_name(name: str) -> Backend:
