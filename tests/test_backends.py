@@ -293,7 +293,7 @@ def _rates_changed(name):
     def change(model):
         table = getattr(model.rates, name).copy()
         table[:, 0] += 1
-        if name in ("mean_gain", "scale_offset", "context_gain"):  # a unit is less than the rounding of most means and rows
+        if name in ("mean_gain", "scale_offset", "context_gain"):  # a unit is less than most roundings
             table += table // 50
         model.rates = replace(model.rates, **{name: table})
 
