@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import torch
@@ -80,6 +81,12 @@ class Workers:
         made = make() if self.speaks else None
         self._ask(torch.distributed.barrier)
         return made if self.speaks else make()
+
+    def part(self) -> None:
+        """Wait for all at the end of a run: who leaves early tears connections down that others still have."""
+        if not self.alone:
+            with suppress(Gone):
+                self._ask(torch.distributed.barrier)
 
     def close(self) -> None:
         """Leave the group."""

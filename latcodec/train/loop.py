@@ -187,6 +187,7 @@ def run(
             if stopping:
                 raise Stopped(f"{out}: stopped at step {step}; {checkpoint.name} holds it; go on with --resume")
             validate()
+            workers.part()
         except distributed.Gone as error:
             save()
             raise LatcodecError(f"{out}: {error}; {checkpoint.name} holds step {step}; go on with --resume") from None
