@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
-from latcodec import report_crops, report_tables
-from latcodec.report_labels import COLOURS
+from latcodec import report_crops, report_frame, report_tables
 from latcodec.report_tables import HEADINGS, Entry, number, seconds
 from latcodec.wording import bytes_for_people
 
@@ -21,17 +19,9 @@ PARTS = (
 
 def render(results: dict, entries: Sequence[Entry], charts, speed, flips, pictures, names: Sequence[str]) -> str:
     """The whole page as HTML that refers to nothing outside its folder; every name in it is escaped."""
-    import jinja2
-    from markupsafe import Markup
-
-    here = Path(__file__).parent
-    parts = {kind: (here / f"report_page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
-    strict = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     rows, how_many = results["rows"], max((len(flip.images) for flip in flips), default=0)
-    return strict.from_string(parts["html"]).render(
-        css=Markup(parts["css"]),
-        js=Markup(parts["js"]),
-        colours=Markup(_colours()),
+    return report_frame.render(
+        "report_page.html",
         pictures=len({row["file"] for row in rows}),
         kodak=results.get("dataset") == "kodak",
         published=bool(results.get("published")),
@@ -52,11 +42,6 @@ def render(results: dict, entries: Sequence[Entry], charts, speed, flips, pictur
         how=_how(results),
         files=names,
     )
-
-
-def _colours() -> str:
-    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in COLOURS.items()) for i in (0, 1))
-    return f":root{{{light}}}\n@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
 
 
 def _date(text: str | None) -> str:

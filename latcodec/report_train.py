@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from latcodec import files, report_curves, report_page
+from latcodec import files, report_curves, report_frame
 from latcodec.report_labels import COLOURS, Point, Series
 from latcodec.report_tables import number
 
@@ -31,8 +31,9 @@ def write(folder: Path) -> Path:
     folder = Path(folder)
     curves, log = _lines(folder / "curves.jsonl"), _lines(folder / "log.jsonl")
     about = json.loads((folder / "run.json").read_text())
-    page = _render(
-        settings=about["settings"],
+    page = report_frame.render(
+        "report_train.html",
+        codec=about["settings"]["codec"],
         held_out=about["held_out"],
         facts=_facts(about, curves),
         panels=_panels(curves),
@@ -40,24 +41,12 @@ def write(folder: Path) -> Path:
         table=_last(log),
         columns=_crops(folder / "crops"),
         channels=_channels(folder / "channels.json"),
-        config=about["config"],
+        settings=_settings(about),
     )
     path = folder / "report.html"
     with files.open_output(path, force=True) as file:
         file.write(page.encode(errors="backslashreplace"))
     return path
-
-
-def _render(**parts) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    here = Path(__file__).parent
-    own, css, js = ((here / name).read_text(encoding="utf-8") for name in
-                    ("report_train.html", "report_page.css", "report_page.js"))  # fmt: skip
-    strict = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    common = {"css": Markup(css), "js": Markup(js), "colours": Markup(report_page._colours())}
-    return strict.from_string(own).render(**common, **parts)
 
 
 def _lines(path: Path) -> list[dict]:
@@ -80,18 +69,39 @@ def _some(items: Sequence, most: int) -> list:
 def _facts(about: dict, curves: list[dict]) -> list[tuple[str, str]]:
     """What the head of the page says of the run."""
     settings, last = about["settings"], curves[-1] if curves else {}
-    budget = f"{settings['steps']} steps" if settings["steps"] else f"{settings['minutes']:g} min"
+    budget = _counted(settings["steps"], "step") if settings["steps"] else f"{settings['minutes']:g} min"
     facts = [("step", f"{last.get('step', 0)} of {budget}"), ("trained for", f"{last.get('minutes', 0):.1f} min")]
     recent = curves[-10:]
     if recent:
         speed = sum(row["pictures_per_s"] for row in recent) / len(recent)
         waiting = sum(row["data_share"] for row in recent) / len(recent)
         facts += [("pictures a second", f"{speed:.3g} of {last['side_px']} px"), ("waiting for data", f"{waiting:.1%}")]
-    held_out = about["held_out"] or "none, the first 8 instead"
+    held_out = about["held_out"] or f"none, {'the first 8' if about['pictures'] > 8 else 'all'} instead"
     facts += [("pictures", f"{about['pictures']} of {about['megapixels']:.0f} MP"), ("held out", f"{held_out}"),
               ("parameters", f"{about['parameters'] / 1e6:.2f} M"), ("device", about["device"])]  # fmt: skip
     facts += [("processes", str(about["processes"]))] if about["processes"] > 1 else []
     return facts
+
+
+def _settings(about: dict) -> list[tuple[str, str]]:
+    """What the run was told, except for what is off, and its network: names and values as text."""
+
+    def text(value: object) -> str:
+        if isinstance(value, list):
+            return ", ".join(" = ".join(one) if isinstance(one, list) else str(one) for one in value)
+        return "yes" if value is True else str(value)
+
+    told = [
+        (name, text(value))
+        for name, value in about["settings"].items()
+        if value is not None and value is not False and value != []
+    ]
+    return [*told, ("network", ", ".join(f"{name} = {value}" for name, value in about["config"].items()))]
+
+
+def _counted(count: int, thing: str) -> str:
+    """1 step, 2 steps"""
+    return f"{count} {thing}{'s' if count != 1 else ''}"
 
 
 def _panels(curves: list[dict]) -> list[dict]:
@@ -184,7 +194,7 @@ def _validations(log: list[dict]) -> dict | None:
         low, high = row["validation"][0]["psnr_db"], row["validation"][-1]["psnr_db"]
         ends.append(f"step {row['step']} from {low:.1f} to {high:.1f} dB")
     alt = f"PSNR against bits a pixel: {', '.join(ends)}"
-    return {**drawn, "alt": alt, "steps": [row["step"] for row in chosen]}
+    return {**drawn, "alt": alt, "steps": [row["step"] for row in chosen], "legend": []}
 
 
 def _last(log: list[dict]) -> dict | None:
@@ -249,7 +259,7 @@ def _channels(path: Path) -> dict | None:
              f"{row['variance_of_mean']:.3g}", "yes" if row["active"] else "no")
             for row in rows
         ]  # fmt: skip
-        about = f"{level['active']} of {len(rows)} channels active, {level['kl_bits']:.3f} bits of KL and "
+        about = f"{level['active']} of {_counted(len(rows), 'channel')} active, {level['kl_bits']:.3f} bits of KL and "
         about += f"{level['mi_bits']:.3f} of mutual information a channel and place; {level['prior']} prior"
         levels.append({"name": name, "about": about, "rows": cells})
     return {

@@ -110,6 +110,30 @@ def test_a_page_of_little(tmp_path, finished):
     assert "Curves</h2>" in report_train.write(tmp_path).read_text()
 
 
+def test_folders_of_the_machine_are_not_told(tmp_path, finished, pictures):
+    text, told = (finished / "report.html").read_text(), (finished / "run.json").read_text()
+    assert str(finished.parent) not in text + told
+    assert json.loads(told)["settings"]["data"] == [pictures.name]
+    settings = {"data": ["../mine/", "/home/someone/pictures", "/"], "out": "/home/someone/run", "cache": None,
+                "init": "weights/a.safetensors", "codec": "/not/a/path"}  # fmt: skip
+    Record(tmp_path, 0, {"settings": settings, "device": "CPU"}).close()
+    assert json.loads((tmp_path / "run.json").read_text()) == {
+        "settings": settings | {"data": ["../mine/", "pictures", "/"], "out": "run"}, "device": "CPU",
+    }  # fmt: skip
+
+
+def test_settings_and_counts_are_words(tmp_path, finished):
+    about = json.loads((finished / "run.json").read_text())
+    about |= {"held_out": 0, "pictures": 1}
+    about["settings"] |= {"steps": 1, "lambda_range": [0.5, 2.0], "compile": True, "resume": False, "seed": 0}
+    Record(tmp_path, 0, about).close()
+    text = " ".join(re.sub("<[^>]*>", " ", report_train.write(tmp_path).read_text()).split())
+    assert "0 of 1 step trained" in text and "held out none, all instead" in text
+    assert "lambda_range 0.5, 2.0 " in text and "compile yes " in text and "seed 0 " in text
+    assert "options widths = 8,12,16, latent = 16, " in text and " network widths = [8, 12, 16], " in text
+    assert " resume " not in text and " init " not in text
+
+
 def test_resuming_drops_what_is_beyond_the_checkpoint(tmp_path):
     first = Record(tmp_path, 0, {})
     for step in (1, 2, 3):

@@ -1,6 +1,6 @@
 """What a run writes beside its checkpoint, for people and for the report: plain files in its folder.
 
-run.json              settings, Config, data, device of the run as it last started
+run.json              settings, Config, data, device of the run as it last started; of absolute paths the last part
 curves.jsonl          every few seconds of steps: "step", "minutes", means of what the loss tells, "lr", "norm", speeds
 log.jsonl             every validation: "step", "minutes", "validation": one dictionary a rate
 crops/STEP.npz        the same few validation crops: "original" uint8 [n, 3, s, s], "shown" uint8 [2, n, 3, s, s] at the
@@ -21,6 +21,7 @@ from latcodec import files
 
 LOG, CURVES, RUN, CHANNELS, CROPS = "log.jsonl", "curves.jsonl", "run.json", "channels.json", "crops"
 SHOWN_CROPS, SHOWN_PX = 3, 128
+PATHS = ("data", "out", "cache", "init")  # of the settings
 FOR_PEOPLE = {"bpp": "rate/bpp", "psnr_db": "distortion/psnr_db", "ms_ssim": "distortion/ms_ssim"}
 
 
@@ -34,7 +35,7 @@ class Record:
         for path in sorted((out / CROPS).glob("*.npz")):
             if path.stem.isdigit() and int(path.stem) > step:
                 path.unlink()
-        self._replace(RUN, (json.dumps(about, indent=2) + "\n").encode())
+        self._replace(RUN, (json.dumps(_for_others(about), indent=2) + "\n").encode())
         self._board = _tensorboard(out / "tensorboard", step)
 
     def curve(self, step: int, minutes: float, numbers: dict[str, float]) -> None:
@@ -89,6 +90,20 @@ def read_lines(path: Path) -> list[dict]:
             except ValueError:
                 continue
     return rows
+
+
+def _for_others(about: dict) -> dict:
+    """What is said of a run without the folders of its machine: relative paths as they were given, names of others."""
+
+    def name(path: str) -> str:
+        return (Path(path).name or path) if Path(path).is_absolute() else path
+
+    settings = dict(about.get("settings", {}))
+    for key in settings.keys() & set(PATHS):
+        value = settings[key]
+        if value is not None:
+            settings[key] = name(value) if isinstance(value, str) else [name(path) for path in value]
+    return about | ({"settings": settings} if settings else {})
 
 
 def _keep_until(path: Path, step: int) -> None:
