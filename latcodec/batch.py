@@ -26,20 +26,25 @@ class Manners:
 
 @dataclass(frozen=True)
 class Done:
-    """What one input came to: a record for --json, a line for a person, more of it for -v, and what was dropped."""
+    """What one input came to: a record for --json, a line for a person, more of it for -v, and what was dropped.
+
+    error: what was asked for and could not be had, although there is an output; the input counts as failed.
+    """
 
     record: dict[str, Any]
     line: str
     details: str = ""
     notes: Sequence[str] = field(default=())
+    error: LatcodecError | None = None
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What a run came to: inputs, those that failed, and the bytes of those that did not."""
+    """What a run came to: inputs, those that failed, those left alone, and the bytes of what was written."""
 
     jobs: int
     failures: int
+    skipped: int
     bytes_in: int
     bytes_out: int
 
@@ -54,17 +59,25 @@ def run_jobs(
     advance: Callable[[], None] = lambda: None,
     merge: Callable[[Tally], Tally | None] = lambda tally: tally,
 ) -> int:
-    """Do every job, say what each came to, and return how many failed.
+    """Do every job but those to skip, say what each came to, and return how many failed.
 
     say: prints a line for a person; put: a line of output; advance: is called after each job. merge: makes of this
     process's tally that of all processes, or None where another one adds up: then nothing failed here.
     Errors made on purpose, of the system and of memory are failures of one input. Any other exception is a bug and
     leaves, and so does a closed pipe, for nobody is there to read the rest.
     """
-    failures, bytes_in, bytes_out, start = 0, 0, 0, time.perf_counter()
+    failures, skipped, bytes_in, bytes_out, start = 0, 0, 0, 0, time.perf_counter()
     for job in jobs:
         name = job.source_name
         record = {"input": name} | ({"output": job.target_name} if manners.transform else {})
+        if job.skip:
+            skipped += 1
+            if manners.json:
+                put(json_line(record | {"ok": True, "skipped": True}))
+            elif manners.verbose:
+                say(f"{name} -> {job.target_name}  exists, skipped")
+            advance()
+            continue
         try:
             done = work(job)
         except BrokenPipeError:
@@ -77,8 +90,12 @@ def run_jobs(
         else:
             bytes_in += done.record.get("bytes_in", 0)
             bytes_out += done.record.get("bytes_out", 0)
+            outcome = {"ok": True}
+            if done.error is not None:
+                failures += 1
+                outcome = {"ok": False, "error": type(done.error).__name__, "message": message(done.error)}
             if manners.json:
-                put(json_line(record | {"ok": True} | done.record))
+                put(json_line(record | outcome | done.record))
             elif not manners.transform:
                 put(f"{name}: {done.line}")
             elif not manners.quiet:
@@ -87,12 +104,17 @@ def run_jobs(
                     say(f"  {detail}")
                 for note in done.notes:
                     say(f"latcodec: {name}: note: {note}")
+            if done.error is not None:
+                say(f"latcodec: {message(done.error, name)}")
         advance()
-    tally = merge(Tally(len(jobs), failures, bytes_in, bytes_out))
+    tally = merge(Tally(len(jobs), failures, skipped, bytes_in, bytes_out))
     if tally is None:
         return 0
-    if tally.jobs > 1 and (tally.failures or (manners.transform and not manners.quiet and not manners.json)):
+    talks = manners.transform and not manners.quiet and not manners.json
+    if (tally.jobs > 1 or tally.skipped) and (tally.failures or talks):
         size = f", {sizes(tally.bytes_in, tally.bytes_out)}" if manners.transform else ""
-        counts = f"{tally.jobs - tally.failures} of {tally.jobs} files done, {tally.failures} failed"
+        succeeded = tally.jobs - tally.failures - tally.skipped
+        counts = f"{succeeded} of {tally.jobs} file{'s' if tally.jobs != 1 else ''} done, {tally.failures} failed"
+        counts += f", {tally.skipped} skipped" if tally.skipped else ""
         say(f"latcodec: {counts}{size}, {time.perf_counter() - start:.1f} s")
     return tally.failures

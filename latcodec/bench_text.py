@@ -88,9 +88,11 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def readme_part(results: dict, figure: str) -> str:
     """What stands between README's markers: where it was made, the figure, sizes at equal quality, times, each rate."""
     env, anchors, codecs = results["environment"], list(results["anchors"]), list(results["codecs"])
-    pictures = "The 24 Kodak pictures" if results["published"] else f"{len(results['pictures'])} pictures"
+    count = len(results["pictures"])
+    pictures = "The 24 Kodak pictures" if results["published"] else f"{count} picture{'s' if count != 1 else ''}"
+    means = ", means over the pictures" if count != 1 else ""
     threads = f"{env['threads']} thread{'s' if env['threads'] != '1' else ''}"
-    where = f"{pictures}, whole files, means over the pictures; made by `{anywhere(results['command'])}` on "
+    where = f"{pictures}, whole files{means}; made by `{anywhere(results['command'])}` on "
     where += f"{env['CPU']}, {threads}, device {env['device']}."
     what = "Bits at equal PSNR (BD-rate): less than zero is smaller than the codec above the column. Seconds a picture "
     what += "are medians over all settings; memory is what a call holds beyond libraries and weights."

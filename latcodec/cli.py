@@ -18,11 +18,12 @@ from latcodec.cli_bench import bench
 from latcodec.cli_jobs import decided, meter, run
 from latcodec.cli_long import train
 from latcodec.container import MAGIC, MAX_PIXELS
-from latcodec.errors import LatcodecError, OptionError
+from latcodec.errors import LatcodecError, OptionError, TargetError
 
 EPILOG = """\b
-Exit codes: 0 all done; 1 at least one input failed; 2 the command was refused before any work;
-130 interrupted. Data and --json go to stdout, everything for people to stderr. "-" is stdin or stdout."""
+Exit codes: 0 all done; 1 at least one input failed, or its file misses the --bpp, --psnr or --size;
+2 the command was refused before any work; 130 interrupted. Data and --json go to stdout,
+everything for people to stderr. "-" is stdin or stdout."""
 
 
 class Root(click.Group):
@@ -70,6 +71,7 @@ _network_options = _options(
 _manners_options = _options(
     _max_pixels_option,
     click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
+    click.option("--skip-existing", is_flag=True, help="Leave existing outputs, do the rest."),
     _json_option,
     click.option("-v", "--verbose", is_flag=True, help="Also say where the time went."),
     click.option("--quiet", is_flag=True, help="Say nothing but errors."),
@@ -87,16 +89,24 @@ def cli() -> None:
 @cli.command(epilog=EPILOG)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", metavar="OUT", help="File, folder or -; name.lc beside the input otherwise.")
-@click.option("--codec", "codec_name", default=backends.DEFAULT, show_default=True, metavar="NAME")
+@click.option(
+    "--codec", "codec_name", metavar="NAME", show_default=f"{backends.DEFAULT}, or that of --weights FILE",
+    help=", ".join(b.name for b in backends.BACKENDS),
+)  # fmt: skip
 @click.option("-O", "options", multiple=True, metavar="KEY=VALUE", help="An option of the codec; may be repeated.")
 @click.option(
     "--effort", type=click.IntRange(0, 9), metavar="0...9", help="More time for smaller files, if the codec can."
 )
-@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), help="End the search of an --effort by then.")
+@click.option(
+    "--max-seconds", type=click.FloatRange(0, min_open=True), callback=_finite,
+    help="End the search of an --effort by then; with --bpp, --psnr or --size that of all its trials.",
+)  # fmt: skip
 @click.option("--lambda", "lmbda", type=click.FloatRange(0.1, 20), callback=_finite, help="Price of a bit; default 1.")
 @click.option("-q", "--quality", type=click.FloatRange(1, 100), callback=_finite, help="The same axis for people.")
-@click.option("--bpp", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: bits per pixel.")
-@click.option("--psnr", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: PSNR in dB.")
+@click.option(
+    "--bpp", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: at most so many bits per pixel."
+)
+@click.option("--psnr", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: at least so many dB.")
 @click.option("--size", "size_bytes", type=click.IntRange(1), metavar="BYTES", help="Search: at most so many bytes.")
 @click.option("--no-verify", is_flag=True, help="Do not decode the integers back before the file is written.")
 @click.option("--strip", is_flag=True, help="Leave EXIF, XMP and the ICC profile out.")
@@ -104,24 +114,34 @@ def cli() -> None:
 @_manners_options
 def encode(
     inputs, output, codec_name, options, effort, max_seconds, lmbda, quality, bpp, psnr, size_bytes, no_verify, strip,
-    device, threads, weights, max_pixels, force, as_json, verbose, quiet,
+    device, threads, weights, max_pixels, force, skip_existing, as_json, verbose, quiet,
 ):  # fmt: skip
-    """Encode pictures or folders of pictures to .lc files."""
+    """Encode pictures or folders of pictures to .lc files.
+
+    Where --bpp, --psnr or --size cannot be met the nearest file is written and the exit code is 1.
+    """
     rates = {"--lambda": lmbda, "--quality": quality, "--bpp": bpp, "--psnr": psnr, "--size": size_bytes}
     given = [name for name, value in rates.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one")
     manners, team = Manners(as_json, quiet, verbose), sharding.team()
-    options += () if effort is None else (f"effort={effort}",)
-    options += () if max_seconds is None else (f"max_seconds={max_seconds:g}",)
-    codec_name += "".join(("," if ":" in codec_name or i else ":") + option for i, option in enumerate(options))
+    flags = {"effort": effort, "max_seconds": max_seconds}
+    flags = {name: f"{name}={value:g}" for name, value in flags.items() if value is not None}
+
+    def full_name() -> str:
+        from latcodec import codec_options
+
+        name = codec_options.name_for(codec_name, weights)
+        parts = [*options, *flags.values()]
+        return name + "".join(("," if ":" in name or i else ":") + part for i, part in enumerate(parts))
 
     def plan() -> list[files.Job]:
-        jobs = files.plan_outputs(inputs, output, ".lc", suffixes=files.PICTURE_SUFFIXES, force=force)
+        suffixes = files.PICTURE_SUFFIXES
+        jobs = files.plan_outputs(inputs, output, ".lc", suffixes=suffixes, force=force, skip_existing=skip_existing)
         _check_stdout(jobs, manners)
         from latcodec import codec
 
-        codec.check_options(codec_name, device)
+        codec.check_options(full_name(), device, flags)
         return jobs
 
     jobs = decided(team, plan)
@@ -131,7 +151,7 @@ def encode(
     if threads is not None:
         codec.set_threads(threads)
     settings = codec.EncodeSettings(
-        codec=codec_name, lmbda=lmbda, quality=quality, bpp=bpp, psnr=psnr, size_bytes=size_bytes,
+        codec=full_name(), lmbda=lmbda, quality=quality, bpp=bpp, psnr=psnr, size_bytes=size_bytes,
         device=device, weights=weights, verify=not no_verify, strip=strip,
     )  # fmt: skip
 
@@ -150,7 +170,7 @@ def encode(
             file.write(encoded.data)
         seconds = {**encoded.seconds, "total": time.perf_counter() - start}
         height, width = picture.pixels.shape[:2]
-        notes = (*picture.notes, *encoded.notes)
+        notes = (*picture.notes, *(note for note in encoded.notes if note != encoded.missed))
         record = {
             "bytes_in": bytes_in, "bytes_out": len(encoded.data), "width": width, "height": height,
             "rate_index": encoded.rate_index, "lambda": encoded.lmbda, "bpp": encoded.bpp, "psnr_db": encoded.psnr_db,
@@ -161,7 +181,8 @@ def encode(
         line += f", {encoded.trials} trials" if encoded.trials > 1 else ""
         more = f"{width}x{height}, rate index {encoded.rate_index}, estimate {encoded.estimated_bits / 8:.0f} B"
         more = "\n".join([f"{more}, {wording.stages(encoded.seconds)}", *wording.described(encoded.details)])
-        return Done(record, f"{line}, {seconds['total']:.2f} s", more, notes)
+        error = TargetError(encoded.missed) if encoded.missed else None
+        return Done(record, f"{line}, {seconds['total']:.2f} s", more, notes, error)
 
     run(jobs, work, manners, team)
 
@@ -178,14 +199,15 @@ def encode(
 @_manners_options
 def decode(
     inputs, output, picture_format, ignore_checksum,
-    device, threads, weights, max_pixels, force, as_json, verbose, quiet,
+    device, threads, weights, max_pixels, force, skip_existing, as_json, verbose, quiet,
 ):  # fmt: skip
     """Decode .lc files or folders of them to pictures."""
     manners, team = Manners(as_json, quiet, verbose), sharding.team()
     suffix = files.FORMAT_SUFFIXES[picture_format or "png"]
 
     def plan() -> list[files.Job]:
-        jobs = files.plan_outputs(inputs, output, suffix, suffixes=files.CODED_SUFFIXES, force=force)
+        suffixes = files.CODED_SUFFIXES
+        jobs = files.plan_outputs(inputs, output, suffix, suffixes=suffixes, force=force, skip_existing=skip_existing)
         _check_stdout(jobs, manners)
         return jobs
 
@@ -226,13 +248,13 @@ def decode(
 
 @cli.command(epilog=EPILOG)
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE...")
-@click.option("--check", is_flag=True, help="Only verify the checksums and lengths of the files.")
+@click.option("--check", is_flag=True, help="Only verify checksums and lengths; exit code 1 for damage.")
 @_json_option
 @click.option("--channels", is_flag=True, help="Also the bits of each latent channel; needs the weights.")
 @click.option("--weights", metavar="PATH", help="A weights file or a folder of them.")
 @_max_pixels_option
 def info(inputs, check, as_json, channels, weights, max_pixels):
-    """Say what the headers of .lc files say, without decoding."""
+    """Say what the headers of .lc files say, without decoding; of a damaged file as far as it can be read."""
     from latcodec import container
 
     def work(job: files.Job) -> Done:
@@ -242,7 +264,7 @@ def info(inputs, check, as_json, channels, weights, max_pixels):
             return Done({"check": "ok"}, "ok")
         from latcodec import codec
 
-        record = codec.info(data, max_pixels=max_pixels)
+        record = codec.info(data, max_pixels=max_pixels, ignore_checksum=True)
         if channels:
             record["channel_bits"] = codec.channel_bits(data, weights=weights, max_pixels=max_pixels)
         return Done(record, "\n".join(["", *wording.described(record)]))

@@ -20,8 +20,7 @@ from latcodec.errors import LatcodecError, OptionError
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option(
     "--codecs",
-    default=backends.DEFAULT,
-    show_default=True,
+    show_default=f"{backends.DEFAULT}, or that of --weights FILE",
     metavar="LIST",
     help="Comma-separated, with options: vbq:quantizer=uniform,pln:kappa=16; all, or none.",
 )
@@ -95,6 +94,7 @@ def bench(
     rows = []
     total = sum(len(settings.values_of(c)) for c in contenders) * len(subjects)
     by_file, by_name = {s.file: s for s in subjects}, {c.name: c for c in contenders}
+    of_total = f"of {total} row{'s' if total != 1 else ''}"
     try:
         with _progress(total, quiet) as (begin, advance):
 
@@ -121,7 +121,7 @@ def bench(
                     problem(line)
     except KeyboardInterrupt:
         if store is not None:
-            click.echo(f"latcodec: {folder}: {len(rows)} of {total} rows are kept; the same command goes on", err=True)
+            click.echo(f"latcodec: {folder}: {len(rows)} {of_total} kept; the same command goes on", err=True)
         raise
     finally:
         if store is not None:
@@ -130,7 +130,7 @@ def bench(
         if subject.notes:
             click.echo(f"{subject.file}: {', '.join(subject.notes)}", err=True)
     if team.world > 1 and len(rows) < total:
-        problem(f"{total - len(rows)} of {total} rows are missing")
+        problem(f"{total - len(rows)} {of_total} missing")
     results = bench_results.assemble(rows, subjects, contenders, settings, command, problems)
     if team.world > 1:
         results["environment"]["processes"] = f"{team.world} at once: times are those of shared processors"
@@ -184,11 +184,13 @@ def _lambdas(text: str | None, rates: int | None) -> tuple[float, ...] | None:
         raise OptionError(f"--lambdas {text}: not a list of numbers") from None
 
 
-def _contenders(codecs: str, anchor_names: str, settings, problem: Callable[[str], None]) -> list:
+def _contenders(codecs: str | None, anchor_names: str, settings, problem: Callable[[str], None]) -> list:
     """Codecs and anchors that can run; a line for each that cannot."""
-    from latcodec import anchors, backends
+    from latcodec import anchors, codec_options
     from latcodec.contenders import learned, split_names
 
+    if codecs is None:
+        codecs = codec_options.name_for(None, settings.weights)
     names = [b.name for b in backends.BACKENDS] if codecs == "all" else split_names(codecs)
     makers = [(name, lambda name: learned(name, settings)) for name in names]
     names = anchors.default_names() if anchor_names == "all" else split_names(anchor_names)
@@ -334,13 +336,14 @@ def _print(results: dict, folder: Path | None) -> None:
 def _progress(total: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[str], None]]]:
     """(begin(codec), advance(text)): a bar with the time left on a terminal, a line for each codec elsewhere."""
     if quiet or not sys.stderr.isatty():
+        rows = "row" if total == 1 else "rows"
         begun: set[str] = set()
         start = time.perf_counter()
         done = 0
 
         def begin(name: str) -> None:
             if name not in begun and not quiet:
-                click.echo(f"{name}: {done} of {total} rows done after {time.perf_counter() - start:.0f} s", err=True)
+                click.echo(f"{name}: {done} of {total} {rows} done after {time.perf_counter() - start:.0f} s", err=True)
             begun.add(name)
 
         def advance(text: str) -> None:

@@ -17,11 +17,11 @@ from latcodec.batch import Done, Manners, Tally, run_jobs
 def decided(team: sharding.Team, plan: Callable[[], list[files.Job]]) -> list[files.Job]:
     """All jobs, the same in every process of a team."""
 
-    def write(jobs: list[files.Job]) -> list[list[str | None]]:
-        return [[None if path is None else str(path) for path in (job.source, job.target)] for job in jobs]
+    def write(jobs: list[files.Job]) -> list[list]:
+        return [[*(path and str(path) for path in (job.source, job.target)), job.skip] for job in jobs]
 
-    def read(told: list[list[str | None]]) -> list[files.Job]:
-        return [files.Job(*(None if path is None else Path(path) for path in pair)) for pair in told]
+    def read(told: list[list]) -> list[files.Job]:
+        return [files.Job(*(path and Path(path) for path in paths), skip) for *paths, skip in told]
 
     return team.decide(plan, write, read)
 
@@ -41,7 +41,9 @@ def run(
             click.echo(line)
 
     with _speaker(len(jobs), manners, team) as (say, advance):
-        failures = run_jobs(team.mine(jobs), work, manners, say=say, put=put, advance=advance, merge=merge)
+        # Each kind is shared out by itself, so that what is left to do is spread evenly.
+        mine = [job for skip in (True, False) for job in team.mine([job for job in jobs if job.skip == skip])]
+        failures = run_jobs(mine, work, manners, say=say, put=put, advance=advance, merge=merge)
     if failures:
         click.get_current_context().exit(1)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from latcodec import backends, container, rates, weights
+from latcodec import backends, codec_options, codec_targets, container, rates, weights
 from latcodec.container import MAX_PIXELS, Payload
 from latcodec.errors import FormatError, ImageError, OptionError
 
@@ -63,12 +63,20 @@ class EncodeSettings:
         lmbda = rates.lambda_of_quality(self.quality) if self.quality is not None else self.lmbda
         return rates.index_of_lambda(DEFAULT_LAMBDA if lmbda is None else lmbda)
 
+    def target(self, pixels: int) -> codec_targets.Target | None:
+        """What bpp, psnr or size ask of a picture of so many pixels, None without one of them."""
+        if self.rate_index is not None:
+            return None
+        limit_bytes = self.size_bytes if self.bpp is None else self.bpp * pixels / 8
+        return codec_targets.Target(limit_bytes, self.psnr)
+
 
 @dataclass(frozen=True)
 class Encoded:
     """The file's bytes and how it came about. bpp is that of `data`; estimated_bits is the tables' ideal code length.
 
     psnr_db: of the decoded colour samples, None unless a search needed it. seconds by stage. trials: encodes done.
+    missed: which bpp, psnr or size cannot be reached, and what was instead, which is a note too; or "".
     """
 
     data: bytes
@@ -81,6 +89,7 @@ class Encoded:
     trials: int
     notes: tuple[str, ...]
     details: dict[str, object]
+    missed: str = ""
 
 
 def set_threads(count: int) -> None:
@@ -90,12 +99,12 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def check_options(codec: str, device: str) -> None:
-    """Raise OptionError for a codec or device that no picture could be encoded with."""
-    name, options = backends.split_name(codec)
-    backend = backends.by_name(name)
-    if options:
-        backends.make_options(backend.load(), 0, True, options)
+def check_options(codec: str, device: str, flags: Collection[str] = ()) -> None:
+    """Raise OptionError for a codec, options or a device that no picture could be encoded with.
+
+    flags: names of the options that a person gave as flags of the command line.
+    """
+    codec_options.check(codec, flags)
     pick_device(device)
 
 
@@ -160,7 +169,8 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
     name, options = backends.split_name(settings.codec)
     backend = backends.by_name(name)
     module = backend.load()
-    free_lambda = getattr(backends.make_options(module, 0, True, options), "free_lambda", 0.0)
+    how = backends.make_options(module, 0, True, options)
+    free_lambda = getattr(how, "free_lambda", 0.0)
     if free_lambda and settings.rate_index is None:
         raise OptionError("free_lambda leaves nothing to search: give it or one of bpp, psnr and size")
     model = load_model(backend, None, settings.weights, settings.device)
@@ -185,15 +195,16 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         guard=getattr(module, "GUARDED", False),
     )
 
-    def attempt(index: int, verify: bool):
-        how = backends.make_options(module, index, verify, options)
+    def attempt(index: int, verify: bool, span: tuple[float, float] = (0.0, 1.0), **changed) -> codec_targets.Trial:
+        how = replace(backends.make_options(module, index, verify, options), **changed)
         if progress is not None and hasattr(how, "progress"):
-            how = replace(how, progress=progress)
+            how = replace(how, progress=lambda part: progress(span[0] + (span[1] - span[0]) * part))
         coded = module.code(model, latents, how)
         payload = replace(
             frame, rate_index=index, streams=coded.streams, integers_crc=coded.integers_crc, parameters=coded.parameters
         )
-        return container.pack(payload), coded
+        data = container.pack(payload)
+        return codec_targets.Trial(index, data, coded, psnr(data) if settings.psnr is not None else None)
 
     def psnr(data: bytes) -> float:
         from latcodec.metrics import psnr_db
@@ -201,57 +212,46 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         decoded = module.decode(model, container.unpack(data, max_pixels=width * height))
         return float(psnr_db(picture.pixels, decoded, 65535 if frame.depth == 16 else 255))
 
-    index, trials, notes, reached = settings.rate_index, 1, [], None
-    if index is None:
-        index, trials = _search(settings, width * height, attempt, psnr)
-    data, coded = attempt(index, settings.verify)
-    if settings.psnr is not None:
-        reached = psnr(data)
-        if reached < settings.psnr:
-            notes.append(f"{settings.psnr:g} dB cannot be reached; this is the best quality")
-    elif settings.rate_index is None and len(data) > _limit_bytes(settings, width * height):
-        notes.append(f"{_limit_bytes(settings, width * height):.0f} bytes cannot be reached; this is the smallest file")
+    target, trials, missed, notes = settings.target(width * height), 1, "", []
+    if target is None:
+        trial = attempt(settings.rate_index, settings.verify)
+    else:
+        search = None
+        if codec_options.searches(how):
+            search = codec_targets.Search(how.effort, start + how.max_seconds if how.max_seconds else math.inf)
+        trial, trials, searches = codec_targets.reach(target, attempt, settings.verify, search)
+        if search is not None and not searches:
+            notes.append("max_seconds was over before anything was searched: this is the file without effort")
+        trials += searches
+        if not target.met(trial):
+            missed = _missed(settings, trial, width * height)
+            notes.append(missed)
     if settings.strip and any((picture.icc, picture.exif, picture.xmp)):
         notes.append("metadata left out (--strip)")
     return Encoded(
-        data=data,
-        rate_index=index,
-        lmbda=free_lambda or rates.lambda_of_index(index),
-        bpp=8 * len(data) / (width * height),
-        estimated_bits=coded.estimated_bits,
-        psnr_db=reached,
-        seconds=seconds | coded.seconds,
+        data=trial.data,
+        rate_index=trial.index,
+        lmbda=free_lambda or rates.lambda_of_index(trial.index),
+        bpp=8 * len(trial.data) / (width * height),
+        estimated_bits=trial.coded.estimated_bits,
+        psnr_db=trial.psnr_db,
+        seconds=seconds | trial.coded.seconds,
         trials=trials,
         notes=tuple(notes),
-        details=coded.details,
+        details=trial.coded.details,
+        missed=missed,
     )
 
 
-def _search(settings: EncodeSettings, pixels: int, attempt, psnr) -> tuple[int, int]:
-    """Bisect the 256 rate indices in at most 8 trial encodes: (index, trials).
-
-    --size and --bpp: the best quality tried that is not larger, or the smallest file; --psnr: the smallest file tried
-    that is not worse, or the best quality.
-    """
-    trials = 0
+def _missed(settings: EncodeSettings, trial: codec_targets.Trial, pixels: int) -> str:
+    """What could not be reached, and what was."""
+    size, bpp = f"{len(trial.data)} bytes", f"{8 * len(trial.data) / pixels:.3g} bpp"
     if settings.psnr is not None:
-        low, high = 0, rates.MAX_INDEX  # the answer; the last index is taken untried
-    else:
-        low, high = 1, rates.MAX_INDEX + 1  # the first index that is too large; index 0 is taken untried
-    while low < high:
-        middle = (low + high) // 2
-        data, _ = attempt(middle, False)
-        trials += 1
-        if settings.psnr is not None:
-            enough = psnr(data) >= settings.psnr
-        else:
-            enough = len(data) > _limit_bytes(settings, pixels)
-        low, high = (low, middle) if enough else (middle + 1, high)
-    return (low, trials) if settings.psnr is not None else (low - 1, trials)
-
-
-def _limit_bytes(settings: EncodeSettings, pixels: int) -> float:
-    return settings.size_bytes if settings.size_bytes is not None else settings.bpp * pixels / 8
+        return f"{settings.psnr:g} dB cannot be reached; this is the best quality: {trial.psnr_db:.2f} dB, {size}"
+    if settings.bpp is not None:
+        return f"{settings.bpp:g} bpp cannot be reached; this is the smallest file: {bpp}, {size}"
+    asked = f"{settings.size_bytes} byte{'s' if settings.size_bytes != 1 else ''}"
+    return f"{asked} cannot be reached; this is the smallest file: {size}"
 
 
 def decode_picture(
@@ -287,12 +287,19 @@ def decode_picture(
     return Picture(pixels, payload.gray, alpha, payload.icc, payload.exif, payload.xmp, tuple(notes))
 
 
-def info(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict:
-    """Everything the header says, and the bytes of each section; reads no weights and imports no torch."""
-    payload = container.unpack(data, max_pixels=max_pixels)
+def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = False) -> dict:
+    """Everything the header says, and the bytes of each section; reads no weights and imports no torch.
+
+    ignore_checksum: say what a damaged file seems to say, as far as it can be parsed, and what is wrong with it.
+    Raises FormatError or VersionError.
+    """
+    payload, parts, damage = container.survey(data, max_pixels=max_pixels)
+    if damage and not ignore_checksum:
+        raise FormatError(damage)
     names = {b.wire_id: b.name for b in backends.BACKENDS}
     lmbda = rates.lambda_of_index(payload.rate_index)
-    return {
+    checksum = {"checksum": "does not match; what follows may be wrong", "damage": damage}
+    return (checksum if damage else {"checksum": "ok"}) | {
         "format_version": container.VERSION,
         "codec": names.get(payload.backend_id, f"unknown ({payload.backend_id})"),
         "weights": payload.weights_id.hex(),
@@ -307,7 +314,7 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict:
         "integers_crc": f"{payload.integers_crc:08x}",
         "bytes": len(data),
         "bpp": 8 * len(data) / (payload.width * payload.height),
-        "sections": [{"name": n, "offset": o, "bytes": size} for n, o, size in container.sections(data)],
+        "sections": [{"name": n, "offset": o, "bytes": size} for n, o, size in parts],
     }
 
 

@@ -68,6 +68,8 @@ checksum and the head of one stream are at most 31 bytes for a picture within th
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .errors import FormatError, VersionError
@@ -156,7 +158,41 @@ def unpack(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool =
     contents of the last stream are then unchecked.
     Raises FormatError (not ours, damaged, or over the limit) or VersionError (sound, but of a newer latcodec).
     """
-    view, width, height, found = _checked(data, max_pixels, ignore_checksum)
+    return _payload(*_checked(data, max_pixels, ignore_checksum))
+
+
+def survey(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[Payload, list[tuple[str, int, int]], str]:
+    """Return what `unpack` and `sections` do and "", or what a damaged file seems to say and what is wrong with it.
+
+    Nothing vouches for a file whose checksum fails: this is for telling a person what it was, never for decoding. Its
+    last part is "unreadable" from where lengths stop adding up. Raises as `unpack` does if the checksum is right, and
+    FormatError if it is not and not even the header can be parsed.
+    """
+    try:
+        return unpack(data, max_pixels=max_pixels), sections(data), ""
+    except FormatError as error:
+        damage = error
+    view, end = memoryview(data).cast("B"), len(data) - _CRC_BYTES
+    if view[:4] != MAGIC or len(view) < _SMALLEST_BYTES or view[4] != VERSION:
+        raise damage
+    if int.from_bytes(view[end:], "little") == zlib.crc32(view[:end]):
+        raise damage
+    try:
+        width, height, after = _size(view, end)
+    except FormatError:
+        raise damage from None
+    found: list[tuple[int, int, int, int]] = []
+    with suppress(FormatError):
+        for section in _steps(view, after, end):
+            found.append(section)
+    stop = found[-1][3] if found else after
+    parts = [("header", 0, after), *((_kind_name(kind), offset, last - offset) for kind, offset, _, last in found)]
+    parts.append(("checksum", end, _CRC_BYTES) if stop == end else ("unreadable", stop, len(view) - stop))
+    return _payload(view, width, height, found), parts, str(damage)
+
+
+def _payload(view: memoryview, width: int, height: int, found: list[tuple[int, int, int, int]]) -> Payload:
+    """Return what the header and the sections that were found say."""
     single: dict[int, bytes] = {}
     streams, extra = [], []
     for kind, _, start, end in found:
@@ -270,18 +306,22 @@ def _size(view: memoryview, end: int) -> tuple[int, int, int]:
 
 def _walk(view: memoryview, position: int, end: int) -> list[tuple[int, int, int, int]]:
     """Return (kind, offset, contents start, contents end) of the sections that must fill position..end exactly."""
-    found = []
+    return list(_steps(view, position, end))
+
+
+def _steps(view: memoryview, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """As `_walk`, one section after the other, up to the first that does not fit."""
+    count = 0
     while position < end:
         offset, kind = position, view[position]
         name = f"section {_kind_name(kind)}"
         length, start = _read_varint(view, offset + 1, end, f"length of {name}")
         if length > end - start:
             raise FormatError(f"{name} at offset {offset} needs {length} bytes, {end - start} are there")
-        if len(found) == MAX_SECTIONS:
+        if count == MAX_SECTIONS:
             raise FormatError(f"more than {MAX_SECTIONS} sections at offset {offset}")
-        position = start + length
-        found.append((kind, offset, start, position))
-    return found
+        position, count = start + length, count + 1
+        yield kind, offset, start, position
 
 
 def _read_varint(view: memoryview, position: int, end: int, field: str) -> tuple[int, int]:

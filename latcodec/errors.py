@@ -25,5 +25,9 @@ class ImageError(LatcodecError):
     """A picture file cannot be read or written, or is over a limit."""
 
 
+class TargetError(LatcodecError):
+    """A bits per pixel, PSNR or size that no file of a picture can have; the nearest file there is was written."""
+
+
 class OptionError(LatcodecError):
     """Options that contradict each other or are out of range."""

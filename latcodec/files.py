@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,15 +29,18 @@ FORMAT_SUFFIXES = {
     "avif": ".avif",
 }
 _CHUNK_BYTES = 1 << 20
+_EXISTS = "exists; --force (-f) overwrites it"
+_NAMED = 3  # outputs that a refusal names
 _NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One input and the output it becomes; None is stdin as source and stdout as target."""
+    """One input and the output it becomes; None is stdin as source and stdout as target. skip: it is there already."""
 
     source: Path | None
     target: Path | None
+    skip: bool = False
 
     @property
     def source_name(self) -> str:
@@ -49,17 +52,21 @@ class Job:
 
 
 def plan_outputs(
-    inputs: Sequence[str], output: str | None, new_suffix: str, *, suffixes: Collection[str], force: bool = False
-) -> list[Job]:
+    inputs: Sequence[str], output: str | None, new_suffix: str, *, suffixes: Collection[str], force: bool = False,
+    skip_existing: bool = False,
+) -> list[Job]:  # fmt: skip
     """Pair every input with its output, and refuse before any work what would lose a file.
 
     inputs: files, folders (searched to the bottom for names that end in `suffixes`) and at most one "-" (stdin).
     output: None (beside each input, with `new_suffix`), "-" (stdout), a file for one input that is a file, else a
     folder in which the tree of each input folder is mirrored.
     A missing input is no reason to refuse: it fails on its own when it is read, and the others do not.
-    Raises OptionError if two inputs would write one output, an output is an input, an output exists and force is
-    False, or an input folder holds nothing to do; OSError if an input folder cannot be searched.
+    skip_existing: mark what has its output already, instead of refusing it.
+    Raises OptionError if two inputs would write one output, an output is an input, an output exists and neither force
+    nor skip_existing is set, or an input folder holds nothing to do; OSError if an input folder cannot be searched.
     """
+    if force and skip_existing:
+        raise OptionError("--force and --skip-existing exclude each other; give one")
     into_folder = output not in (None, "-") and (
         len(inputs) > 1 or output.endswith(("/", os.sep)) or Path(output).is_dir() or Path(inputs[0]).is_dir()
     )
@@ -79,8 +86,13 @@ def plan_outputs(
             jobs.append(Job(source, target))
     if len(jobs) > 1 and any(job.target is None for job in jobs):
         raise OptionError("-: several inputs cannot share standard output; name an output folder with -o")
-    _refuse_losses(jobs, force)
-    return jobs
+    _refuse_losses(jobs)
+    if force:
+        return jobs
+    existing = {job for job in jobs if job.target is not None and job.target.is_file()}
+    if existing and not skip_existing:
+        raise OptionError(_existing([job for job in jobs if job in existing], len(jobs)))
+    return [replace(job, skip=job in existing) for job in jobs]
 
 
 def expand(name: str, suffixes: Collection[str]) -> list[tuple[Path | None, Path]]:
@@ -115,7 +127,20 @@ def _renamed(path: Path, new_suffix: str, suffixes: Collection[str]) -> Path:
     return path.with_suffix(new_suffix) if _suffix(path.name) in suffixes else path.with_name(path.name + new_suffix)
 
 
-def _refuse_losses(jobs: list[Job], force: bool) -> None:
+def _existing(jobs: list[Job], count: int) -> str:
+    """The refusal of some of `count` jobs because their outputs exist."""
+    if count == 1:
+        return f"{jobs[0].target}: {_EXISTS}"
+    names = ", ".join(str(job.target) for job in jobs[:_NAMED])
+    names += f" and {len(jobs) - _NAMED} more" if len(jobs) > _NAMED else ""
+    exist, them = ("exists", "it") if len(jobs) == 1 else ("exist", "them")
+    return (
+        f"{len(jobs)} of {count} outputs {exist}: {names}; nothing was written; --force (-f) overwrites {them}, "
+        f"--skip-existing leaves {them} and does the rest"
+    )
+
+
+def _refuse_losses(jobs: list[Job]) -> None:
     sources = {os.path.realpath(job.source) for job in jobs if job.source is not None}
     writers: dict[str, Job] = {}
     for job in jobs:
@@ -130,14 +155,14 @@ def _refuse_losses(jobs: list[Job], force: bool) -> None:
         writers[place] = job
     for job in jobs:
         if job.target is not None:
-            _refuse_existing(job.target, force)
+            _refuse_existing(job.target, force=True)
 
 
 def _refuse_existing(path: Path, force: bool) -> None:
     if path.is_dir():
         raise OptionError(f"{path}: is a folder")
     if not force and path.exists() and path.is_file():
-        raise OptionError(f"{path}: exists; --force overwrites it")
+        raise OptionError(f"{path}: {_EXISTS}")
 
 
 def is_special(path: Path) -> bool:
@@ -224,7 +249,7 @@ def _move(temporary: Path, place: Path, force: bool) -> None:
         try:
             os.link(temporary, place)
         except FileExistsError:
-            raise OptionError(f"{place}: exists; --force overwrites it") from None
+            raise OptionError(f"{place}: {_EXISTS}") from None
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise

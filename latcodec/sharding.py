@@ -149,12 +149,17 @@ class Team:
             raise LatcodecError(f"process {self.rank} of {self.world}: the others are gone: {reason}") from None
 
 
-def team() -> Team:
-    """The team that torchrun's environment tells of; alone without one. Raises OptionError if it cannot be reached.
+def under_torchrun() -> bool:
+    """Whether torchrun started this process as one of several.
 
-    RANK and WORLD_SIZE alone are no sign of torchrun: clusters set them in every shell.
+    RANK and WORLD_SIZE alone are no sign of it: clusters set them in every shell.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def team() -> Team:
+    """The team that torchrun's environment tells of; alone without one. Raises OptionError if it cannot be reached."""
+    if not under_torchrun():
         return Team()
     try:
         from torch import distributed

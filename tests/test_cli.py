@@ -42,8 +42,8 @@ def seen(monkeypatch):
     codec = types.SimpleNamespace(
         EncodeSettings=EncodeSettings, encode_picture=noted(encode_picture), decode_picture=noted(decode_picture),
         set_threads=noted(lambda count: None), check_options=noted(check_options), pick_device=pick_device,
-        info=lambda data, max_pixels: (
-            container.unpack(data, max_pixels=max_pixels) and {"backend": "hyperprior", "sections": {"stream": 5}}
+        info=lambda data, max_pixels, ignore_checksum: (
+            container.survey(data, max_pixels=max_pixels) and {"backend": "hyperprior", "sections": {"stream": 5}}
         ),
     )  # fmt: skip
     images = types.SimpleNamespace(read=noted(read), write=noted(write), format_of_suffix=format_of_suffix)
@@ -149,11 +149,55 @@ def test_existing_output_needs_force(run, seen):
     Path("b.lc").write_bytes(b"precious")
     result = run("encode", "a.png", "b.png")
     assert (result.exit_code, seen, new_files()) == (2, [], ["b.lc"])
-    assert result.stderr == "latcodec: b.lc: exists; --force overwrites it\n"
+    assert result.stderr == (
+        "latcodec: 1 of 2 outputs exists: b.lc; nothing was written; --force (-f) overwrites it, "
+        "--skip-existing leaves it and does the rest\n"
+    )
+    result = run("encode", "b.png")
+    assert (result.exit_code, result.stderr) == (2, "latcodec: b.lc: exists; --force (-f) overwrites it\n")
     assert run("encode", "a.png", "b.png", "-f").exit_code == 0
     assert Path("b.lc").read_bytes() == file_of(b"BBBB")
     result = run("decode", "b.lc")
     assert (result.exit_code, Path("b.png").read_bytes()) == (2, b"BBBB")
+
+
+def test_existing_outputs_can_be_left_alone(run, seen):
+    Path("b.lc").write_bytes(b"precious")
+    result = run("encode", "a.png", "b.png", "gone.png", "--skip-existing")
+    assert (result.exit_code, new_files(), Path("b.lc").read_bytes()) == (1, ["a.lc", "b.lc"], b"precious")
+    assert "latcodec: 1 of 3 files done, 1 failed, 1 skipped, 3 B -> " in result.stderr
+    assert "b.png" not in result.stderr
+    seen.clear()
+    result = run("encode", "a.png", "b.png", "--skip-existing", "--json")
+    assert result.exit_code == 0 and [name for name, *_ in seen] == ["check_options"]
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {"input": f"{name}.png", "output": f"{name}.lc", "ok": True, "skipped": True} for name in "ab"
+    ]
+    result = run("decode", "a.lc", "--skip-existing", "-v")
+    assert result.exit_code == 0 and result.stderr.startswith("a.lc -> a.png  exists, skipped\nlatcodec: 0 of 1 file ")
+    assert Path("a.png").read_bytes() == b"AAA"
+    assert run("encode", "a.png", "--skip-existing", "--quiet").stderr == ""
+    result = run("encode", "a.png", "--skip-existing", "-f")
+    assert (result.exit_code, Path("b.lc").read_bytes()) == (2, b"precious")
+    assert result.stderr == "latcodec: --force and --skip-existing exclude each other; give one\n"
+
+
+def test_a_target_that_is_missed_is_a_failure_with_a_file(run):
+    Path("large.png").write_bytes(b"large")
+    result = run("encode", "large.png", "--size", "9")
+    assert (result.exit_code, new_files()) == (1, ["large.lc", "large.png"])
+    size = len(file_of(b"large"))
+    first, last = result.stderr.splitlines()
+    assert first.startswith(f"large.png -> large.lc  5 B -> {size} B")
+    assert last == "latcodec: large.png: 9 bytes cannot be reached"
+    result = run("encode", "large.png", "a.png", "--size", "9", "-f", "--json")
+    missed, done = (json.loads(line) for line in result.stdout.splitlines())
+    assert result.exit_code == 1 and done["ok"] and "message" not in done
+    assert (missed["ok"], missed["error"], missed["bytes_out"]) == (False, "TargetError", size)
+    assert (missed["message"], missed["notes"]) == ("9 bytes cannot be reached", [])
+    assert "latcodec: 1 of 2 files done, 1 failed" in result.stderr
+    result = run("encode", "large.png", "--size", "9", "-f", "--quiet")
+    assert (result.exit_code, result.stderr) == (1, "latcodec: large.png: 9 bytes cannot be reached\n")
 
 
 def test_one_failure_does_not_stop_the_others(run):

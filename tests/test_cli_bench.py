@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from latcodec import bench, bench_store, bench_text, cli, cli_bench, kodak, report
+from latcodec import bench, bench_store, bench_text, cli, cli_bench, contenders, kodak, report
 from latcodec.errors import ImageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,7 +87,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_rows(run, monkeypatch):
 
     monkeypatch.setattr(bench, "measure", measure)
     stopped = run("album", *FEW, "-o", "report")
-    assert stopped.exit_code == 130 and "report: 3 of 8 rows are kept; the same command goes on" in stopped.stderr
+    assert stopped.exit_code == 130 and "report: 3 of 8 rows kept; the same command goes on" in stopped.stderr
     assert not Path("report/results.json").exists()
     assert run("album", *FEW, "-o", "report").exit_code == 0
     assert count[0] == 4 + 5
@@ -161,6 +161,13 @@ def test_a_failed_round_trip_is_said_and_counted(run, monkeypatch):
     assert "latcodec: a.png: webp, q0: ImageError: 60x40 came back as 60x1" in result.stderr
     assert [record["bugs"] for record in results_of()["means"]] == [0, 0, 2, 2]
     assert [line.split()[-1] for line in result.stdout.splitlines()[1:3]] == ["0", "4"]
+
+
+def test_a_weights_file_names_the_codec():
+    vbq = Path(cli.__file__).parents[1] / "weights" / "vbq.safetensors"
+    settings = contenders.Settings(weights=str(vbq))
+    found = cli_bench._contenders(None, "none", settings, pytest.fail)
+    assert [(one.name, one.weights_file) for one in found] == [("vbq", vbq.name)]
 
 
 def test_names_that_are_the_same_in_two_folders_keep_their_paths(run):
@@ -264,6 +271,15 @@ def test_readme_is_renewed_between_its_markers(run, monkeypatch):
     text = Path("README.md").read_text()
     assert text.startswith("head\n") and text.endswith("tail\n") and "| webp |" in text
     assert "made by `latcodec bench album --codecs none" in text and Path("docs/rate-distortion.png").exists()
+
+
+def test_one_is_no_plural(run, monkeypatch):
+    monkeypatch.setattr(report, "readme_figure", lambda *_: None)
+    Path("README.md").write_text(f"{bench_text.BEGIN}\n{bench_text.END}\n")
+    one = ("album/a.png", "--codecs", "none", "--anchors", "jpeg", "--rates", "1")
+    result = run(*one, "--readme", "README.md")
+    assert "jpeg: 0 of 1 row done after" in result.stderr
+    assert "1 picture, whole files; made by" in Path("README.md").read_text()
 
 
 def test_without_a_path_the_photographs_of_scikit_image_are_taken(run, monkeypatch):

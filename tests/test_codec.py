@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,11 @@ def test_a_size_that_cannot_be_reached_is_noted(picture):
     for given in ({"size_bytes": 50}, {"bpp": 0.001}):
         encoded = encode_picture(picture, settings(**given))
         assert encoded.rate_index == 0
-        assert len(encoded.notes) == 1 and "cannot be reached" in encoded.notes[0]
+        assert encoded.notes == (encoded.missed,) and "cannot be reached" in encoded.missed
+        assert (
+            f"smallest file: {'' if 'bpp' not in given else f'{encoded.bpp:.3g} bpp, '}{len(encoded.data)} bytes"
+            in (encoded.missed)
+        )
         assert encoded.trials <= 8
 
 
@@ -169,6 +174,36 @@ def test_a_psnr_that_cannot_be_reached_is_noted(picture):
 def test_a_psnr_below_the_worst_takes_the_smallest_file(picture):
     encoded = encode_picture(picture, settings(psnr=5))
     assert encoded.rate_index == 0 and encoded.notes == () and encoded.trials <= 8
+
+
+def test_a_search_for_better_latents_meets_the_target_with_more_quality(picture):
+    plain = encode_picture(picture, settings(size_bytes=1200))
+    told = []
+    found = encode_picture(picture, settings(size_bytes=1200, codec=f"{backends.DEFAULT}:effort=3"), told.append)
+    assert len(found.data) <= 1200 and found.notes == () and found.missed == ""
+    assert found.trials in (10, 11)
+    assert told == sorted(told) and told[-1] == pytest.approx(1)
+    measured = [psnr_db(picture.pixels, decode_picture(one.data, device="cpu").pixels) for one in (plain, found)]
+    assert measured[1] > measured[0]
+
+
+def test_the_seconds_of_a_search_are_those_of_all_trials(picture, monkeypatch):
+    from latcodec.backends import search
+
+    given, began = [], time.perf_counter()
+
+    def refine(transmit, x, latents, gains, rate_index, steps, deadline, progress):
+        given.append((steps, deadline - began))
+        return latents
+
+    monkeypatch.setattr(search, "refine", refine)
+    encode_picture(picture, settings(psnr=30, codec=f"{backends.DEFAULT}:effort=9,max_seconds=60"))
+    assert 2 <= len(given) <= 3 and [steps for steps, _ in given] == [32, 1200, 1200][: len(given)]
+    assert all(deadline < 61 for _, deadline in given) and given[0][1] < 30
+    given.clear()
+    late = encode_picture(picture, settings(psnr=30, codec=f"{backends.DEFAULT}:effort=9,max_seconds=0.001"))
+    assert given == [] and late.data == encode_picture(picture, settings(psnr=30)).data
+    assert len(late.notes) == 1 and "max_seconds was over" in late.notes[0]
 
 
 def test_psnr_of_sixteen_bits(picture):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latcodec.container import KIND_NAMES, MAX_SECTIONS, MAX_SIDE_PX, Payload, pack, sections, unpack
+from latcodec.container import KIND_NAMES, MAX_SECTIONS, MAX_SIDE_PX, Payload, pack, sections, survey, unpack
 from latcodec.errors import FormatError, LatcodecError, VersionError
 
 TINY = Payload(
@@ -306,6 +306,41 @@ def test_any_body_with_a_sound_checksum(body):
 def test_pack_refuses_what_the_format_cannot_say(change):
     with pytest.raises(ValueError):
         pack(replace(TINY, **change))
+
+
+def test_a_survey_of_a_sound_file_is_unpack_and_sections():
+    for payload in (TINY, FULL):
+        assert survey(pack(payload)) == (payload, sections(pack(payload)), "")
+    with pytest.raises(FormatError, match="--max-pixels"):
+        survey(pack(FULL), max_pixels=1)
+
+
+def test_a_survey_of_every_truncation():
+    """Wherever a file is cut, its parts tile it, and all but the one that was cut are those of the whole file."""
+    whole, parts = pack(FULL), sections(pack(FULL))
+    for length in range(len(whole)):
+        try:
+            payload, found, damage = survey(whole[:length])
+        except FormatError:
+            assert length < parts[0][2] + 4  # the last four bytes are taken for the checksum
+            continue
+        assert (payload.width, payload.height, payload.rate_index) == (FULL.width, FULL.height, FULL.rate_index)
+        assert damage.startswith("checksum at offset") and found[:-1] == parts[: len(found) - 1]
+        assert sum(size for *_, size in found) == length
+
+
+def test_a_survey_of_every_bit_flip():
+    whole = pack(FULL)
+    for position in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[position] ^= 1 << bit
+            try:
+                _, found, damage = survey(bytes(flipped))
+            except FormatError:
+                assert position < 5 or 16 <= position < sections(whole)[0][2]  # magic, version, width, height
+                continue
+            assert damage and sum(size for *_, size in found) == len(whole)
 
 
 def test_imports_the_standard_library_only():

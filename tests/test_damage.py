@@ -1,5 +1,6 @@
 """Damaged files: one of our errors, whatever the bytes; one line and exit code 1 at the command line."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -290,9 +291,28 @@ def test_info_tells_damage_too(small, tmp_path):
             continue  # what only a decoder can see
         source = tmp_path / "x.lc"
         source.write_bytes(content)
-        for options in ([], ["--check"]):
-            result = CliRunner().invoke(cli.cli, ["info", *options, str(source)])
+        result = CliRunner().invoke(cli.cli, ["info", "--check", str(source)])
+        assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1), name
+        result = CliRunner().invoke(cli.cli, ["info", str(source)])
+        if name in ("truncated", "one byte short", "appended", "flipped"):  # its header can still be read
+            assert (result.exit_code, result.stderr) == (0, ""), name
+            assert "  checksum: does not match; " in result.stdout and "  damage: checksum at offset " in result.stdout
+            assert "  width: 40\n  height: 24\n" in result.stdout, name
+        else:
             assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1), name
+
+
+def test_info_of_damage_for_programs(small, tmp_path):
+    (tmp_path / "x.lc").write_bytes(small[:60])
+    record = json.loads(CliRunner().invoke(cli.cli, ["info", "--json", str(tmp_path / "x.lc")]).stdout)
+    assert record["ok"] and record["checksum"].startswith("does not match") and record["bytes"] == 60
+    assert [section["name"] for section in record["sections"]] == ["header", "unreadable"]
+    assert sum(section["bytes"] for section in record["sections"]) == 60
+    (tmp_path / "x.lc").write_bytes(small)
+    record = json.loads(CliRunner().invoke(cli.cli, ["info", "--json", str(tmp_path / "x.lc")]).stdout)
+    assert record["checksum"] == "ok" and "damage" not in record
+    with pytest.raises(FormatError, match="checksum"):
+        codec.info(small[:60])
 
 
 # More of the same, for minutes.

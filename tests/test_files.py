@@ -16,8 +16,8 @@ from latcodec.files import Job, atomic_writer, plan_outputs
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
 
 
-def plan(inputs, output=None, force=False):
-    return plan_outputs(inputs, output, ".lc", suffixes=files.PICTURE_SUFFIXES, force=force)
+def plan(inputs, output=None, **how):
+    return plan_outputs(inputs, output, ".lc", suffixes=files.PICTURE_SUFFIXES, **how)
 
 
 @pytest.fixture
@@ -99,6 +99,28 @@ def test_refusals(here, inputs, output, what):
     with pytest.raises(OptionError) as error:
         plan(inputs, output)
     assert what in str(error.value)
+
+
+def test_a_folder_of_which_some_is_done_is_refused_as_a_whole(here):
+    touch(*(f"in/{name}.png" for name in "abcdef"), "out/b.lc", "out/c.lc")
+    with pytest.raises(
+        OptionError, match=r"^2 of 6 outputs exist: out/b.lc, out/c.lc; nothing .*\(-f\) overwrites them"
+    ):
+        plan(["in"], "out")
+    touch("out/d.lc", "out/e.lc", "out/f.lc")
+    with pytest.raises(OptionError, match=r"^5 of 6 outputs exist: out/b.lc, out/c.lc, out/d.lc and 2 more; "):
+        plan(["in"], "out")
+
+
+def test_what_is_done_can_be_skipped(here):
+    touch("in/a.png", "in/b.png", "out/b.lc")
+    jobs = plan(["in"], "out", skip_existing=True)
+    assert [(str(job.target), job.skip) for job in jobs] == [("out/a.lc", False), ("out/b.lc", True)]
+    Path("out/a.lc").mkdir()
+    with pytest.raises(OptionError, match="out/a.lc: is a folder"):
+        plan(["in"], "out", skip_existing=True)
+    with pytest.raises(OptionError, match="is an input"):
+        plan(["in/a.png"], "in/a.png", skip_existing=True)
 
 
 def test_force_overwrites_outputs_but_never_inputs(here):

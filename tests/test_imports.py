@@ -87,7 +87,7 @@ def imports_of(room: Path) -> list[tuple[str, bool]]:
 def room_of(part: str) -> str:
     """The room of a file or folder: `images_alpha.py` belongs to `images.py`, `cli_long.py` to `cli.py`."""
     name = part.removesuffix(".py")
-    return next((room for room in ("images", "cli", "bench", "report") if name.startswith(f"{room}_")), name)
+    return next((room for room in ("images", "codec", "cli", "bench", "report") if name.startswith(f"{room}_")), name)
 
 
 def test_every_form_of_import_is_seen():

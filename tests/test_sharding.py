@@ -137,6 +137,15 @@ def test_the_others_being_gone_is_one_line():
             act(Team(1, 2, Closed()))
 
 
+@pytest.mark.parametrize("run_id, world, expected", [("x", "2", True), ("x", "1", False), (None, "2", False)])
+def test_torchrun_is_known_by_its_run_id_and_its_company(monkeypatch, run_id, world, expected):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if run_id is not None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert sharding.under_torchrun() == expected
+
+
 def test_without_torchrun_there_is_no_team_and_no_torch(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.setenv("RANK", "1")  # clusters set these in every shell
@@ -215,11 +224,22 @@ def test_the_late_one_does_not_take_the_others_outputs_for_old_ones(album):
     assert len(coded("out")) == 4
 
 
+def test_what_is_left_to_do_is_shared_out_evenly(album):
+    Path("out/sub").mkdir(parents=True)
+    for name in ("a", "d"):
+        Path("out", f"{name}.lc").write_bytes(b"mine")
+    told = pair("encode", "album", "--threads", "1", "-o", "out", "--skip-existing", "--json")
+    assert [code for code, *_ in told] == [0, 0], told
+    records = [[json.loads(line) for line in stdout.splitlines()] for _, stdout, _ in told]
+    assert [sorted("skipped" in record for record in part) for part in records] == [[False, True]] * 2
+    assert coded("out")["a.lc"] == coded("out")["d.lc"] == b"mine" and len(coded("out")) == 4
+
+
 def test_who_comes_first_writes_nothing_before_rank_0_has_looked(album):
     Path("out").mkdir()
     Path("out/d.lc").write_bytes(b"mine")
     (code, _, stderr), (other, *silence) = pair("encode", "album", "--threads", "1", "-o", "out", late=0)
-    assert (code, stderr) == (2, "latcodec: out/d.lc: exists; --force overwrites it\n")
+    assert code == 2 and stderr.startswith("latcodec: 1 of 4 outputs exists: out/d.lc; nothing was written; ")
     assert (other, silence) == (0, ["", ""])
     assert coded("out") == {"d.lc": b"mine"}
 
