@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from latcodec.errors import LatcodecError, OptionError
+from latcodec.sharding import under_torchrun
 
 # A dead peer is noticed by its closed connection and by torchrun; this is for one that decodes or validates for long.
 PATIENCE = timedelta(hours=6)
@@ -99,11 +100,6 @@ class Workers:
         except RuntimeError as error:  # torch.distributed.DistError is one
             reason = (str(error).splitlines() or [""])[0].split("] ", 1)[-1].split(". ")[0][:160]
             raise Gone(f"process {self.rank} of {self.world}: another one has ended: {reason}") from None
-
-
-def under_torchrun() -> bool:
-    """RANK and WORLD_SIZE alone are no sign of it: clusters set them in every shell."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def join(device: str) -> Workers:
