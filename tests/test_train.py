@@ -18,6 +18,7 @@ from latcodec.errors import ImageError, LatcodecError, OptionError, WeightsError
 from latcodec.images import Picture
 from latcodec.models import hyperprior
 from latcodec.train import data, export, loop
+from latcodec.train.checkpoint import averaged_network
 from latcodec.train.loop import TrainSettings, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -190,7 +191,7 @@ def test_no_checkpoint_is_promised_that_is_not_there(pictures, tmp_path, monkeyp
 def test_a_damaged_checkpoint_is_told(pictures, tmp_path, content):
     (tmp_path / loop.CHECKPOINT).write_bytes(content)
     with pytest.raises(WeightsError, match="checkpoint"):
-        export.load_checkpoint(tmp_path / loop.CHECKPOINT)
+        averaged_network(tmp_path / loop.CHECKPOINT, "hyperprior")
     with pytest.raises(LatcodecError, match="checkpoint"):
         run(settings(pictures, tmp_path, resume=True), lambda line: None)
     assert (tmp_path / loop.CHECKPOINT).read_bytes() == content

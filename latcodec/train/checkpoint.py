@@ -4,6 +4,7 @@ import io
 import json
 import math
 import pickle
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from latcodec import files, weights
-from latcodec.errors import LatcodecError, WeightsError
+from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet
 from latcodec.latents import contexts
+from latcodec.train.settings import config_of, parts_of
 
 CHECKPOINT = "checkpoint.pt"
 AVERAGE = "ema.pt"  # what export and --init need, convolutions as float16
@@ -72,6 +74,28 @@ def load_into(path: Path, codec: str, model: torch.nn.Module, optimizer: torch.o
         reason = f"it has no {error}" if missing else " ".join(str(error).split())[:160]
         raise WeightsError(f"{path}: not a checkpoint of this network: {reason}") from None
     return state
+
+
+def averaged_network(path: Path, codec: str) -> torch.nn.Module:
+    """The network of a codec's checkpoint with the averages as float32 parameters, to be evaluated.
+
+    Raises WeightsError for a file that is no checkpoint, and for one of another codec or network.
+    """
+    network_class, config_class, _ = parts_of(codec)
+    state = read_checkpoint(path, "cpu")
+    if state.get("codec", codec) != codec:
+        raise WeightsError(f"{path}: a checkpoint of {state['codec']}, not of {codec}")
+    try:
+        config = json.loads(state["config"])
+        unknown = config.keys() - {field.name for field in fields(config_class)}
+        if unknown:
+            raise ValueError(f"{codec} has no option {sorted(unknown)[0]}")
+        network = network_class(config_of(codec, config_class, config, ()))
+        network.load_state_dict({name: value.float() for name, value in state["ema"].items()})
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OptionError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
+        raise WeightsError(f"{path}: not a checkpoint of {codec}: {reason}") from None
+    return network.eval()
 
 
 def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:

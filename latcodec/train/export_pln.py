@@ -1,6 +1,5 @@
 """From a checkpoint of the ladder network to a PLN weights file: integers of each rate, tables of jumps and indices."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +13,20 @@ from latcodec.backends.pln_model import (
     ROWS_PER_NAT_BITS,
     VALUE_BITS,
     Model,
-    config_of,
     floats,
     stored_config,
 )
 from latcodec.coding import Tables
-from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, quantise
 from latcodec.latents import greedy, rejection
 from latcodec.latents.coded_sampling import BIT
 from latcodec.models.ladder import PLACE_MAX, RAMP, Ladder
-from latcodec.train import data
-from latcodec.train.loop import read_checkpoint
+from latcodec.train.checkpoint import averaged_network
+from latcodec.train.export_files import calibration_crops, write
 from latcodec.train.tables import quantize_pmf
-from latcodec.weights import Weights, add_to_index, save
+from latcodec.weights import Weights
 
+NAME = "pln"
 FIRST_PLACE = -0.25  # of row 1: 0.11 bit; dimensions below it are not coded
 ROWS = 2 + int((PLACE_MAX - FIRST_PLACE) * 2**ROWS_PER_NAT_BITS)
 ALLOCATED = 0.85  # of the expected information: jumps and the slack of blocks add to it. BD-rate hardly depends on it
@@ -42,17 +40,6 @@ INDEX_ROWS = 24  # of the indices of rejection sampling: half bits of expected i
 INDEX_SOURCES = 4000  # dimensions that each of them is counted on
 SIDE_PX, RATE_STEP = 512, 16
 CLASSES, CLASS_BITS = 16, BIT // 3  # of dimensions with like information, for the shares of jumps
-
-
-def load_checkpoint(path: Path) -> Ladder:
-    """The EMA network of a checkpoint; raises WeightsError if it is no checkpoint."""
-    try:
-        state = read_checkpoint(path, "cpu")
-        network = Ladder(config_of(json.loads(state["config"])))
-        network.load_state_dict({k: v.float() for k, v in state["ema"].items()})
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise WeightsError(f"{path}: not a checkpoint: {error}") from None
-    return network.eval()
 
 
 def row_tables() -> dict[str, np.ndarray]:
@@ -207,7 +194,7 @@ def fit(network: Ladder, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
     config = stored_config(network)
 
     def model() -> Model:
-        return Model(Weights(Path("fit"), "0" * 64, "pln", config, tensors))
+        return Model(Weights(Path("fit"), "0" * 64, NAME, config, tensors))
 
     shift_rates(network, RATE_SHIFT)
     tensors = tensors_of(network)
@@ -220,11 +207,6 @@ def fit(network: Ladder, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures: int = 40) -> Path:
     """Write `out` (safetensors) from a checkpoint, priors and tables fitted on pictures of `paths`, and index it."""
-    network = load_checkpoint(checkpoint)
-    files = [path for path in data.find(paths) if not data.is_validation(path)]
-    loaded = (data.load_one(path) for path in files[:: max(1, len(files) // pictures)])
-    tensors = fit(network, [p[:SIDE_PX, :SIDE_PX] for p in loaded if p is not None])
-    config = stored_config(network)
-    digest = save(out, "pln", config, command, tensors)
-    add_to_index(out, "pln", config, command, digest)
-    return out
+    network = averaged_network(checkpoint, NAME)
+    tensors = fit(network, calibration_crops(paths, pictures, SIDE_PX))
+    return write(out, NAME, stored_config(network), command, tensors)

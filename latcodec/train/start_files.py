@@ -1,0 +1,27 @@
+"""What the starts from the trained hyperprior share: its parameters in, a checkpoint for `train --init` out."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from latcodec import weights
+from latcodec.train.checkpoint import _floats_of_integers, write
+
+
+def parameters_of(found: weights.Weights) -> dict[str, Tensor]:
+    """Parameters of the network that weights hold, float32 by their names there, from floats and from integers."""
+    prefix = "float."
+    floats = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in found.tensors.items() if k.startswith(prefix)}
+    return {name: value.float() for name, value in floats.items()} | _floats_of_integers(found)
+
+
+def main(codec: str, from_hyperprior: Callable[[weights.Weights], nn.Module]) -> None:
+    """Write the checkpoint of a network made of hyperprior weights; both paths are the arguments of the process."""
+    source, out = sys.argv[1:]
+    network = from_hyperprior(weights.load("hyperprior", selected=source))
+    write({"codec": codec, "config": json.dumps(asdict(network.config)), "ema": network.state_dict()}, Path(out))
