@@ -22,6 +22,7 @@ from latcodec.errors import WeightsError
 
 FRACTION_BITS = 12  # of activations
 WEIGHT_BITS = 16  # of the largest weight of a layer, its sign included
+SMALL_BITS = 8  # of the largest weight of each output channel, where a layer is to be small
 LIMIT = 2**23 - 1  # of activations: +-2048
 _EXACT = 2**52  # one bit under float64's 2**53, for the half that rounding adds
 
@@ -71,10 +72,16 @@ class IntegerNet:
         return h[0].numpy().astype(np.int64)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays to store: per layer n, "n.weight" int16, "n.bias" int64 and "n.kind" int32 [4]."""
+        """Arrays to store: per layer n, "n.weight" int16, "n.bias" int64 and "n.kind" int32 [4]; weights that have at
+        most 8 significant bits in each output channel are int8, to be multiplied by 2**"n.up", uint8 [out]."""
         arrays = {}
         for n, layer in enumerate(self.layers):
-            arrays[f"{n}.weight"] = layer.weight.numpy().astype(np.int16)
+            weight = layer.weight.numpy().astype(np.int16)
+            up = _common_twos(weight, layer.transposed)
+            small = weight >> _along(up, layer.transposed)
+            if np.array_equal(small, small.astype(np.int8)):
+                arrays[f"{n}.up"], weight = up.astype(np.uint8), small.astype(np.int8)
+            arrays[f"{n}.weight"] = weight
             arrays[f"{n}.bias"] = layer.bias.numpy().astype(np.int64)
             arrays[f"{n}.kind"] = np.array([layer.transposed, layer.stride, layer.shift, layer.slope_shift], np.int32)
         return arrays
@@ -92,20 +99,23 @@ class IntegerNet:
         """Rebuild from `to_arrays`; raises WeightsError if something is missing or could overflow."""
         layers = []
         try:
-            for n in range(len(arrays) // 3):
+            for n in range(sum(name.endswith(".kind") for name in arrays)):
                 transposed, stride, shift, slope_shift = (int(v) for v in arrays[f"{n}.kind"])
                 weight, bias = (
                     torch.from_numpy(arrays[f"{n}.{name}"].astype(np.float64)) for name in ("weight", "bias")
                 )
+                if f"{n}.up" in arrays:
+                    weight *= 2.0 ** torch.from_numpy(_along(arrays[f"{n}.up"].astype(np.float64), bool(transposed)))
                 layers.append(Layer(bool(transposed), stride, weight, bias, shift, slope_shift))
         except KeyError as error:
             raise WeightsError(f"integer network: {error} is missing") from None
         return cls(layers)
 
 
-def quantise(network: nn.Sequential) -> IntegerNet:
+def quantise(network: nn.Sequential, small: bool = False) -> IntegerNet:
     """Turn a float network of convolutions, transposed convolutions and leaky ReLUs into an IntegerNet.
 
+    small: weights of 8 significant bits in each output channel, which take half the room in a file.
     Raises WeightsError for any other layer, or a slope that is not a power of two.
     """
     layers: list[Layer] = []
@@ -115,11 +125,13 @@ def quantise(network: nn.Sequential) -> IntegerNet:
             weight = module.weight.detach().double()
             shift = WEIGHT_BITS - 1 - int(np.ceil(np.log2(weight.abs().max().item() + 1e-12)))
             bias = torch.zeros(module.out_channels) if module.bias is None else module.bias.detach()
+            transposed = isinstance(module, nn.ConvTranspose2d)
+            integers = torch.round(weight * 2.0**shift).clamp(-(2.0**15), 2.0**15 - 1)
             layers.append(
                 Layer(
-                    isinstance(module, nn.ConvTranspose2d),
+                    transposed,
                     module.stride[0],
-                    torch.round(weight * 2.0**shift).clamp(-(2.0**15), 2.0**15 - 1),
+                    _rounded(integers, transposed) if small else integers,
                     torch.round(bias.double() * 2.0 ** (shift + FRACTION_BITS)),
                     shift,
                     0,
@@ -131,6 +143,26 @@ def quantise(network: nn.Sequential) -> IntegerNet:
         else:
             raise WeightsError(f"integer network: cannot run {module} exactly")
     return IntegerNet(layers)
+
+
+def _along(per_output: np.ndarray, transposed: bool) -> np.ndarray:
+    """A value of each output channel, [out], in the shape that multiplies a layer's weights."""
+    return per_output[None, :, None, None] if transposed else per_output[:, None, None, None]
+
+
+def _common_twos(weight: np.ndarray, transposed: bool) -> np.ndarray:
+    """How often 2 divides all weights of an output channel, int16 [out]."""
+    bits = np.bitwise_or.reduce(np.moveaxis(weight, 1 if transposed else 0, 0).reshape(weight.shape[transposed], -1), 1)
+    return np.where(bits == 0, 0, np.log2(np.maximum(bits & -bits, 1))).astype(np.int16)
+
+
+def _rounded(integers: torch.Tensor, transposed: bool) -> torch.Tensor:
+    """Weights, float64 integers, rounded so that each output channel has at most SMALL_BITS significant bits."""
+    largest = integers.abs().amax((0, 2, 3) if transposed else (1, 2, 3)).clamp_min(1)
+    most = 2 ** (SMALL_BITS - 1) - 1
+    unit = 2.0 ** torch.log2(largest / most).ceil().clamp_min(0)
+    unit = torch.from_numpy(_along(unit.numpy(), transposed))
+    return (integers / unit).round().clamp(-most, most) * unit
 
 
 def _check(module: nn.Conv2d | nn.ConvTranspose2d) -> None:

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import nn
 
 from latcodec import images
-from latcodec.backends.ncvae import config_of
-from latcodec.models.ncvae import NCVAE, loss
+from latcodec.backends.common import config_from
+from latcodec.models.ncvae import NCVAE, Config, loss
 from latcodec.train import data
 from latcodec.train.loop import read_checkpoint
 from latcodec.train.optimizer import MuonAdam
@@ -34,7 +34,7 @@ SIDE_PX = 384
 def trained(state: dict, noise: str, steps: int, crops: data.Crops) -> NCVAE:
     """The network of `state` after `steps` steps with that input noise; crops, rates and seed are the same for all."""
     torch.manual_seed(0)
-    model = NCVAE(replace(config_of(json.loads(state["config"])), input_noise=noise)).to(
+    model = NCVAE(replace(config_from(Config, json.loads(state["config"])), input_noise=noise)).to(
         memory_format=torch.channels_last
     )
     model.load_state_dict({k: v.float() for k, v in state["ema"].items()}, strict=False)

@@ -12,6 +12,7 @@ from skimage import data
 from torch_threads import threads
 
 from latcodec import backends, codec, container
+from latcodec.backends import hyper
 from latcodec.coding import Tables
 from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError
 from latcodec.integer_net import IntegerNet
@@ -475,7 +476,7 @@ def test_exported_integers_are_close_to_the_float_network(backend, module):
             log_sigma = (log_scale + rate["scale_offset"])[0].numpy()
         # z_mean is rounded to 1/64, and h_s and the gain pass that on.
         assert np.abs(means / 64 - mu).max() < 1 / 64 + 0.02 * float(rate["mean_log_gain"].exp().max())
-        expected = np.clip((log_sigma - np.log(0.08)) * module.ROWS_PER_NAT, 0, 63)
+        expected = np.clip((log_sigma - np.log(0.08)) * hyper.ROWS_PER_NAT, 0, 63)
         assert np.abs(rows.reshape(expected.shape) - expected).max() < 0.8
 
 

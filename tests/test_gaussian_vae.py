@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from latcodec.backends.vbq_model import config_of
+from latcodec.backends.common import config_from
 from latcodec.errors import WeightsError
 from latcodec.models.gaussian_vae import (
     T_ELBO,
@@ -162,6 +162,6 @@ def test_senseless_options_are_refused(options):
 
 def test_a_config_from_before_the_term_is_read_and_an_unknown_key_is_not():
     stored = {"widths": [48, 80, 128], "latent": 192, "tempered": False}
-    assert config_of(stored) == Config(tempered=False)
+    assert config_from(Config, stored) == Config(tempered=False)
     with pytest.raises(WeightsError, match="mi_wait"):
-        config_of(stored | {"mi_wait": 0.1})
+        config_from(Config, stored | {"mi_wait": 0.1})

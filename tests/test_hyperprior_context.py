@@ -101,7 +101,10 @@ def test_a_step_sees_the_steps_before_and_no_other(model, photograph):
     shape = tuple(latents.y.shape[1:])
 
     def walk(changed: int | None) -> backend.Walked:
-        return model.walk(z, 128, shape, lambda step, means, rows, there: np.full(means.shape, 5 * (step == changed)))
+        def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+            return np.full(means.shape, 5 * (step == changed))
+
+        return model.walk(z, 128, shape, take, lambda symbols, means: None)
 
     plain = walk(None).means.reshape(STEPS, -1)
     for changed in range(STEPS):

@@ -146,6 +146,23 @@ def test_stored_arrays_give_the_same_network():
         IntegerNet.from_arrays(arrays)
 
 
+@pytest.mark.parametrize("name", ["conv", "deconv", "synthesis"])
+def test_small_weights_take_half_the_room(name):
+    floats = network(name)
+    small, large = quantise(floats, small=True), quantise(floats)
+    arrays = small.to_arrays()
+    kinds = {k: v.dtype.name for k, v in arrays.items() if k.endswith(("weight", "up"))}
+    assert set(kinds.values()) == {"int8", "uint8"}
+    channels = small.layers[0].weight.shape[0 if small.layers[0].transposed else 1]
+    x = fixed_point((channels, 6, 5), 2)
+    assert np.array_equal(IntegerNet.from_arrays(arrays)(x), small(x))
+    assert np.array_equal(small(x), reference(small, x))
+    for ours, theirs in zip(small.layers, large.layers, strict=True):
+        axis = 1 if ours.transposed else 0
+        largest = theirs.weight.abs().amax(tuple(i for i in range(4) if i != axis), keepdim=True)
+        assert ((ours.weight - theirs.weight).abs() <= largest / 127 + 1).all()
+
+
 def test_possible_overflow_is_refused():
     weight = torch.full((1, 2**14, 1, 1), 2.0**15)
     for transposed in (False, True):

@@ -220,6 +220,30 @@ def test_latent_scales_follow_the_measured_std():
     torch.testing.assert_close(model.scale_offset - before, model.y_log_std.expand(5, -1))
 
 
+@pytest.mark.parametrize("inverse", [False, True])
+def test_normalisation_on_a_cpu_has_the_gradient_of_its_formula(inverse):
+    torch.manual_seed(0)
+    norm = GDN(5, inverse)
+    with torch.no_grad():
+        norm.gamma_root.add_(0.3 * torch.rand(5, 5))
+    x = torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last).requires_grad_()
+    towards = torch.randn(2, 5, 4, 3)
+    scale = torch.nn.functional.conv2d(
+        x.abs(), norm.gamma_root.square()[:, :, None, None], norm.beta_root.square() + 1e-4
+    )
+    plain, found = x * scale if inverse else x / scale, norm(x)
+    torch.testing.assert_close(found, plain)
+    inputs = [x, norm.gamma_root, norm.beta_root]
+    for ours, theirs in zip(
+        torch.autograd.grad((found * towards).sum(), inputs),
+        torch.autograd.grad((plain * towards).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(norm(x), found)
+
+
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (24, 75)])
 def test_orthogonalised_rows_are_nearly_orthonormal(shape):
     torch.manual_seed(0)

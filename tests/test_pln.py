@@ -13,7 +13,8 @@ from skimage import data
 from torch_threads import threads
 
 from latcodec import codec, container, weights
-from latcodec.backends import pln, pln_model, pln_parity, pln_wire
+from latcodec.backends import pln, pln_parity, pln_wire
+from latcodec.backends.common import stored_config
 from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError
 from latcodec.latents.samplers import Layout
 from latcodec.metrics import psnr_db
@@ -32,7 +33,7 @@ def stored() -> weights.Weights:
         tensors = export_pln.tensors_of(network)
     finally:
         export_pln.INDEX_SOURCES = before
-    return weights.Weights(Path("pln"), "ab" * 32, "pln", pln_model.stored_config(network), tensors)
+    return weights.Weights(Path("pln"), "ab" * 32, "pln", stored_config(network), tensors)
 
 
 @pytest.fixture(scope="module")

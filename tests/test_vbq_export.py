@@ -8,7 +8,8 @@ import torch
 from skimage import data
 
 from latcodec.backends import vbq
-from latcodec.backends.vbq_model import Model, stored_config
+from latcodec.backends.common import stored_config
+from latcodec.backends.vbq_model import Model
 from latcodec.container import Payload
 from latcodec.errors import WeightsError
 from latcodec.latents.codebooks import entropy_constrained, k_means, uniform_start

@@ -6,21 +6,33 @@ and tables are integers, those of each rate index shipped with the weights.
 
 from __future__ import annotations
 
-import json
-import math
 import time
-import zlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from latcodec.backends import search
+from latcodec.backends.common import (
+    RATES,
+    bounded,
+    config_from,
+    crc_of,
+    floats_to_arrays,
+    integers_of,
+    latent_shapes,
+    load_floats,
+    must_be_one_stream,
+    must_hold,
+    stored_config,
+    timed,
+    to_image,
+    to_tensor,
+)
 from latcodec.coding import Decoder, Encoder, Tables, ideal_bits
 from latcodec.container import Payload
-from latcodec.errors import DriftError, FormatError, WeightsError
+from latcodec.errors import WeightsError
 from latcodec.latents import contexts as ctx
 from latcodec.latents.adaptive import Step, walk
 from latcodec.latents.contexts import MEAN_BITS, Contexts
@@ -30,27 +42,12 @@ from latcodec.models.precision import bf16_is_fast
 from latcodec.models.strips import in_strips
 from latcodec.weights import Weights
 
-RATES = 256
+__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
+           "stored_config", "synthesise", "transcribe"]  # fmt: skip
+
 _HALO = 4  # latents: the residual blocks reach further than the strided layers
 _PARTS = ("groups", "scale", "mean", "own_scale", "own_mean", "unit", "inverse_unit", "floor", "slope", "bounds")
-
-
-@dataclass(frozen=True)
-class Options:
-    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
-
-    effort: 0 rounds, 1 rounds by rate and distortion, 2..9 search better latents, each in about twice the time of the
-    one before; max_seconds: of the search, 0 for no limit; progress: called with 0..1.
-    """
-
-    rate_index: int
-    verify: bool = True
-    effort: int = 0
-    max_seconds: float = 0.0
-    progress: Callable[[float], None] | None = None
-
-    def __post_init__(self) -> None:
-        search.check(self.effort, self.max_seconds)
+Options = search.Options
 
 
 @dataclass(frozen=True)
@@ -85,9 +82,8 @@ class Model:
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
         tensors = weights.tensors
         try:
-            self.network = NCVAE(config_of(weights.config))
-            state = {k: torch.from_numpy(tensors[f"float.{k}"]).float() for k in _floats(self.network)}
-            self.network.load_state_dict(state, strict=False)
+            self.network = NCVAE(config_from(Config, weights.config))
+            load_floats(self.network, tensors, _floats)
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
             self.contexts = Contexts(**{name: tensors[f"contexts.{name}"] for name in _PARTS}, product=_product)
             if self.tables.rows != ctx.ROWS:
@@ -127,19 +123,10 @@ class Metered:
             self.bits += ideal_bits(symbols, rows, tables)
 
 
-def latent_shape(width: int, height: int) -> tuple[int, int]:
-    """(h, w) of the latents for a picture in px: just the cells the picture touches."""
-    return -(-height // IMAGE_STRIDE), -(-width // IMAGE_STRIDE)
-
-
 @torch.inference_mode()
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
-    peak = 65535 if image.dtype == np.uint16 else 255
-    x = torch.from_numpy(image.astype(np.float32)).to(model.device).permute(2, 0, 1)[None] / peak
-    down, right = -x.shape[2] % IMAGE_STRIDE, -x.shape[3] % IMAGE_STRIDE
-    x = F.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
-    return Latents(in_strips(model.network.analysis, x, IMAGE_STRIDE, 1, _HALO)[0], image)
+    return Latents(in_strips(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, _HALO)[0], image)
 
 
 @torch.inference_mode()
@@ -149,7 +136,7 @@ def transcribe(
     """Quantise latents and put them into a coder: (symbols, means) of `walk`; rounding: see `search.round_by_price`."""
     gain = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))["gain"][0].cpu()
     # NaN and infinities of a strange picture must not reach the coder as undefined integers.
-    scaled = torch.nan_to_num(latents.y.cpu() * gain).clamp(-(2**24), 2**24).numpy()
+    scaled = bounded(latents.y.cpu() * gain).numpy()
     nearest = np.rint(scaled).astype(np.int32)
     index, shape = options.rate_index, scaled.shape[1:]
 
@@ -164,39 +151,21 @@ def transcribe(
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    if not options.effort or latents.image is None:
-        return _code(model, latents, options)
-    start = time.perf_counter()
-    size, depth = latents.image.shape[:2], 8 * latents.image.itemsize
-    coded = search.best(
-        latents, latents.image, options.rate_index, options.effort,
-        lambda these, rounding: _code(model, these, replace(options, verify=False), rounding),
-        lambda one: synthesise(model, one.symbols, one.means, options.rate_index, size, False, depth),
-        lambda steps: _searched(model, latents, options, steps, start),
-    )  # fmt: skip
-    seconds = {"search": time.perf_counter() - start} | coded.seconds
-    if options.verify:
-        again = time.perf_counter()
-        _verify(model, coded, options.rate_index)
-        seconds["verify"] = time.perf_counter() - again
-    return replace(coded, seconds=seconds)
+    return search.code(model, latents, options, _code, _verify, _shown, _soft)
 
 
-def _searched(model: Model, latents: Latents, options: Options, steps: int, start: float) -> Latents:
+def _soft(model: Model, rate_index: int) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
+    """What `search.refine` needs: latents to (picture, bits), differentiable, and the gain of y."""
     model.network.load_state_dict(_floats_of_contexts(model), strict=False)
-    rate = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))
-    rate |= _rate_of_contexts(model, options.rate_index)
+    rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))
+    rate |= _rate_of_contexts(model, rate_index)
     autocast = bf16_is_fast(model.device)
 
-    def transmit(now: tuple[torch.Tensor, ...], quantise: Callable) -> tuple[torch.Tensor, torch.Tensor]:
+    def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x_hat, found = model.network.transmit(*now, rate, quantise, autocast)
         return x_hat, logistic_bits(found["symbols"] - found["mean"], found["sigma"]).sum()
 
-    found = search.refine(
-        transmit, search.picture(latents.image, model.device), (latents.y,), (rate["gain"],), options.rate_index, steps,
-        start + options.max_seconds if options.max_seconds else math.inf, options.progress,
-    )  # fmt: skip
-    return Latents(*found)
+    return transmit, (rate["gain"],)
 
 
 def _floats_of_contexts(model: Model) -> dict[str, torch.Tensor]:
@@ -226,33 +195,19 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
     metered = Metered(Encoder(model.tables))
     symbols, means = transcribe(model, latents, options, metered, rounding=rounding)
     stream = metered.encoder.finish()
-    coded = time.perf_counter()
-    seconds = {"entropy": coded - start}
-    result = Coded((stream,), _crc(symbols, means), metered.bits, symbols, means, seconds)
-    if options.verify:
-        _verify(model, result, options.rate_index)
-        seconds["verify"] = time.perf_counter() - coded
-    return result
+    seconds = {"entropy": time.perf_counter() - start}
+    return Coded((stream,), crc_of(symbols, means), metered.bits, symbols, means, seconds)
 
 
-def _verify(model: Model, coded: Coded, rate_index: int) -> None:
-    """Raise DriftError unless the stream decodes to the integers that were coded (law 5)."""
-    if _crc(*_decode_integers(model, coded.streams[0], rate_index, coded.symbols.shape[1:])) != coded.integers_crc:
-        raise DriftError("the stream just written does not decode to the same integers on this machine")
+def _shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+    return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
 
 
-def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
-    """Encode an image, uint8 or uint16 [H, W, 3]."""
-    start = time.perf_counter()
-    latents = analyse(model, image)
-    analysed = time.perf_counter() - start
-    coded = code(model, latents, options)
-    coded.seconds["analysis"] = analysed
-    return coded
+def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
+    return crc_of(*_decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
 
 
-def _crc(symbols: np.ndarray, means: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(means, "<i4"), zlib.crc32(np.ascontiguousarray(symbols, "<i4")))
+encode = timed(analyse, code)
 
 
 def _decode_integers(
@@ -277,52 +232,34 @@ def synthesise(
     y = (q[None] + rate["recentre"] * away.clamp_(-0.5, 0.5)) * rate["inverse_gain"]
     y = y.contiguous(memory_format=torch.channels_last)
     x = in_strips(lambda part: model.network.synthesis(part, model.autocast), y, 1, IMAGE_STRIDE, _HALO)
-    x = x[0, :, : size[0], : size[1]]
-    if gray:
-        x = x.mean(0, keepdim=True).expand(3, -1, -1)
-    peak = 65535 if depth == 16 else 255
-    x = torch.nan_to_num(x).clamp(0, 1).mul(peak).round().permute(1, 2, 0).contiguous().cpu()
-    return x.numpy().astype(np.uint16 if depth == 16 else np.uint8)
+    return to_image(x, size, gray, depth)
 
 
 def decode(model: Model, payload: Payload) -> np.ndarray:
     """Decode to an image, uint8 or uint16 [H, W, 3].
 
-    Raises DriftError if the integers differ from the encoder's: the file's own checksum was right, so this platform
-    computes something else; FormatError if the file has not the one stream this codec writes.
+    Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
+    codec writes.
     """
-    if len(payload.streams) != 1 or payload.parameters is not None:
-        raise FormatError(f"field sections: {len(payload.streams)} streams, the nc-vae codec has exactly 1 and no more")
-    shape = latent_shape(payload.width, payload.height)
-    # Before anything of the picture's size is allocated: a stream bounds the number of symbols it can hold.
-    if model.least_bits[payload.rate_index] * shape[0] * shape[1] > 8 * len(payload.streams[0]) + 64:
-        raise FormatError(
-            f"field stream: {len(payload.streams[0])} bytes cannot hold {payload.width} x {payload.height} pixels"
-        )
-    try:
-        symbols, means = _decode_integers(model, payload.streams[0], payload.rate_index, shape)
-    except FormatError as error:
-        raise DriftError(f"the stream does not decode with these weights on this machine: {error}") from None
-    if _crc(symbols, means) != payload.integers_crc:
-        raise DriftError(
-            "field integers CRC: the decoded integers differ from the encoder's, although file and weights are right: "
-            "this platform computes something else; please report it with the output of `latcodec info`"
-        )
+    must_be_one_stream(payload, "nc-vae")
+    shape, _ = latent_shapes(payload.width, payload.height)
+    must_hold(payload, model.least_bits[payload.rate_index] * shape[0] * shape[1])
+    symbols, means = integers_of(
+        lambda: _decode_integers(model, payload.streams[0], payload.rate_index, shape),
+        payload, lambda found: crc_of(*found),
+    )  # fmt: skip
     size = (payload.height, payload.width)
     return synthesise(model, symbols, means, payload.rate_index, size, payload.gray, payload.depth)
 
 
-def _floats(network: NCVAE) -> list[str]:
+def _floats(name: str) -> bool:
     """What stays float: all but the rate module, which becomes the contexts, and what only training needs."""
-    dropped = ("rate.", "log_noise", "log_floor", "log_slope", "y_log_std")
-    return [name for name in network.state_dict() if not name.startswith(dropped)]
+    return not name.startswith(("rate.", "log_noise", "log_floor", "log_slope", "y_log_std"))
 
 
 def export(network: NCVAE, tables: Tables) -> dict[str, np.ndarray]:
     """Everything a weights file holds: float16 transforms, contexts, frozen tables."""
-    state = network.state_dict()
-    values = {k: state[k].detach().cpu().float() for k in _floats(network)}
-    tensors = {f"float.{k}": v.numpy().astype(np.float16 if v.dim() > 1 else np.float32) for k, v in values.items()}
+    tensors = floats_to_arrays(network, _floats)
     with torch.no_grad():
         every = network.cpu().at_rate(torch.arange(RATES) / (RATES - 1))
         rate = {k: v[:, :, 0, 0].double().numpy() for k, v in every.items()}
@@ -341,16 +278,3 @@ def export(network: NCVAE, tables: Tables) -> dict[str, np.ndarray]:
     tensors |= {f"contexts.{k}": v.astype(np.int32) for k, v in integers.items()}
     tensors |= {f"tables.{k}": getattr(tables, k) for k in ("weights", "offsets", "minimums")}
     return tensors
-
-
-def config_of(stored: dict) -> Config:
-    """The configuration that `stored_config` gave; raises WeightsError for other keys."""
-    known = set(Config.__dataclass_fields__)
-    if not isinstance(stored, dict) or set(stored) != known:
-        raise WeightsError(f"config {str(stored)[:200]} does not have the keys {sorted(known)}")
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
-
-
-def stored_config(network: NCVAE) -> dict:
-    """The configuration as JSON keeps it."""
-    return json.loads(json.dumps(asdict(network.config)))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from latcodec.backends import pln_parity, pln_wire
-from latcodec.backends.hyperprior import _replicate
+from latcodec.backends.common import latent_shapes, replicate, timed, to_image, to_tensor
 from latcodec.backends.pln_model import FACTOR_BITS, VALUE_BITS, Model, to_value
 from latcodec.backends.pln_options import Options
 from latcodec.coding import Decoder, Encoder, ideal_bits
@@ -82,20 +82,11 @@ class Integers:
         return crc
 
 
-def latent_shapes(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(h, w) of z1 and of z2 for a picture in px: z1 has just the cells the picture touches."""
-    z1 = (-(-height // IMAGE_STRIDE), -(-width // IMAGE_STRIDE))
-    return z1, (-(-z1[0] // HYPER_STRIDE), -(-z1[1] // HYPER_STRIDE))
-
-
 @torch.inference_mode()
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
-    peak = 65535 if image.dtype == np.uint16 else 255
-    x = torch.from_numpy(image.astype(np.float32)).to(model.device)
-    x = _replicate(x.permute(2, 0, 1)[None] / peak, IMAGE_STRIDE)
-    y = in_strips(model.network.analysis, x, IMAGE_STRIDE, 1, _HALO)
-    z = model.network.hyper_analysis(_replicate(y, HYPER_STRIDE))
+    y = in_strips(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, _HALO)
+    z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE))
     # NaN and infinities of a strange picture must not reach the samplers.
     return Latents(torch.nan_to_num(y[0]).clamp(-1e6, 1e6).cpu(), torch.nan_to_num(z[0]).clamp(-1e6, 1e6).cpu())
 
@@ -242,14 +233,7 @@ def first_look(model: Model, latents: Latents, index: int) -> tuple[np.ndarray, 
     return jumps2, latents.y.double().numpy() / sigma1[:, None, None] * 2.0**VALUE_BITS - means, rows
 
 
-def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
-    """Encode an image, uint8 or uint16 [H, W, 3]; raises DriftError if what was written does not decode (law 5)."""
-    start = time.perf_counter()
-    latents = analyse(model, image)
-    analysed = time.perf_counter() - start
-    coded = code(model, latents, options)
-    coded.seconds["analysis"] = analysed
-    return coded
+encode = timed(analyse, code)
 
 
 def _decode_integers(model: Model, payload: Payload, shape: tuple[int, int], tolerant: bool = False) -> Integers:
@@ -302,12 +286,7 @@ def synthesise(
     z1 = (torch.from_numpy(integers.means) + torch.from_numpy(integers.values)).to(model.device).float()
     z1 = (z1[None] * (rate["z1_log_sigma"].exp() * 2.0**-VALUE_BITS)).contiguous(memory_format=torch.channels_last)
     x = in_strips(lambda part: model.network.synthesis(part, model.autocast), z1, 1, IMAGE_STRIDE, _HALO)
-    x = x[0, :, : size[0], : size[1]]
-    if gray:
-        x = x.mean(0, keepdim=True).expand(3, -1, -1)
-    peak = 65535 if depth == 16 else 255
-    x = torch.nan_to_num(x).clamp(0, 1).mul(peak).round().permute(1, 2, 0).contiguous().cpu()
-    return x.numpy().astype(np.uint16 if depth == 16 else np.uint8)
+    return to_image(x, size, gray, depth)
 
 
 def decode(model: Model, payload: Payload, ignore_checksum: bool = False) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from latcodec.backends.hyperprior import _part
+from latcodec.backends.common import RATES, config_from, load_floats, part
 from latcodec.coding import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, shift_round
@@ -19,7 +18,6 @@ from latcodec.models.ladder import Config, Ladder
 from latcodec.shared_random import SCALE_BITS
 from latcodec.weights import Weights
 
-RATES = 256
 VALUE_BITS = 8  # of z1
 GAIN_BITS = 16  # of the gains that prior means are multiplied by
 FACTOR_BITS = 12  # of prior standard deviations
@@ -54,17 +52,16 @@ class Model:
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
         tensors = weights.tensors
         try:
-            self.network = Ladder(config_of(weights.config))
-            state = {k: torch.from_numpy(tensors[f"float.{k}"]).float() for k in self.network.state_dict() if floats(k)}
-            self.network.load_state_dict(state, strict=False)
-            self.hyper = IntegerNet.from_arrays(_part(tensors, "hyper."))
+            self.network = Ladder(config_from(Config, weights.config))
+            load_floats(self.network, tensors, floats)
+            self.hyper = IntegerNet.from_arrays(part(tensors, "hyper."))
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
-            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in _part(tensors, "rates.").items()})
-            rows = {k: v.astype(np.int64) for k, v in _part(tensors, "rows.").items()}
+            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in part(tensors, "rates.").items()})
+            rows = {k: v.astype(np.int64) for k, v in part(tensors, "rows.").items()}
             self.row_scale, self.row_step = rows["scale"], rows["step"]
             self.first_place, self.index_row = int(rows["first_place"][0]), rows["index_row"].astype(np.uint16)
             self.row_jump, self.jump_rows = rows["jump"], int(self.index_row.min())
-            amplitudes = {int(k): v for k, v in _part(rows, "amplitudes.").items()}
+            amplitudes = {int(k): v for k, v in part(rows, "amplitudes.").items()}
             self.classes = Classes(rows["bits"], amplitudes)
             _check(self.network.config, self.rates, rows, amplitudes)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, WeightsError) as error:
@@ -134,16 +131,3 @@ def to_value(samples: np.ndarray, scale: np.ndarray, jumps: np.ndarray, step: np
     """Fixed point of `bits` after the point from samples (SCALE_BITS) of standard deviation `scale` (FACTOR_BITS)."""
     value = shift_round(samples * scale, SCALE_BITS + FACTOR_BITS - bits) + jumps.astype(np.int64) * step
     return np.clip(value, -(2**30), 2**30)
-
-
-def config_of(stored: dict) -> Config:
-    """The configuration that `stored_config` gave; raises WeightsError for other keys."""
-    known = set(Config.__dataclass_fields__)
-    if not isinstance(stored, dict) or set(stored) != known:
-        raise WeightsError(f"config {str(stored)[:200]} does not have the keys {sorted(known)}")
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
-
-
-def stored_config(network: Ladder) -> dict:
-    """The configuration as JSON keeps it."""
-    return json.loads(json.dumps(asdict(network.config)))

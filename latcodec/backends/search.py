@@ -13,60 +13,104 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from latcodec.coding import Tables
-from latcodec.errors import OptionError
+from latcodec.errors import DriftError, OptionError
 from latcodec.rates import distortion_weight, lambda_of_index
 
 TILE, MARGIN = 64, 8  # latents, multiples of those that share a hyper-latent
 STRIDE, HYPER_STRIDE = 16, 4
+# (latents, quantise, picture [1, 3, h, w] or None) -> (x_hat, bits)
+Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]
 
-
-# Of a few tried on training pictures: 64 steps gain twice as much as with 0.02 and temperatures from 2 down to 0.3.
 LEARNING_RATE = 0.025  # in steps of the quantiser, at the start
 FIRST, LAST = 1.0, 0.15  # temperatures
 STEPS = (0, 0, 32, 64, 100, 160, 250, 400, 700, 1200)  # of the optimiser, by effort
 ROUNDING = 40.0  # bits that a squared error of one step counts as, in rounding by rate and distortion
+ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
 
 
 @dataclass(frozen=True)
-class Try:
-    """A way to code latents: its Coded, the picture it decodes to, and its price, bits + weight * squared error."""
+class Options:
+    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
 
-    coded: object
-    price: float
-
-
-def best(latents, x: np.ndarray, rate_index: int, effort: int, code: Callable, show: Callable, search: Callable):
-    """The cheapest Coded of a picture x, uint8 or uint16 [H, W, 3], by the Lagrangian, plain rounding among them.
-
-    code(latents, rounding) -> Coded; show(coded) -> decoded picture; search(steps) -> better latents. Effort 1 rounds
-    by rate and distortion, from 2 on latents are searched as well.
+    effort: 0 rounds, 1 rounds by rate and distortion, 2..9 search better latents, each in about twice the time of the
+    one before; max_seconds: of the search, 0 for no limit; progress: called with 0..1. Raises OptionError.
     """
-    weight, peak = error_weight(rate_index), 65535 if x.dtype == np.uint16 else 255
 
-    def tried(these, rounding: float) -> Try:
-        coded = code(these, rounding)
-        difference = show(coded).astype(np.float64) - x
-        return Try(coded, coded.estimated_bits + weight * float(np.square(difference).sum()) / peak**2)
+    rate_index: int
+    verify: bool = True
+    effort: int = 0
+    max_seconds: float = 0.0
+    progress: Callable[[float], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.effort < len(STEPS):
+            raise OptionError(f"effort {self.effort} is outside 0 ... {len(STEPS) - 1}")
+        if not 0 <= self.max_seconds < math.inf:
+            raise OptionError(f"max_seconds {self.max_seconds} is not a time")
+
+
+def code(model, latents, options: Options, plain: Callable, decodes: Callable, shown: Callable, soft: Callable):
+    """The Coded of latents at one rate: that of plain rounding, or with an effort the cheapest that is found.
+
+    plain(model, latents, options, rounding) -> Coded; decodes(model, coded, rate_index, shape of y) says whether the
+    decoder finds the same integers; shown(model, coded, rate_index, size, gray, depth): its picture; soft(model,
+    rate_index) -> (transmit, gains) of `refine`. Raises DriftError if what was written does not decode (law 5).
+    """
+    start = time.perf_counter()
+    if options.effort and latents.image is not None:
+        coded = _cheapest(model, latents, options, plain, shown, soft, start)
+        coded = replace(coded, seconds={"search": time.perf_counter() - start} | coded.seconds)
+    else:
+        coded = plain(model, latents, options)
+    if options.verify:
+        start = time.perf_counter()
+        if not decodes(model, coded, options.rate_index, tuple(latents.y.shape[1:])):
+            raise DriftError("the stream just written does not decode to the same integers on this machine")
+        coded = replace(coded, seconds=coded.seconds | {"verify": time.perf_counter() - start})
+    return coded
+
+
+def _cheapest(model, latents, options: Options, plain, shown, soft, start: float):
+    """Of the ways to code latents the one of least bits + weight * squared error; plain rounding is one of them."""
+    image, index = latents.image, options.rate_index
+    weight, peak = error_weight(index), 65535 if image.dtype == np.uint16 else 255
+    gray = bool((image == image[..., :1]).all())
+    deadline = start + options.max_seconds if options.max_seconds else math.inf
+
+    def tried(these, rounding: float) -> tuple[float, object]:
+        coded = plain(model, these, options, rounding)
+        decoded = shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize)
+        error = float(np.square(decoded.astype(np.float64) - image).sum())
+        return coded.estimated_bits + weight * error / peak**2, coded
 
     tries = [tried(latents, 0.0), tried(latents, ROUNDING)]
-    if STEPS[effort]:
-        tries.append(tried(search(STEPS[effort]), 0.0))
-    return min(tries, key=lambda one: one.price).coded
+    if STEPS[options.effort]:
+        transmit, gains = soft(model, index)
+        heard = _gray(transmit) if gray else transmit
+        names = [name for name in ("y", "z") if hasattr(latents, name)]
+        variables = [getattr(latents, name) for name in names]
+        x = picture(image, model.device)
+        steps = STEPS[options.effort]
+        found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
+        tries.append(tried(replace(latents, **dict(zip(names, found, strict=True))), 0.0))
+    return min(tries, key=lambda one: one[0])[1]
 
 
-def check(effort: int, max_seconds: float) -> None:
-    """Raise OptionError for what no search can do."""
-    if not 0 <= effort < len(STEPS):
-        raise OptionError(f"effort {effort} is outside 0 ... {len(STEPS) - 1}")
-    if not 0 <= max_seconds < math.inf:
-        raise OptionError(f"max_seconds {max_seconds} is not a time")
+def _gray(transmit: Transmit) -> Transmit:
+    """`transmit` of a gray picture, whose three channels the decoder averages."""
+
+    def averaged(now: tuple[Tensor, ...], quantise: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
+        x_hat, bits = transmit(now, quantise, x)
+        return x_hat.mean(1, keepdim=True), bits
+
+    return averaged
 
 
 def picture(image: np.ndarray, device: torch.device) -> Tensor:
@@ -80,10 +124,11 @@ def error_weight(rate_index: int) -> float:
     return distortion_weight(lambda_of_index(rate_index)) * 255**2 / 3
 
 
-def round_by_price(residual: np.ndarray, rows: np.ndarray, tables: Tables, rounding: float) -> np.ndarray:
+def round_by_price(residual: np.ndarray, rows: np.ndarray, tables: Tables, rounding: float | np.ndarray) -> np.ndarray:
     """Nearest integers, int32, but one nearer to 0 where its table makes it cheaper than the error it adds.
 
-    residual: float32 [n]; rows: uint16 [n]; rounding: bits that a squared error of 1 counts as. Source: rate-distortion
+    residual: float32 [n]; rows: uint16 [n]; rounding: bits that a squared error of 1 counts as, of all or
+    of each. Source: rate-distortion
     optimised quantisation as video encoders do it.
     """
     nearest = np.rint(residual).astype(np.int32)
@@ -91,30 +136,29 @@ def round_by_price(residual: np.ndarray, rows: np.ndarray, tables: Tables, round
     near, away = nearest[places], residual[places]
     inner = near - np.sign(near)
     saved = symbol_bits(near, rows[places], tables) - symbol_bits(inner, rows[places], tables)
-    added = rounding * (np.square(away - inner) - np.square(away - near))
+    added = (rounding if np.isscalar(rounding) else rounding[places]) * (
+        np.square(away - inner) - np.square(away - near)
+    )
     nearest[places] = np.where(saved > added, inner, near)
     return nearest
 
 
 def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.ndarray:
-    """Bits of symbols int32 [n] in rows uint16 [n], float64; escapes, which no rounding is about, count as 0."""
+    """Bits of symbols int32 [n] in rows uint16 [n], float64, roughly for those outside their tables."""
     place = tables.offsets[rows].astype(np.int64) + symbols - tables.minimums[rows]
     inside = (place >= tables.offsets[rows]) & (place < tables.offsets[1:][rows] - 1)
-    return np.where(inside, tables.bits[np.where(inside, place, 0)], 0.0)
+    return np.where(inside, tables.bits[np.where(inside, place, 0)], ESCAPED_BITS)
 
 
-def soft_round(x: Tensor, temperature: float) -> Tensor:
+def soft_round(x: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
     """One of the two nearest integers, softly: x is pulled to the nearer, the harder the lower the temperature."""
     low = x.detach().floor()
     fraction = (x - low).clamp(1e-4, 1 - 1e-4)
-    uniform = torch.rand_like(x).clamp(1e-9, 1 - 1e-7)
+    uniform = torch.rand(x.shape, generator=generator, device=x.device).clamp(1e-9, 1 - 1e-7)
     # The difference of two Gumbel variables is logistic.
     noise = uniform.log() - (-uniform).log1p()
     logit = (torch.atanh(fraction) - torch.atanh(1 - fraction)) / temperature
     return low + torch.sigmoid((logit + noise) / temperature)
-
-
-Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor]], tuple[Tensor, Tensor]]
 
 
 def refine(
@@ -123,9 +167,9 @@ def refine(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Latents whose plain rounding costs less, float32 like `latents`: y [C, h, w] and, if any, z [Z, h/4, w/4], up.
 
-    transmit(latents [1, ., ., .], quantise) -> (x_hat, bits), differentiable; gains: float32 [1, ., 1, 1], of steps a
-    unit of each; x: the picture, float32 [3, H, W] in 0..1, H and W up to 16 times h and w; steps: of the optimiser;
-    deadline: of time.perf_counter(), s, by which to come to an end; progress gets 0..1.
+    transmit(latents [1, ., ., .], quantise, picture [1, 3, ., .]) -> (x_hat, bits), differentiable; gains: float32
+    [1, ., 1, 1], of steps a unit of each; x: the picture, float32 [3, H, W] in 0..1, H and W up to 16 times h and w;
+    steps: of the optimiser; deadline: of time.perf_counter(), s, by which to come to an end; progress gets 0..1.
     """
     found = tuple(one.detach().clone() for one in latents)  # clones of inference tensors can have gradients
     every = list(_tiles(*found[0].shape[1:]))
@@ -171,8 +215,7 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
         masks.append(mask)
     optimizer = torch.optim.Adam(variables, LEARNING_RATE, betas=(0.9, 0.99))
     weight = error_weight(rate_index)
-    random = torch.random.get_rng_state()
-    torch.manual_seed(0)
+    generator = torch.Generator(x.device).manual_seed(0)
     step, start = 0, time.perf_counter()
     while True:
         # With a deadline the schedule runs by the clock where that is faster, so that it always comes to its end.
@@ -183,7 +226,7 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * at)))
         now = tuple(v / gain for v, gain in zip(variables, gains, strict=True))
-        x_hat, bits = transmit(now, lambda r, temperature=temperature: soft_round(r, temperature))
+        x_hat, bits = transmit(now, lambda r, temperature=temperature: soft_round(r, temperature, generator), pixels)
         error = (x_hat[:, :, : pixels.shape[2], : pixels.shape[3]] - pixels).square().sum()
         optimizer.zero_grad(set_to_none=True)
         (bits + weight * error).backward()
@@ -192,7 +235,6 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
         optimizer.step()
         step += 1
         tell(min(1.0, at))
-    torch.random.set_rng_state(random)
     with torch.no_grad():
         for one, variable, mask, gain, stride in zip(latents, variables, masks, gains, (1, HYPER_STRIDE), strict=False):
             rows, columns = _cells(outer, stride)

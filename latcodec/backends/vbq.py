@@ -10,13 +10,22 @@ from __future__ import annotations
 import math
 import struct
 import time
-import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from latcodec.backends.common import (
+    crc_of,
+    integers_of,
+    latent_shapes,
+    must_hold,
+    replicate,
+    rounded,
+    timed,
+    to_image,
+    to_tensor,
+)
 from latcodec.backends.vbq_model import MEAN_BITS, NO_LAMBDA, Model
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.container import Payload
@@ -95,26 +104,13 @@ class Coded:
     details: dict[str, object] = field(default_factory=dict)
 
 
-def latent_shapes(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(h, w) of y and of z for a picture in px: y has just the cells the picture touches."""
-    y = (-(-height // IMAGE_STRIDE), -(-width // IMAGE_STRIDE))
-    return y, (-(-y[0] // HYPER_STRIDE), -(-y[1] // HYPER_STRIDE))
-
-
-def _replicate(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    down, right = -x.shape[2] % multiple, -x.shape[3] % multiple
-    return F.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
-
-
 @torch.inference_mode()
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
-    peak = 65535 if image.dtype == np.uint16 else 255
-    x = torch.from_numpy(image.astype(np.float32)).to(model.device)
-    x = _replicate(x.permute(2, 0, 1)[None] / peak, IMAGE_STRIDE)
+    x = to_tensor(image, model.device)
     both = in_strips(lambda part: torch.cat(model.network.likelihood(part), 1), x, IMAGE_STRIDE, 1, _HALO)
     y, log_h = (torch.nan_to_num(part) for part in both.chunk(2, 1))
-    z = model.network.hyper_analysis(_replicate(y, HYPER_STRIDE))
+    z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE))
     return Latents(y[0].contiguous(), log_h[0].contiguous(), z[0])
 
 
@@ -158,10 +154,10 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     encoder.put(z_symbols.ravel(), z_rows)
     encoder.put(symbols.ravel(), rows)
     stream = encoder.finish()
-    crc = _crc(z_symbols, symbols, values, rows)
+    crc = crc_of(z_symbols, symbols, values, rows)
     coded = time.perf_counter()
     estimate = ideal_bits(z_symbols.ravel(), z_rows, model.tables) + ideal_bits(symbols.ravel(), rows, model.tables)
-    if options.verify and _crc(*_decode_integers(model, stream, options, shape)) != crc:
+    if options.verify and crc_of(*_decode_integers(model, stream, options, shape)) != crc:
         raise DriftError("the stream just written does not decode to the same integers on this machine")
     seconds = {
         "hyper": networks - start,
@@ -172,27 +168,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     return Coded((stream,), crc, estimate, symbols, values, rows, seconds, _pack(options))
 
 
-def encode(model: Model, image: np.ndarray, options: Options) -> Coded:
-    """Encode an image, uint8 or uint16 [H, W, 3]."""
-    start = time.perf_counter()
-    latents = analyse(model, image)
-    analysed = time.perf_counter() - start
-    coded = code(model, latents, options)
-    coded.seconds["analysis"] = analysed
-    return coded
-
-
-def rounded(x: torch.Tensor) -> np.ndarray:
-    """Nearest integers, int32."""
-    # NaN and infinities of a strange picture must not reach the coder as undefined integers.
-    return torch.nan_to_num(x).clamp(-(2**24), 2**24).round().to(torch.int32).numpy()
-
-
-def _crc(z_symbols: np.ndarray, symbols: np.ndarray, values: np.ndarray, rows: np.ndarray) -> int:
-    crc = 0
-    for array, kind in ((z_symbols, "<i4"), (symbols, "<i4"), (values, "<i4"), (rows, "<u2")):
-        crc = zlib.crc32(np.ascontiguousarray(array, kind), crc)
-    return crc
+encode = timed(analyse, code)
 
 
 def _pack(options: Options) -> bytes | None:
@@ -241,12 +217,7 @@ def synthesise(model: Model, values: np.ndarray, size: tuple[int, int], gray: bo
     y = torch.from_numpy(values).to(model.device).float() * 2.0**-VALUE_BITS
     y = y[None].contiguous(memory_format=torch.channels_last)
     x = in_strips(lambda part: model.network.synthesis(part, model.autocast), y, 1, IMAGE_STRIDE, _HALO)
-    x = x[0, :, : size[0], : size[1]]
-    if gray:
-        x = x.mean(0, keepdim=True).expand(3, -1, -1)
-    peak = 65535 if depth == 16 else 255
-    x = torch.nan_to_num(x).clamp(0, 1).mul(peak).round().permute(1, 2, 0).contiguous().cpu()
-    return x.numpy().astype(np.uint16 if depth == 16 else np.uint8)
+    return to_image(x, size, gray, depth)
 
 
 def _integers_of(model: Model, payload: Payload):
@@ -256,7 +227,6 @@ def _integers_of(model: Model, payload: Payload):
     if (options.quantizer, options.prior) not in model.sets:
         raise FormatError(f"field parameters: these weights have no tables for {options.quantizer}, {options.prior}")
     shape, z_shape = latent_shapes(payload.width, payload.height)
-    # Before anything of the picture's size is allocated: a stream bounds the number of symbols it can hold.
     least = np.minimum.reduceat(model.tables.bits, model.tables.offsets[:-1])
     if options.prior == "hyper":
         least_bits = least[model.rates.z_row[options.nearest_index]].sum() * z_shape[0] * z_shape[1]
@@ -264,20 +234,10 @@ def _integers_of(model: Model, payload: Payload):
         first, _, grid = model.sets[options.quantizer, options.prior]
         noise = model.noise(options.nearest_index, options.lambda_code)
         least_bits = least[grid.rows(model.factorized_prior(), noise) + first].sum() * shape[0] * shape[1]
-    if least_bits > 8 * len(payload.streams[0]) + 64:
-        raise FormatError(
-            f"field stream: {len(payload.streams[0])} bytes cannot hold {payload.width} x {payload.height} pixels"
-        )
-    try:
-        integers = _decode_integers(model, payload.streams[0], options, shape)
-    except FormatError as error:
-        raise DriftError(f"the stream does not decode with these weights on this machine: {error}") from None
-    if _crc(*integers) != payload.integers_crc:
-        raise DriftError(
-            "field integers CRC: the decoded integers differ from the encoder's, although file and weights are right: "
-            "this platform computes something else; please report it with the output of `latcodec info`"
-        )
-    return integers
+    must_hold(payload, least_bits)
+    return integers_of(
+        lambda: _decode_integers(model, payload.streams[0], options, shape), payload, lambda found: crc_of(*found)
+    )
 
 
 def decode(model: Model, payload: Payload) -> np.ndarray:

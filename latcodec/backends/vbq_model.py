@@ -5,13 +5,13 @@ Fixed point: latents, scales and logarithms as in `latents/grids.py`, z as in th
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from latcodec.backends.common import RATES, config_from, floats_to_arrays, load_floats, part
 from latcodec.coding import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
@@ -26,7 +26,6 @@ GAIN_BITS, INVERSE_BITS = 16, 12
 Z_ROWS = 64
 Z_SIGMA_MIN, Z_SIGMA_MAX = 0.08, 256.0
 Z_ROWS_PER_NAT = (Z_ROWS - 1) / np.log(Z_SIGMA_MAX / Z_SIGMA_MIN)
-RATES = 256
 NO_LAMBDA = -(2**15)
 
 
@@ -50,34 +49,31 @@ class Model:
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
         tensors = weights.tensors
         try:
-            self.network = GaussianVAE(config_of(weights.config))
-            state = {
-                k: torch.from_numpy(tensors[f"float.{k}"]).float() for k in self.network.state_dict() if _floats(k)
-            }
-            self.network.load_state_dict(state, strict=False)
-            self.hyper = IntegerNet.from_arrays(_part(tensors, "hyper."))
+            self.network = GaussianVAE(config_from(Config, weights.config))
+            load_floats(self.network, tensors, _floats)
+            self.hyper = IntegerNet.from_arrays(part(tensors, "hyper."))
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
-            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in _part(tensors, "rates.").items()})
+            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in part(tensors, "rates.").items()})
             self.log_curvature = tensors["prior.log_curvature"].astype(np.int64)[:, None, None]
             self.exp_table = tensors["prior.exp"]
             self.caution = tensors["prior.caution"]  # of the encoder alone, float32 [priors, 256]
-            self.factorized = {k: v.astype(np.int64)[:, None, None] for k, v in _part(tensors, "factorized.").items()}
+            self.factorized = {k: v.astype(np.int64)[:, None, None] for k, v in part(tensors, "factorized.").items()}
             self.sets = {}
             quantiles = Quantiles(tensors["prior.quantiles"])
             sizes = np.diff(self.tables.offsets.astype(np.int64)) - 1
             for name in sorted({k.split(".")[1] for k in tensors if k.startswith("set.")}):
-                part, (quantizer, prior) = _part(tensors, f"set.{name}."), name.split("-")
-                first, count = (int(v) for v in part["rows"])
+                own, (quantizer, prior) = part(tensors, f"set.{name}."), name.split("-")
+                first, count = (int(v) for v in own["rows"])
                 starts = np.concatenate([[0], np.cumsum(sizes[first : first + count])])
                 if quantizer in ("vbq", "algorithm1"):
-                    if len(part["entries"]) != starts[-1]:
-                        raise ValueError(f"{len(part['entries'])} entries for {starts[-1]} entries of {name}")
-                    grid = PointGrid(part["entries"], starts, quantiles, quantizer == "algorithm1")
+                    if len(own["entries"]) != starts[-1]:
+                        raise ValueError(f"{len(own['entries'])} entries for {starts[-1]} entries of {name}")
+                    grid = PointGrid(own["entries"], starts, quantiles, quantizer == "algorithm1")
                 elif quantizer == "uniform":
                     grid = StepGrid(self.exp_table)
                 else:
-                    starts = part["starts"].astype(np.int64)
-                    grid = BookGrid(part["centres"], starts, part["noises"].astype(np.int64), quantizer == "lloyd")
+                    starts = own["starts"].astype(np.int64)
+                    grid = BookGrid(own["centres"], starts, own["noises"].astype(np.int64), quantizer == "lloyd")
                 self.sets[quantizer, prior] = (first, count, grid)
         except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not vbq weights: {error}") from None
@@ -141,27 +137,9 @@ def _floats(name: str) -> bool:
     return not name.startswith("h_s.")
 
 
-def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def config_of(stored: dict) -> Config:
-    """The configuration that `stored_config` gave; weights older than a field have its default. Raises WeightsError."""
-    known = set(Config.__dataclass_fields__)
-    if not isinstance(stored, dict) or not set(stored) <= known:
-        raise WeightsError(f"config {str(stored)[:200]} has other keys than {sorted(known)}")
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
-
-
-def stored_config(network: GaussianVAE) -> dict:
-    """The configuration as JSON keeps it."""
-    return json.loads(json.dumps(asdict(network.config)))
-
-
 def export(network: GaussianVAE) -> dict[str, np.ndarray]:
     """Networks and integers of a weights file, without quantiles and tables: those are fitted (train/export_vbq.py)."""
-    state = {k: v.detach().cpu().float() for k, v in network.state_dict().items() if _floats(k)}
-    tensors = {f"float.{k}": v.numpy().astype(np.float16 if v.dim() > 1 else np.float32) for k, v in state.items()}
+    tensors = floats_to_arrays(network, _floats)
     with torch.no_grad():
         rate = {
             k: v[:, :, 0, 0].double().numpy() for k, v in network.at_rate(torch.arange(RATES) / (RATES - 1)).items()
@@ -180,5 +158,5 @@ def export(network: GaussianVAE) -> dict[str, np.ndarray]:
     )
     tensors |= {f"rates.{k}": v for k, v in vars(integers).items()}
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s).to_arrays().items()}
-    tensors["prior.log_curvature"] = np.rint(state["log_curvature"].numpy() * 2**LOG_BITS).astype(np.int32)
+    tensors["prior.log_curvature"] = np.rint(tensors["float.log_curvature"] * 2**LOG_BITS).astype(np.int32)
     return tensors

@@ -12,7 +12,8 @@ section 3.3 (quadtree partition). Residual blocks: see `layers.Residual`.
     m_k, l_k = (m, l)_k + C_k(r(A_k(e(t) y_hat_0..k-1) + B_k (m, l)_k))      r: leaky ReLU
     mu_k = b(t) m_k, log sigma_k = c(t) + l_k      in units of the quantiser's step
     y_hat_k = round(g(t) y_k - mu_k) + mu_k        p(y_hat_k) = L(mu_k, sigma_k) * U, Eq. 11 of Balle et al. 2018
-    x_hat = g_s(i(t) y_hat)                        synthesis
+    x_base = g_s(i(t) y_hat)                       synthesis
+    x_hat = x_base + details                       see `details.py`; without any, x_base
 
 Of each 2x2 square of latents a step codes every position once, in another quarter of the channels each, diagonal
 neighbours first: `coding_order`. So a step sees the other channels of its position and, from the second step on, its
@@ -31,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latcodec.models.details import RATE_FUNCTIONS, Details
 from latcodec.models.layers import (
     GDN,
     Residual,
@@ -53,7 +55,7 @@ _TURN = (0, 2, 3, 1)  # of positions (0, 0), (0, 1), (1, 0), (1, 1) in channel g
 @dataclass(frozen=True)
 class Config:
     """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
-    context networks; number of rate knots."""
+    context networks; number of rate knots; details of a block, and width of the network that tells their spread."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
     blocks: tuple[int, int, int] = (0, 0, 0)
@@ -62,6 +64,8 @@ class Config:
     hyper_latent: int = 96
     context_width: int = 96
     knots: int = 9
+    details: int = 0
+    detail_width: int = 64
 
 
 def coding_order(channels: int) -> Tensor:
@@ -100,6 +104,7 @@ class ContextHyperprior(nn.Module):
         self.from_first = nn.ModuleList(conv(2 * y, c, 1, 1) for _ in range(1, STEPS))  # B
         self.corrections = nn.ModuleList(conv(c, 2 * y, 1, 1) for _ in range(1, STEPS))  # C
         self.activation = leaky()
+        self.details = Details(config.details, y, config.detail_width, k) if config.details else None
         self.register_buffer("order", coding_order(y), persistent=False)
         self.register_buffer("inverse_order", torch.argsort(coding_order(y)), persistent=False)
         # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
@@ -134,7 +139,10 @@ class ContextHyperprior(nn.Module):
         names = (
             "y_log_gain y_log_inverse_gain context_log_gain mean_log_gain scale_offset z_log_gain z_mean z_log_sigma"
         )
-        return {name: interpolate_knots(getattr(self, name), t)[:, :, None, None] for name in names.split()}
+        functions = {name: getattr(self, name) for name in names.split()}
+        if self.details is not None:
+            functions |= {f"details.{name}": getattr(self.details, name) for name in RATE_FUNCTIONS}
+        return {name: interpolate_knots(knots, t)[:, :, None, None] for name, knots in functions.items()}
 
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
         """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
@@ -166,12 +174,14 @@ class ContextHyperprior(nn.Module):
         rate: dict[str, Tensor],
         quantise: Callable[[Tensor], Tensor],
         autocast: bool = False,
+        x: Tensor | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
         """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
 
-        quantise: residual -> symbols, or something softer. Returns x_hat [B, 3, 16 h, 16 w] and, of z and then of each
-        step of y, (residual, quantised residual, standard deviation of its logistic), all in steps. Where h or w is
-        odd, residuals beyond y are 0.
+        quantise: residual -> symbols, or something softer. x: the picture [B, 3, 16 h, 16 w], whose details are sent
+        too if this network has any; None: not. Returns x_hat [B, 3, 16 h, 16 w] and, of z, of each step of y and of
+        each group of details, (residual, quantised residual, standard deviation of its logistic), all in steps. Where
+        h or w is odd, residuals beyond y are 0.
         """
         height, width = y.shape[2:]
         z_gain = rate["z_log_gain"].exp()
@@ -179,7 +189,8 @@ class ContextHyperprior(nn.Module):
         z_quantised = quantise(z_residual)
         z_sigma = lower_bound(rate["z_log_sigma"].exp(), SIGMA_MIN).expand_as(z_residual)
         even = (slice(None), slice(None), slice(0, height + height % 2), slice(0, width + width % 2))
-        m, log_scale = self.h_s((z_quantised + rate["z_mean"]) / z_gain)[even].chunk(2, 1)
+        hyper = self.h_s((z_quantised + rate["z_mean"]) / z_gain)[even]
+        m, log_scale = hyper.chunk(2, 1)
         first = [self.in_steps(part) for part in (m, log_scale)]
         y_steps = self.in_steps(F.pad(y * rate["y_log_gain"].exp(), (0, width % 2, 0, height % 2)))
         there = self.in_steps(F.pad(torch.ones_like(y[:1]), (0, width % 2, 0, height % 2)))
@@ -201,23 +212,32 @@ class ContextHyperprior(nn.Module):
             parts.append(quantised + mu)
             seen.append(parts[-1] * context_gain[step])
         y_hat = F.pixel_shuffle(torch.cat(parts, 1)[:, self.inverse_order], 2)[:, :, :height, :width]
-        return self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), autocast), prices
+        x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), autocast)
+        if self.details is not None and x is not None:
+            own = {name: rate[f"details.{name}"] for name in RATE_FUNCTIONS}
+            u = self.details.analysis(x - x_hat)
+            context = y_hat * rate["context_log_gain"].exp()
+            u_hat, more = self.details.transmit(u, context, hyper[:, :, :height, :width], own, quantise)
+            x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
+        return x_hat, prices
 
     def in_steps(self, planes: Tensor) -> tuple[Tensor, ...]:
         """[B, C, h, w], h and w even -> what each step codes, [B, C, h/2, w/2]."""
         return F.pixel_unshuffle(planes, 2)[:, self.order].chunk(STEPS, 1)
 
     def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
-        """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat, y_bits [B], z_bits [B].
+        """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat; y_bits, z_bits, detail_bits [B].
 
         With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
         rounded values (straight-through); without, everything is rounded and the rate is what the tables will charge.
         """
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
-        x_hat, (of_z, *of_y) = self.transmit(y, z, self.at_rate(t), round_straight_through, autocast)
-        y_bits = torch.stack([price(*part, noise) for part in of_y]).sum(0)
-        return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": price(*of_z, noise)}
+        x_hat, prices = self.transmit(y, z, self.at_rate(t), round_straight_through, autocast, x)
+        z_bits, *bits = (price(*part, noise) for part in prices)
+        bits += [torch.zeros_like(z_bits)]
+        y_bits, detail_bits = torch.stack(bits[:STEPS]).sum(0), torch.stack(bits[STEPS:]).sum(0)
+        return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": z_bits, "detail_bits": detail_bits}
 
 
 def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Tensor:
@@ -236,14 +256,15 @@ def loss(
 ) -> dict[str, Tensor]:
     """Per picture: L = bpp + lc * 255^2 * MSE, weighted by lc^-1/2 so that no rate dominates a batch.
 
-    Returns the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range), "lagrangian" and "z_bpp".
+    Returns the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range), "lagrangian", and the shares of
+    bpp "z_bpp" and "detail_bpp".
     """
     out = model(x, t, autocast, noise)
     x_hat = out["x_hat"] if noise else out["x_hat"].clamp(0, 1)
     mse = (x_hat - x).square().mean((1, 2, 3))
     pixels = x.shape[2] * x.shape[3]
-    bpp = (out["y_bits"] + out["z_bits"]) / pixels
+    bpp = (out["y_bits"] + out["z_bits"] + out["detail_bits"]) / pixels
     lc = distortion_weights(t)
     lagrangian = bpp + lc * 255**2 * mse
     return {"loss": (lagrangian / lc.sqrt()).mean(), "bpp": bpp, "mse": mse, "lagrangian": lagrangian,
-            "z_bpp": out["z_bits"] / pixels}  # fmt: skip
+            "z_bpp": out["z_bits"] / pixels, "detail_bpp": out["detail_bits"] / pixels}  # fmt: skip

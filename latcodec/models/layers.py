@@ -25,8 +25,34 @@ class GDN(nn.Module):
         self.beta_root = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
+            return _NormOnCPU.apply(x, self.gamma_root.square(), self.beta_root.square() + 1e-4, self.inverse)
         norm = F.conv2d(x.abs(), self.gamma_root.square()[:, :, None, None], self.beta_root.square() + 1e-4)
         return x * norm if self.inverse else x / norm
+
+
+class _NormOnCPU(torch.autograd.Function):
+    """GDN whose gradient makes half as many passes over memory, which is what it costs on a CPU."""
+
+    @staticmethod
+    def forward(context, x: Tensor, gamma: Tensor, beta: Tensor, inverse: bool) -> Tensor:
+        pixels = x.permute(0, 2, 3, 1)
+        norm = torch.addmm(beta, pixels.abs().flatten(0, 2), gamma.T).view(pixels.shape)
+        out = pixels * norm if inverse else pixels / norm
+        context.save_for_backward(pixels, gamma, norm, out)
+        context.inverse = inverse
+        return out.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(context, gradient: Tensor):
+        x, gamma, norm, out = context.saved_tensors
+        g = gradient.permute(0, 2, 3, 1)
+        through = g * norm if context.inverse else g / norm
+        of_norm = g * x if context.inverse else (through * out).neg_()
+        flat = of_norm.flatten(0, 2)
+        to_size = (flat @ gamma).view(x.shape)
+        through.addcmul_(to_size, x.sign())
+        return through.permute(0, 3, 1, 2), flat.T @ x.abs().flatten(0, 2), flat.sum(0), None
 
 
 def conv(channels_in: int, channels_out: int, kernel: int = 5, stride: int = 2) -> nn.Conv2d:

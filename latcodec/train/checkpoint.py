@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from latcodec import files, weights
+from latcodec.backends.common import floats_from_arrays
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet
 from latcodec.latents import contexts
@@ -104,7 +105,7 @@ def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:
         found = weights.load_file(path)
         tensors = {k.removeprefix("float."): torch.from_numpy(v) for k, v in found.tensors.items()}
         integers = _floats_of_contexts(found) if found.backend == "nc-vae" else _floats_of_integers(found)
-        return found.backend, found.config, tensors | integers
+        return found.backend, found.config, tensors | floats_from_arrays(found.tensors) | integers
     state = read_checkpoint(path, "cpu")
     if not isinstance(state.get("ema"), dict):
         raise WeightsError(f"{path}: neither weights nor a checkpoint: it has no averages")

@@ -31,7 +31,7 @@ def load_checkpoint(path: Path) -> tuple[Hyperprior, dict]:
 def fitted_tables(model, pictures: list[np.ndarray], backend=backend) -> Tables:
     """Logistic tables corrected by the symbols of training pictures, uint8 [H, W, 3], at many rates.
 
-    backend: the module of the model, whose Coded has as many symbols as rows.
+    backend: the module of the model, whose Coded has `counted`.
     """
     base = model.tables
     counts = [np.zeros(base.size(row)) for row in range(base.rows)]
@@ -39,9 +39,9 @@ def fitted_tables(model, pictures: list[np.ndarray], backend=backend) -> Tables:
         latents = backend.analyse(model, picture)
         for index in range(number % CALIBRATION_STEP, backend.RATES, CALIBRATION_STEP):
             coded = backend.code(model, latents, backend.Options(index, verify=False))
-            symbols = coded.symbols.ravel()
-            for row in np.unique(coded.rows):
-                entries, escape = symbols[coded.rows == row] - base.minimums[row], len(counts[row]) - 1
+            symbols, rows = coded.counted()
+            for row in np.unique(rows):
+                entries, escape = symbols[rows == row] - base.minimums[row], len(counts[row]) - 1
                 entries = entries[(entries >= 0) & (entries < escape)]
                 counts[row] += np.bincount(entries, minlength=escape + 1)
     return corrected_tables(base, counts, backend.sigmas().tolist())

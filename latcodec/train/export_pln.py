@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from latcodec.backends import pln as backend
+from latcodec.backends.common import stored_config
 from latcodec.backends.pln_model import (
     FACTOR_BITS,
     GAIN_BITS,
@@ -14,7 +15,6 @@ from latcodec.backends.pln_model import (
     VALUE_BITS,
     Model,
     floats,
-    stored_config,
 )
 from latcodec.coding import Tables
 from latcodec.integer_net import FRACTION_BITS, quantise

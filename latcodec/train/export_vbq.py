@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latcodec.backends import vbq as backend
-from latcodec.backends import vbq_model
+from latcodec.backends.common import stored_config
 from latcodec.models.gaussian_vae import GaussianVAE
 from latcodec.train import vbq_sets
 from latcodec.train.checkpoint import averaged_network
@@ -44,4 +44,4 @@ def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures
     """Write `out` (safetensors) from a checkpoint, everything fitted on training pictures of `paths`, and index it."""
     network = load_checkpoint(checkpoint)
     tensors = fit(network, calibration_crops(paths, pictures, SIDE_PX, most=pictures))
-    return write(out, NAME, vbq_model.stored_config(network), command, tensors)
+    return write(out, NAME, stored_config(network), command, tensors)

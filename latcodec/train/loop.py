@@ -26,7 +26,7 @@ from latcodec.train.meter import Meter
 from latcodec.train.objective import BATCH, evaluate, objective, reconstructions
 from latcodec.train.optimizer import MuonAdam
 from latcodec.train.record import SHOWN_CROPS, Record
-from latcodec.train.settings import EXACT, TrainSettings, check, config_of, parts_of
+from latcodec.train.settings import EXACT, TrainSettings, check, choose_trained, config_of, parts_of
 from latcodec.train.start import start_from_klt
 from latcodec.train.step import Stepper
 
@@ -78,6 +78,7 @@ def run(
         model = model_class(config).to(device, memory_format=torch.channels_last)
     except (ValueError, RuntimeError) as error:
         raise OptionError(f"no {settings.codec} can be made with these options: {error}") from None
+    choose_trained(model, settings.only)
     optimizer = MuonAdam(model, settings.lr)
     out.mkdir(parents=True, exist_ok=True)
 

@@ -12,16 +12,22 @@ STREAMS = 8  # of CUDA: the matrices of Muon are small and independent
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Nearest semi-orthogonal matrix of a float32 [rows, columns] matrix, to bf16 precision."""
-    x = matrix.bfloat16()
-    transposed = x.shape[0] > x.shape[1]
-    if transposed:
-        x = x.T
+    """Nearest semi-orthogonal matrix of a float32 [rows, columns] matrix, roughly: singular values in 0.7 ... 1.2.
+
+    Each Newton-Schulz step multiplies by a polynomial of the Gram matrix. Those commute, so they are multiplied with
+    one another, small as they are, and meet the long matrix once at the end.
+    """
+    transposed = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if transposed else matrix
     x = x / (x.norm() + 1e-7)
+    gram, product = x @ x.T, None
     for _ in range(steps):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x.T if transposed else x).float()
+        factor = -4.7750 * gram + 2.0315 * gram @ gram
+        factor.diagonal().add_(3.4445)
+        product = factor if product is None else factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
+    return x.T if transposed else x
 
 
 class MuonAdam(torch.optim.Optimizer):

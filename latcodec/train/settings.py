@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 
+from torch import nn
+
 from latcodec.errors import OptionError
 from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN
@@ -19,14 +21,15 @@ MODELS = {  # codec: module under latcodec.models and its network; the module's 
 METRICS = ("mse", "ms-ssim")
 # A resumed run is the uninterrupted one if these are the same.
 EXACT = ("steps", "minutes", "batch_size", "patch", "final_patch", "final_fraction", "lr", "decay_from", "ema", "seed",
-         "metric", "lambda_range", "autocast")  # fmt: skip
+         "metric", "only", "lambda_range", "autocast")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """One run. `steps` or `minutes` is the whole budget; the learning rate falls to zero at its end.
 
-    lambda_range: the rates that are drawn, None for all. metric: of the distortion, see train/objective.py.
+    only: what the names of trained parameters begin with, commas between several; None for all. lambda_range: the
+    rates that are drawn, None for all. metric: of the distortion, see train/objective.py.
     """
 
     codec: str
@@ -42,6 +45,7 @@ class TrainSettings:
     decay_from: float = 0.1
     ema: float = 0.999
     seed: int = 0
+    only: str | None = None
     lambda_range: tuple[float, float] | None = None
     metric: str = "mse"
     cache: str | None = None
@@ -91,6 +95,18 @@ def check(settings: TrainSettings, processes: int = 1) -> None:
     for value in settings.lambda_range or ():
         if not LAMBDA_MIN <= value <= LAMBDA_MAX:
             raise OptionError(f"--lambda-range: {value:g} is not in {LAMBDA_MIN:g} ... {LAMBDA_MAX:g}")
+
+
+def choose_trained(network: nn.Module, only: str | None) -> None:
+    """Let gradients reach the parameters that `only` names, all if None; raises OptionError if there is none."""
+    if only is None:
+        return
+    prefixes = tuple(prefix.strip() for prefix in only.split(",") if prefix.strip())
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(prefixes))
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        known = sorted({name.split(".")[0] for name, _ in network.named_parameters()})
+        raise OptionError(f"--only {only}: no parameter is named so; there are: {', '.join(known)}")
 
 
 def parts_of(codec: str) -> tuple[type, type, Callable]:

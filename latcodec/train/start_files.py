@@ -6,18 +6,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from latcodec import weights
+from latcodec.backends.common import floats_from_arrays
 from latcodec.train.checkpoint import _floats_of_integers, write
 
 
 def parameters_of(found: weights.Weights) -> dict[str, Tensor]:
     """Parameters of the network that weights hold, float32 by their names there, from floats and from integers."""
-    prefix = "float."
-    floats = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in found.tensors.items() if k.startswith(prefix)}
-    return {name: value.float() for name, value in floats.items()} | _floats_of_integers(found)
+    return floats_from_arrays(found.tensors) | _floats_of_integers(found)
 
 
 def main(codec: str, from_hyperprior: Callable[[weights.Weights], nn.Module]) -> None:

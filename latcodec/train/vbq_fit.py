@@ -8,6 +8,7 @@ import torch
 
 from latcodec.backends import vbq as backend
 from latcodec.backends import vbq_model
+from latcodec.backends.common import stored_config
 from latcodec.latents import grids, vbq
 from latcodec.models.gaussian_vae import GaussianVAE, loss
 from latcodec.rates import LIKELIHOOD_VARIANCE, lambda_of_index
@@ -59,7 +60,7 @@ class Fit:
 
     def __init__(self, network: GaussianVAE, pictures: list[np.ndarray], report: Callable[[str], None] = print):
         self.network, self.report = network, report
-        self.config = vbq_model.stored_config(network)
+        self.config = stored_config(network)
         self.tensors = vbq_model.export(network) | {"prior.exp": grids.exp_table()}
         self.tensors["prior.caution"] = np.ones((len(backend.PRIORS), vbq_model.RATES), np.float32)
         self.pictures = pictures

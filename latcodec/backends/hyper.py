@@ -1,0 +1,203 @@
+"""What the two hyperprior codecs share: options, results, the prior of z, the integers of each rate.
+
+Fixed point: means have MEAN_BITS bits after the point, in units of the quantiser's step; table rows are evenly spaced
+in the logarithm of the standard deviation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from latcodec.backends import search
+from latcodec.backends.common import RATES, config_from, load_floats, part, replicate, to_tensor
+from latcodec.coding import Tables
+from latcodec.errors import WeightsError
+from latcodec.integer_net import FRACTION_BITS, IntegerNet, shift_round
+from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MAX, SIGMA_MIN
+from latcodec.models.layers import logistic_bits
+from latcodec.models.precision import bf16_is_fast
+from latcodec.models.strips import in_strips
+from latcodec.weights import Weights
+
+MEAN_BITS = 6
+GAIN_BITS = 16  # of the gains that means are multiplied by
+INVERSE_BITS = 12  # of the factor from z's symbols to the hyper-synthesis' input
+SCALE_ROWS = 64
+ROWS_PER_NAT = (SCALE_ROWS - 1) / np.log(SIGMA_MAX / SIGMA_MIN)
+ROWS_PER_NAT_FIXED = 31973  # the same with 12 bits after the point, written out because it decides rows
+Options = search.Options
+
+
+def sigmas() -> np.ndarray:
+    """Standard deviation of each table row in steps, float64 [SCALE_ROWS], evenly spaced in the logarithm."""
+    return np.geomspace(SIGMA_MIN, SIGMA_MAX, SCALE_ROWS)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the networks say of one picture at every rate: y float32 [C, h, w], z float32 [Z, h', w']; the picture."""
+
+    y: torch.Tensor
+    z: torch.Tensor
+    image: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Encoder's result: streams and CRC for the file, and what a person may ask.
+
+    estimated_bits is the tables' ideal code length; symbols and means, int32 (2**-MEAN_BITS steps), make the decoder's
+    latents, rows uint16 their price; seconds by stage.
+    """
+
+    streams: tuple[bytes, ...]
+    integers_crc: int
+    estimated_bits: float
+    symbols: np.ndarray
+    means: np.ndarray
+    rows: np.ndarray
+    seconds: dict[str, float] = field(default_factory=dict)
+    parameters: bytes | None = None
+    details: dict[str, object] = field(default_factory=dict)
+
+    def counted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Symbols int32 [n] and their rows uint16 [n], all but those of z: what tables are fitted to."""
+        return self.symbols.ravel(), self.rows
+
+
+@dataclass(frozen=True)
+class RateTables:
+    """Integers of every rate index, [256, channels]: see `Model` for their use."""
+
+    z_mean: np.ndarray
+    z_row: np.ndarray
+    z_inverse_gain: np.ndarray
+    mean_gain: np.ndarray
+    scale_offset: np.ndarray
+
+    @classmethod
+    def of(cls, rate: dict[str, np.ndarray], **more: np.ndarray) -> RateTables:
+        """From the functions of the rate, float64 [256, channels], and the integers `more` of a subclass."""
+        z_row = np.rint((np.maximum(rate["z_log_sigma"], np.log(SIGMA_MIN)) - np.log(SIGMA_MIN)) * ROWS_PER_NAT)
+        inverse = 2.0 ** (FRACTION_BITS + INVERSE_BITS - MEAN_BITS) / np.exp(rate["z_log_gain"])
+        return cls(
+            z_mean=np.rint(rate["z_mean"] * 2**MEAN_BITS).astype(np.int32),
+            z_row=np.clip(z_row, 0, SCALE_ROWS - 1).astype(np.int32),
+            z_inverse_gain=np.rint(inverse).astype(np.int32),
+            mean_gain=np.rint(np.exp(rate["mean_log_gain"]) * 2**GAIN_BITS).astype(np.int32),
+            scale_offset=np.rint((rate["scale_offset"] - np.log(SIGMA_MIN)) * 2**FRACTION_BITS).astype(np.int32),
+            **more,
+        )
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """ "rates.NAME" for a weights file."""
+        return {f"rates.{k}": v for k, v in vars(self).items()}
+
+
+def functions_of_rate(network: torch.nn.Module) -> dict[str, np.ndarray]:
+    """The network's functions of the rate at every rate index, float64 [256, channels]."""
+    with torch.no_grad():
+        rate = network.cpu().at_rate(torch.arange(RATES) / (RATES - 1))
+    return {k: v[:, :, 0, 0].double().numpy() for k, v in rate.items()}
+
+
+class Model:
+    """Networks, integer network, frozen tables, ready to code on a device. autocast runs synthesis in bf16.
+
+    A subclass names the classes of its network, configuration and rate tables, and which of its networks run as floats.
+    """
+
+    network_class: type
+    config_class: type
+    rates_class: type = RateTables
+
+    def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
+        tensors = weights.tensors
+        try:
+            self.network = self.network_class(config_from(self.config_class, weights.config))
+            load_floats(self.network, tensors, self.runs_as_floats)
+            self.hyper = IntegerNet.from_arrays(part(tensors, "hyper."))
+            self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
+            self.rates = self.rates_class(**{k: v.astype(np.int64) for k, v in part(tensors, "rates.").items()})
+            self.load_more(tensors)
+        except (KeyError, TypeError, RuntimeError, WeightsError) as error:
+            raise WeightsError(f"{weights.path}: not hyperprior weights: {error}") from None
+        self.weights_id = weights.id
+        self.device, self.autocast = torch.device(device), autocast
+        self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    @staticmethod
+    def runs_as_floats(name: str) -> bool:
+        """What decides bits runs in integers only; the float functions of the rate that the encoder needs stay."""
+        return not name.startswith("h_s.")
+
+    def load_more(self, tensors: dict[str, np.ndarray]) -> None:
+        """What a subclass needs besides."""
+
+    def floats_of_integers(self) -> dict[str, torch.Tensor]:
+        """Parameters of the networks that decide bits as floats, for a search by gradient in the encoder."""
+        return self.hyper.to_floats("h_s", 2)
+
+    def halo(self) -> int:
+        """How far the transforms reach beyond a strip, latents: 30 px."""
+        return 2
+
+    def transmit(self, latents: tuple[torch.Tensor, ...], rate: dict, quantise, autocast: bool, x: torch.Tensor):
+        """(picture, prices) of the network's `transmit`; x: the picture to be sent, float32 [1, 3, H, W]."""
+        return self.network.transmit(*latents, rate, quantise, autocast)
+
+    def at_rate(self, rate_index: int) -> dict[str, torch.Tensor]:
+        """The network's functions of the rate, float32 [1, C, 1, 1]."""
+        return self.network.at_rate(torch.tensor([rate_index / (RATES - 1)], device=self.device))
+
+    def prior_of_z(self, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z."""
+        rows = np.repeat(self.rates.z_row[rate_index].astype(np.uint16), shape[0] * shape[1])
+        return self.rates.z_mean[rate_index][:, None, None], rows
+
+    def least_bits_of_z(self, rate_index: int) -> float:
+        """The bits that z costs at least at each of its positions."""
+        least = np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])
+        return least[self.rates.z_row[rate_index]].sum()
+
+    def hyper_synthesis(self, z_symbols: np.ndarray, rate_index: int) -> np.ndarray:
+        """Means and log scales, int64 [2 C, 4 h', 4 w'], from z's symbols int32 [Z, h', w']. Law 1: integers only."""
+        z_hat = (z_symbols.astype(np.int64) << MEAN_BITS) + self.rates.z_mean[rate_index][:, None, None]
+        # Beyond this no trained latent goes; it keeps products within int64 whatever a file says.
+        z_hat = np.clip(z_hat, -(2**30), 2**30)
+        return self.hyper(shift_round(z_hat * self.rates.z_inverse_gain[rate_index][:, None, None], INVERSE_BITS))
+
+
+def means_of(mean: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Means in 2**-MEAN_BITS steps, int32, from a network's output int64 (FRACTION_BITS) and gains (GAIN_BITS)."""
+    fixed = shift_round(mean * gain, FRACTION_BITS + GAIN_BITS - MEAN_BITS)
+    return np.clip(fixed, -(2**24), 2**24).astype(np.int32)
+
+
+def rows_of(log_scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Table rows, uint16, of log scales int64 and their offsets (FRACTION_BITS): (l + o) * ROWS_PER_NAT, rounded."""
+    place = shift_round((log_scale + offset) * ROWS_PER_NAT_FIXED, FRACTION_BITS + 12)
+    return np.clip(place, 0, SCALE_ROWS - 1).astype(np.uint16)
+
+
+@torch.inference_mode()
+def analyse(model: Model, image: np.ndarray) -> Latents:
+    """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
+    y = in_strips(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, model.halo())
+    z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE))
+    return Latents(y[0], z[0], image)
+
+
+def soft(model: Model, rate_index: int) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
+    """What `search.refine` needs: latents to (picture, bits), differentiable, and the gains of y and z."""
+    model.network.load_state_dict(model.floats_of_integers(), strict=False)
+    rate, autocast = model.at_rate(rate_index), bf16_is_fast(model.device)
+
+    def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x_hat, prices = model.transmit(now, rate, quantise, autocast, x)
+        return x_hat, sum(logistic_bits(symbols, sigma).sum() for _, symbols, sigma in prices)
+
+    return transmit, (rate["y_log_gain"].exp(), rate["z_log_gain"].exp())
