@@ -315,7 +315,7 @@ def test_a_broken_picture_is_skipped_by_name(pictures, tmp_path, capsys):
     assert len(training) == 1
     said = capsys.readouterr().err
     assert "broken.png" in said and "text.jpg" in said and "notes.txt" not in said
-    assert "1 pictures under 64 px skipped" in said
+    assert "1 picture under 64 px skipped" in said
 
 
 def test_training_reads_what_encode_reads(tmp_path, capsys):

@@ -151,7 +151,7 @@ def load(
     kept = [(f, p) for f, p in zip(files, pictures, strict=True) if p is not None and min(p.shape[:2]) >= min_side_px]
     small = sum(p is not None for p in pictures) - len(kept)
     if small:
-        say(f"{small} pictures under {min_side_px} px skipped")
+        say(f"{small} picture{'s' * (small != 1)} under {min_side_px} px skipped")
     training = [p for f, p in kept if not is_validation(f)]
     validation = [p for f, p in kept if is_validation(f)]
     if not training:

@@ -1,0 +1,80 @@
+"""What each lever of a codec brings and costs: python tests/levers.py PICTURES [WEIGHTS | CODEC:OPTIONS | BOTH@]...
+
+Each argument is a weights file, a codec with options, or `CODEC:OPTIONS@WEIGHTS`. The first is what the others are
+compared with. Prints BD-rate at 8 rates over the pictures, medians of encode and decode seconds of a picture at three
+of the rates, parameters, and multiplications of the decoder a pixel. Run on a quiet machine; THREADS=2 by default.
+"""
+
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from latcodec import codec, images, metrics, weights
+from latcodec.images import Picture
+
+LAMBDAS = (20, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)
+TIMED = (20, 1.6, 0.4)
+
+
+def settings(argument: str, lmbda: float) -> tuple[codec.EncodeSettings, str | None]:
+    """How to encode for an argument, and the weights to decode with."""
+    name, _, path = argument.partition("@")
+    if name.endswith(".safetensors"):
+        name, path = weights.load_file(Path(name)).backend, name
+    path = path or None
+    return codec.EncodeSettings(codec=name, lmbda=lmbda, weights=path), path
+
+
+def measured(argument: str, pictures: list[Picture]) -> dict[str, object]:
+    """Means over the pictures at each rate; medians of seconds."""
+    bpp, psnr, encode_s, decode_s = [], [], [], []
+    for lmbda in LAMBDAS:
+        how, path = settings(argument, lmbda)
+        bits, quality = [], []
+        for picture in pictures:
+            start = time.perf_counter()
+            data = codec.encode_picture(picture, how).data
+            between = time.perf_counter()
+            decoded = codec.decode_picture(data, weights=path)
+            if lmbda in TIMED:
+                encode_s.append(between - start)
+                decode_s.append(time.perf_counter() - between)
+            bits.append(8 * len(data) / picture.pixels[..., 0].size)
+            quality.append(metrics.psnr_db(picture.pixels, decoded.pixels))
+        bpp.append(float(np.mean(bits)))
+        psnr.append(float(np.mean(quality)))
+    with FlopCounterMode(display=False) as counter:
+        codec.decode_picture(data, weights=path)
+    kmac = counter.get_total_flops() / 2 / pictures[-1].pixels[..., 0].size / 1000
+    found = weights.load_file(Path(path)) if path else weights.load(how.codec.partition(":")[0])
+    counted = [v.size for k, v in found.tensors.items() if not k.startswith(("tables.", "rates.", "details.rates."))]
+    return {"bpp": bpp, "psnr": psnr, "encode": statistics.median(encode_s), "decode": statistics.median(decode_s),
+            "kmac": kmac, "parameters": sum(counted)}  # fmt: skip
+
+
+def main(folder: str, arguments: list[str]) -> None:
+    torch.set_num_threads(int(os.environ.get("THREADS", "2")))
+    pictures = [images.read(path) for path in sorted(Path(folder).iterdir())]
+    codec.decode_picture(codec.encode_picture(pictures[0], settings(arguments[0], 1.0)[0]).data,
+                         weights=settings(arguments[0], 1.0)[1])  # fmt: skip
+    print("| what | BD-rate | encode s | decode s | parameters | decoder kMAC/px | bpp | PSNR dB |")
+    print("|---|---:|---:|---:|---:|---:|---|---|")
+    first = None
+    for argument in arguments:
+        row = measured(argument, pictures)
+        first = first or row
+        curves = [list(zip(one["bpp"], one["psnr"], strict=True)) for one in (first, row)]
+        change, _ = metrics.bd_rate(*curves)
+        points = (" ".join(f"{value:.{digits}f}" for value in row[key]) for key, digits in (("bpp", 3), ("psnr", 2)))
+        print(f"| {argument} | {change:+.1f} % | {row['encode']:.3f} | {row['decode']:.3f} | "
+              f"{row['parameters'] / 1e6:.2f} M | {row['kmac']:.1f} | {' | '.join(points)} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
