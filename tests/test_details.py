@@ -10,13 +10,13 @@ from skimage import data
 
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
-from latcodec.backends.common import crc_of
+from latcodec.backends.common import crc_of, every_rate, some_rates
 from latcodec.backends.hyper import SCALE_ROWS, sigmas
 from latcodec.container import Payload
 from latcodec.errors import DriftError, OptionError
 from latcodec.models.details import BLOCK, GROUPS, Details
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
-from latcodec.train import start_details, widen
+from latcodec.train import export_hyperprior_context, start_details, widen
 from latcodec.train.checkpoint import initialise
 from latcodec.train.settings import choose_trained
 from latcodec.train.start import start_from_klt
@@ -170,6 +170,29 @@ def test_bands_join(model, photograph, monkeypatch):
     assert np.abs(parts.detail_symbols - whole.detail_symbols).max() <= 1  # sums in another order
     again = backend.decode(model, payload(whole, 220, photograph))
     assert np.abs(again.astype(int) - decoded).max() <= 1
+
+
+def test_details_begin_where_they_pay(network, photograph, monkeypatch):
+    model = model_of(network)
+    assert export_hyperprior_context.first_details(model, [photograph]) == 0  # a transform as poor as this one's
+    monkeypatch.setattr(export_hyperprior_context, "WORTH", 0.35)
+    first = export_hyperprior_context.first_details(model, [photograph])
+    assert 0 < first < 255
+    model.details.first = first
+    below, above = (backend.encode(model, photograph, backend.Options(index)) for index in (first - 1, 255))
+    assert below.detail_symbols.shape == (0, 12, 12) and above.detail_symbols.any()
+    decoded = backend.decode(model, payload(below, first - 1, photograph))
+    assert np.array_equal(decoded, backend._shown(model, below, first - 1, (192, 192), False, 8))
+
+
+def test_integers_of_every_rate_from_those_of_some():
+    rates = np.arange(256)
+    table = np.stack([rates * 7 - 300, np.rint(1000 * np.exp(rates / 50.0)).astype(int), 0 * rates], 1)
+    found = every_rate(some_rates(table.astype(np.int32)))
+    assert found.shape == (256, 3) and found.dtype == np.int64
+    assert np.array_equal(found[::5], table[::5]) and np.array_equal(found[:, 0], table[:, 0])
+    assert np.abs(found / np.maximum(table, 1) - 1)[:, 1].max() < 0.003
+    assert np.array_equal(every_rate(table), table)
 
 
 def test_the_basis_is_orthonormal_and_holds_the_most(network, x):

@@ -18,6 +18,7 @@ from latcodec.errors import DriftError, FormatError, WeightsError
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE
 
 RATES = 256
+RATE_STEP = 5  # divides 255
 
 
 def latent_shapes(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -106,6 +107,22 @@ def load_floats(network: nn.Module, tensors: dict[str, np.ndarray], keep: Callab
     """Put what `floats_to_arrays` gave into a network; raises KeyError or RuntimeError if something is missing."""
     state = floats_from_arrays(tensors)
     network.load_state_dict({k: state[k] for k in network.state_dict() if keep(k)}, strict=False)
+
+
+def some_rates(table: np.ndarray) -> np.ndarray:
+    """Every RATE_STEP-th row of integers of each rate index, [256, C], which are smooth: for a weights file."""
+    return table[::RATE_STEP]
+
+
+def every_rate(table: np.ndarray) -> np.ndarray:
+    """int64 [256, C] from what a weights file holds: all rows, or some, between which lines are drawn in integers."""
+    table = table.astype(np.int64)
+    if len(table) == RATES:
+        return table
+    low, part = np.divmod(np.arange(RATES), RATE_STEP)
+    low, part = np.minimum(low, len(table) - 1), part.reshape(-1, *[1] * (table.ndim - 1))
+    high = np.minimum(low + 1, len(table) - 1)
+    return (table[low] * (RATE_STEP - part) + table[high] * part + RATE_STEP // 2) // RATE_STEP
 
 
 def config_from(config_class: type, stored: dict):

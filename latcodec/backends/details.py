@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latcodec.backends import search
-from latcodec.backends.common import bounded, part
+from latcodec.backends.common import bounded, every_rate, part, some_rates
 from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SCALE_ROWS, rows_of
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
 from latcodec.models.details import BLOCK, GROUPS, SIGMA_MIN
@@ -34,7 +34,10 @@ class Rates:
 
 
 class IntegerDetails:
-    """The networks of the details as integers, from the tensors of a weights file; raises KeyError or WeightsError."""
+    """The networks of the details as integers, from the tensors of a weights file; raises KeyError or WeightsError.
+
+    first: the rate index from which details are sent; below it they would save nothing.
+    """
 
     def __init__(self, tensors: dict[str, np.ndarray]):
         own = part(tensors, "details.")
@@ -43,7 +46,8 @@ class IntegerDetails:
             count = len({key.split(".")[1] for key in own if key.startswith(f"{name}.")})
             nets[name] = [IntegerNet.from_arrays(part(own, f"{name}.{n}.")) for n in range(count)]
         self.nets = nets
-        self.rates = Rates(**{k: v.astype(np.int64) for k, v in part(own, "rates.").items()})
+        self.first = int(own["first"][0])
+        self.rates = Rates(**{k: every_rate(v) for k, v in part(own, "rates.").items()})
 
     def walk(
         self, seen: np.ndarray, first: np.ndarray, rate_index: int, take: Callable[[int, np.ndarray], np.ndarray]
@@ -84,7 +88,7 @@ def runs_as_floats(name: str) -> bool:
     return not name.startswith(tuple(f"details.{network}." for network in NETWORKS))
 
 
-def export(details: nn.Module, rate: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def export(details: nn.Module, rate: dict[str, np.ndarray], first: int = 0) -> dict[str, np.ndarray]:
     """The integers of a weights file; rate: the functions of the rate, float64 [256, channels], by name."""
     seen_gain = np.exp(rate["details.seen_log_gain"]) * 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
     rates = {
@@ -92,7 +96,8 @@ def export(details: nn.Module, rate: dict[str, np.ndarray]) -> dict[str, np.ndar
         "seen_gain": seen_gain,
         "bias": rate["details.bias"] * 2**FRACTION_BITS,
     }
-    tensors = {f"details.rates.{k}": np.rint(v).astype(np.int32) for k, v in rates.items()}
+    tensors = {f"details.rates.{k}": some_rates(np.rint(v).astype(np.int32)) for k, v in rates.items()}
+    tensors["details.first"] = np.array([first], np.int32)
     for name in NETWORKS:
         found = getattr(details, name)
         for n, layer in enumerate(found if isinstance(found, nn.ModuleList) else [found]):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from latcodec.backends import search
-from latcodec.backends.common import RATES, config_from, load_floats, part, replicate, to_tensor
+from latcodec.backends.common import RATES, config_from, every_rate, load_floats, part, replicate, to_tensor
 from latcodec.coding import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, shift_round
@@ -121,7 +121,7 @@ class Model:
             load_floats(self.network, tensors, self.runs_as_floats)
             self.hyper = IntegerNet.from_arrays(part(tensors, "hyper."))
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
-            self.rates = self.rates_class(**{k: v.astype(np.int64) for k, v in part(tensors, "rates.").items()})
+            self.rates = self.rates_class(**{k: every_rate(v) for k, v in part(tensors, "rates.").items()})
             self.load_more(tensors)
         except (KeyError, TypeError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not hyperprior weights: {error}") from None
@@ -145,7 +145,7 @@ class Model:
         """How far the transforms reach beyond a strip, latents: 30 px."""
         return 2
 
-    def transmit(self, latents: tuple[torch.Tensor, ...], rate: dict, quantise, autocast: bool, x: torch.Tensor):
+    def transmit(self, latents: tuple[torch.Tensor, ...], rate_index: int, rate: dict, quantise, autocast: bool, x):
         """(picture, prices) of the network's `transmit`; x: the picture to be sent, float32 [1, 3, H, W]."""
         return self.network.transmit(*latents, rate, quantise, autocast)
 
@@ -197,7 +197,7 @@ def soft(model: Model, rate_index: int) -> tuple[search.Transmit, tuple[torch.Te
     rate, autocast = model.at_rate(rate_index), bf16_is_fast(model.device)
 
     def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x_hat, prices = model.transmit(now, rate, quantise, autocast, x)
+        x_hat, prices = model.transmit(now, rate_index, rate, quantise, autocast, x)
         return x_hat, sum(logistic_bits(symbols, sigma).sum() for _, symbols, sigma in prices)
 
     return transmit, (rate["y_log_gain"].exp(), rate["z_log_gain"].exp())

@@ -28,6 +28,7 @@ from latcodec.backends.common import (
     must_hold,
     part,
     rounded,
+    some_rates,
     stored_config,
     timed,
     to_image,
@@ -138,11 +139,12 @@ class Model(HyperModel):
         blocks = self.network.config.blocks
         return -(-(30 + sum(n * 2 ** (stage + 1) for stage, n in enumerate(blocks))) // IMAGE_STRIDE)
 
-    def transmit(self, latents: tuple[torch.Tensor, ...], rate: dict, quantise, autocast: bool, x: torch.Tensor):
+    def transmit(self, latents: tuple[torch.Tensor, ...], rate_index: int, rate: dict, quantise, autocast: bool, x):
         """(picture, prices) of the network's `transmit`, details included."""
         height, width = (IMAGE_STRIDE * side for side in latents[0].shape[2:])
         padded = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
-        return self.network.transmit(*latents, rate, quantise, autocast, padded)
+        sent = self.details is not None and rate_index >= self.details.first
+        return self.network.transmit(*latents, rate, quantise, autocast, padded if sent else None)
 
     def walk(
         self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int], take: Callable, begin_details: Callable
@@ -155,7 +157,8 @@ class Model(HyperModel):
         begin_details(symbols of y, means of y) gives `take` of `details.IntegerDetails.walk`.
         """
         height, width = (-(-side // 2) for side in shape)
-        out = self.hyper_synthesis(z_symbols, rate_index)[:, : 2 * height, : 2 * width]
+        hyper = self.hyper_synthesis(z_symbols, rate_index)
+        out = hyper[:, : 2 * height, : 2 * width]
         # [m, l] of each step: those of its places of the 2x2 squares.
         out = out.reshape(2, -1, height, 2, width, 2).transpose(0, 1, 3, 5, 2, 4).reshape(2, -1, height, width)
         first = out[:, self.order].reshape(2, STEPS, -1, height, width)
@@ -175,10 +178,9 @@ class Model(HyperModel):
             y_hat = np.clip((symbols[-1].astype(np.int64) << MEAN_BITS) + means[-1], -(2**30), 2**30)
             seen.append(shift_round(y_hat * context_gains[step], GAIN_BITS))
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
-        if self.details is None:
+        if self.details is None or rate_index < self.details.first:
             return Walked(*y, np.zeros((0, *shape), np.int32), np.zeros(0, np.uint16))
-        decoded = self.to_planes(np.concatenate(seen), shape)
-        hyper = self.hyper_synthesis(z_symbols, rate_index)[:, : shape[0], : shape[1]]
+        decoded, hyper = self.to_planes(np.concatenate(seen), shape), hyper[:, : shape[0], : shape[1]]
         return Walked(*y, *self.details.walk(decoded, hyper, rate_index, begin_details(*y[:2])))
 
     def to_planes(self, ordered: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -312,7 +314,7 @@ def synthesise(
 ) -> np.ndarray:  # fmt: skip
     """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     x = _base(model, symbols, means, rate_index, size)
-    if model.details is not None:
+    if len(detail_symbols):
         x = details.picture(model.network.details, model.at_rate(rate_index), detail_symbols, x.contiguous())
     return to_image(x, size, gray, depth)
 
@@ -336,21 +338,23 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     )  # fmt: skip
 
 
-def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
-    """Everything a weights file holds: float networks, the integer networks, frozen tables, integers of each rate.
+def export(network: ContextHyperprior, tables: Tables, first_details: int = 0) -> dict[str, np.ndarray]:
+    """Everything a weights file holds: float networks, the integer networks, frozen tables, integers of some rates.
 
     The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room.
+    first_details: the rate index from which details are sent.
     """
     tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.",))
     rate = functions_of_rate(network)
     gain = np.exp(rate["context_log_gain"]) * 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
-    tensors |= RateTables.of(rate, context_gain=np.rint(gain).astype(np.int32)).to_arrays()
+    rates = RateTables.of(rate, context_gain=np.rint(gain).astype(np.int32)).to_arrays()
+    tensors |= {name: some_rates(table) for name, table in rates.items()}
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu(), small=True).to_arrays().items()}
     for one in CONTEXTS:
         for step, layer in enumerate(getattr(network, one), 1):
             integer = quantise(torch.nn.Sequential(layer.cpu()), small=True)
             tensors |= {f"{one}.{step}.{k}": v for k, v in integer.to_arrays().items()}
     if network.details is not None:
-        tensors |= details.export(network.details, rate)
+        tensors |= details.export(network.details, rate, first_details)
     tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
     return tensors

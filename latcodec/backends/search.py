@@ -80,15 +80,12 @@ def code(model, latents, options: Options, plain: Callable, decodes: Callable, s
 def _cheapest(model, latents, options: Options, plain, shown, soft, start: float):
     """Of the ways to code latents the one of least bits + weight * squared error; plain rounding is one of them."""
     image, index = latents.image, options.rate_index
-    weight, peak = error_weight(index), 65535 if image.dtype == np.uint16 else 255
     gray = bool((image == image[..., :1]).all())
     deadline = start + options.max_seconds if options.max_seconds else math.inf
 
     def tried(these, rounding: float) -> tuple[float, object]:
         coded = plain(model, these, options, rounding)
-        decoded = shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize)
-        error = float(np.square(decoded.astype(np.float64) - image).sum())
-        return coded.estimated_bits + weight * error / peak**2, coded
+        return price(coded, shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize), image, index), coded
 
     tries = [tried(latents, 0.0), tried(latents, ROUNDING)]
     if STEPS[options.effort]:
@@ -101,6 +98,13 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
         found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
         tries.append(tried(replace(latents, **dict(zip(names, found, strict=True))), 0.0))
     return min(tries, key=lambda one: one[0])[1]
+
+
+def price(coded, decoded: np.ndarray, image: np.ndarray, rate_index: int) -> float:
+    """bits + weight * squared error, which training minimises; decoded, image: uint8 or uint16 [H, W, 3]."""
+    peak = 65535 if image.dtype == np.uint16 else 255
+    error = float(np.square(decoded.astype(np.float64) - image).sum())
+    return coded.estimated_bits + error_weight(rate_index) * error / peak**2
 
 
 def _gray(transmit: Transmit) -> Transmit:

@@ -234,9 +234,10 @@ class ContextHyperprior(nn.Module):
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
         x_hat, prices = self.transmit(y, z, self.at_rate(t), round_straight_through, autocast, x)
-        z_bits, *bits = (price(*part, noise) for part in prices)
-        bits += [torch.zeros_like(z_bits)]
-        y_bits, detail_bits = torch.stack(bits[:STEPS]).sum(0), torch.stack(bits[STEPS:]).sum(0)
+        of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
+        z_bits, y_bits = price(*of_z, noise), torch.stack([price(*part, noise) for part in of_y]).sum(0)
+        # Nearly all details are 0 and free: noise on them would cost what they do not.
+        detail_bits = sum((price(*part, noise=False) for part in of_details), torch.zeros_like(z_bits))
         return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": z_bits, "detail_bits": detail_bits}
 
 

@@ -118,12 +118,24 @@ def _floats_of_integers(found: weights.Weights) -> dict[str, Tensor]:
     for net in sorted({name.rsplit(".", 2)[0] for name in found.tensors if name.endswith(".0.kind")}):
         integers = {k.removeprefix(f"{net}."): v for k, v in found.tensors.items() if k.startswith(f"{net}.")}
         for n, layer in enumerate(IntegerNet.from_arrays(integers).layers):
-            # "hyper" is h_s; "PART.1", of one layer each, is the first of the sequence PART.
+            # "hyper" is h_s; "PART.1", of one layer each, is the first of the sequence PART; of details see below.
             part, _, step = net.partition(".")
-            name = f"h_s.{2 * n}" if part == "hyper" else f"{part}.{int(step) - 1}"
+            name = (
+                f"h_s.{2 * n}"
+                if part == "hyper"
+                else _details(step)
+                if part == "details"
+                else f"{part}.{int(step) - 1}"
+            )
             parameters[f"{name}.weight"] = (layer.weight * 2.0**-layer.shift).float()
             parameters[f"{name}.bias"] = (layer.bias * 2.0 ** -(layer.shift + FRACTION_BITS)).float()
     return parameters
+
+
+def _details(net: str) -> str:
+    """The layer of `models/details.py` that "NAME.n" is, the n-th of a list or the only one."""
+    name, _, number = net.partition(".")
+    return f"details.{name}" if name in ("from_latents", "from_first") else f"details.{name}.{number}"
 
 
 def _floats_of_contexts(found: weights.Weights) -> dict[str, Tensor]:
