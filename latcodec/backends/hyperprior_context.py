@@ -60,6 +60,7 @@ from latcodec.models.hyperprior_context import (
     ContextHyperprior,
     coding_order,
 )
+from latcodec.models.layers import round_straight_through
 from latcodec.models.strips import in_strips
 
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "sigmas",
@@ -144,7 +145,8 @@ class Model(HyperModel):
         height, width = (IMAGE_STRIDE * side for side in latents[0].shape[2:])
         padded = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
         sent = self.details is not None and rate_index >= self.details.first
-        return self.network.transmit(*latents, rate, quantise, autocast, padded if sent else None)
+        x = padded if sent else None
+        return self.network.transmit(*latents, rate, quantise, autocast, x, round_straight_through)
 
     def walk(
         self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int], take: Callable, begin_details: Callable

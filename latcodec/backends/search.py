@@ -31,6 +31,7 @@ Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tu
 LEARNING_RATE = 0.025  # in steps of the quantiser, at the start
 FIRST, LAST = 1.0, 0.15  # temperatures
 STEPS = (0, 0, 32, 64, 100, 160, 250, 400, 700, 1200)  # of the optimiser, by effort
+CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
 ROUNDING = 40.0  # bits that a squared error of one step counts as, in rounding by rate and distortion
 ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
 
@@ -155,14 +156,17 @@ def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.nda
 
 
 def soft_round(x: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """One of the two nearest integers, softly: x is pulled to the nearer, the harder the lower the temperature."""
+    """One of the two nearest integers, softly: x is pulled to the nearer, the harder the lower the temperature; what is
+    within CERTAIN of one is that one, its gradient passed straight through."""
+    nearest = x.detach().round()
     low = x.detach().floor()
     fraction = (x - low).clamp(1e-4, 1 - 1e-4)
     uniform = torch.rand(x.shape, generator=generator, device=x.device).clamp(1e-9, 1 - 1e-7)
     # The difference of two Gumbel variables is logistic.
     noise = uniform.log() - (-uniform).log1p()
     logit = (torch.atanh(fraction) - torch.atanh(1 - fraction)) / temperature
-    return low + torch.sigmoid((logit + noise) / temperature)
+    soft = low + torch.sigmoid((logit + noise) / temperature)
+    return torch.where((x - nearest).abs() < CERTAIN, x + (nearest - x).detach(), soft)
 
 
 def refine(

@@ -175,13 +175,14 @@ class ContextHyperprior(nn.Module):
         quantise: Callable[[Tensor], Tensor],
         autocast: bool = False,
         x: Tensor | None = None,
+        quantise_details: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
         """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
 
         quantise: residual -> symbols, or something softer. x: the picture [B, 3, 16 h, 16 w], whose details are sent
-        too if this network has any; None: not. Returns x_hat [B, 3, 16 h, 16 w] and, of z, of each step of y and of
-        each group of details, (residual, quantised residual, standard deviation of its logistic), all in steps. Where
-        h or w is odd, residuals beyond y are 0.
+        too if this network has any; None: not. quantise_details: theirs, if another one. Returns x_hat [B, 3, 16 h,
+        16 w] and, of z, of each step of y and of each group of details, (residual, quantised residual, standard
+        deviation of its logistic), all in steps. Where h or w is odd, residuals beyond y are 0.
         """
         height, width = y.shape[2:]
         z_gain = rate["z_log_gain"].exp()
@@ -215,9 +216,12 @@ class ContextHyperprior(nn.Module):
         x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), autocast)
         if self.details is not None and x is not None:
             own = {name: rate[f"details.{name}"] for name in RATE_FUNCTIONS}
-            u = self.details.analysis(x - x_hat)
+            # Details are fitted to the base, not the base to details: most are rounded to 0 and correct nothing.
+            u = self.details.analysis(x - x_hat.detach())
             context = y_hat * rate["context_log_gain"].exp()
-            u_hat, more = self.details.transmit(u, context, hyper[:, :, :height, :width], own, quantise)
+            u_hat, more = self.details.transmit(
+                u, context, hyper[:, :, :height, :width], own, quantise_details or quantise
+            )
             x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
         return x_hat, prices
 
