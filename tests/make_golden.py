@@ -37,7 +37,10 @@ def pictures() -> dict[str, tuple[Picture, float, str]]:
         "pln-16": (whole["rgb-16"][0], 0.3, "pln:kappa=12,select=sample"),
         "pln-greedy": (whole["rgb-middle"][0], 2.0, "pln:sampler=greedy"),
         "pln-importance": (whole["rgb-middle"][0], 8.0, "pln:sampler=importance,kappa=12"),
-        **{f"context-{name}": (*whole[name], "hyperprior-context") for name in ("rgb-middle", "rgb-high", "gray", "rgb-16", "dot")},
+        **{
+            f"context-{name}": (*whole[name], "hyperprior-context")
+            for name in ("rgb-middle", "rgb-high", "gray", "rgb-16", "dot")
+        },
         "nc-vae": (whole["rgb-middle"][0], 2.0, "nc-vae"),
         "nc-vae-high": (whole["rgb-high"][0], 0.12, "nc-vae"),
         "pln-rejection": (whole["rgb-middle"][0], 8.0, "pln:sampler=rejection"),
