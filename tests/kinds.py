@@ -13,7 +13,7 @@ import random
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFile, ImageFilter, ImageFont
 from screenshots import FONTS, paragraph, screenshot
 
 from latcodec import codec, metrics
@@ -23,6 +23,7 @@ SIZE = (768, 512)
 LAMBDAS = (20, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)
 JPEG_QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 88, 94, 98)
 CROP_PX = 192
+ImageFile.MAXBLOCK = 2**24  # noise does not fit into the room that Pillow gives an optimised JPEG
 
 
 def text(rng: random.Random) -> Image.Image:

@@ -28,7 +28,7 @@ STRIDE, HYPER_STRIDE = 16, 4
 # (latents, quantise, picture [1, 3, h, w] or None) -> (x_hat, bits)
 Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]
 
-LEARNING_RATE = 0.025  # in steps of the quantiser, at the start
+LEARNING_RATE = 0.016  # in steps of the quantiser, at the start
 FIRST, LAST = 1.0, 0.15  # temperatures
 STEPS = (0, 0, 32, 64, 100, 160, 250, 400, 700, 1200)  # of the optimiser, by effort
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
