@@ -30,7 +30,7 @@ Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tu
 
 LEARNING_RATE = 0.016  # in steps of the quantiser, at the start
 FIRST, LAST = 1.0, 0.15  # temperatures
-STEPS = (0, 0, 32, 64, 100, 160, 250, 400, 700, 1200)  # of the optimiser, by effort
+STEPS = (0, 0, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
 ROUNDING = 40.0  # bits that a squared error of one step counts as, in rounding by rate and distortion
 ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
@@ -97,7 +97,8 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
         x = picture(image, model.device)
         steps = STEPS[options.effort]
         found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
-        tries.append(tried(replace(latents, **dict(zip(names, found, strict=True))), 0.0))
+        better = replace(latents, **dict(zip(names, found, strict=True)))
+        tries += [tried(better, 0.0), tried(better, ROUNDING)]
     return min(tries, key=lambda one: one[0])[1]
 
 
