@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from latcodec.backends import search
 from latcodec.backends.common import bounded, every_rate, part, some_rates
-from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SCALE_ROWS, rows_of
+from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SCALE_ROWS, SLOPE_BITS, rows_of
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
 from latcodec.models.details import BLOCK, GROUPS, SIGMA_MIN
 
-SLOPE_BITS = 3  # of the activation between the networks: 2**-3
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
 BAND = 64  # rows of blocks that are transformed at once
 

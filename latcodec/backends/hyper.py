@@ -25,6 +25,7 @@ from latcodec.weights import Weights
 MEAN_BITS = 6
 GAIN_BITS = 16  # of the gains that means are multiplied by
 INVERSE_BITS = 12  # of the factor from z's symbols to the hyper-synthesis' input
+SLOPE_BITS = 3  # of the activation between the networks of contexts and of details: 2**-3
 SCALE_ROWS = 64
 ROWS_PER_NAT = (SCALE_ROWS - 1) / np.log(SIGMA_MAX / SIGMA_MIN)
 ROWS_PER_NAT_FIXED = 31973  # the same with 12 bits after the point, written out because it decides rows

@@ -37,6 +37,7 @@ from latcodec.backends.common import (
 from latcodec.backends.hyper import (
     GAIN_BITS,
     MEAN_BITS,
+    SLOPE_BITS,
     Latents,
     Options,
     analyse,
@@ -67,7 +68,6 @@ __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "
            "stored_config", "synthesise"]  # fmt: skip
 
 CONTEXTS = ("from_seen", "from_first", "corrections")
-SLOPE_BITS = 3  # of the activation between them: 2**-3
 
 
 @dataclass(frozen=True)
