@@ -79,7 +79,7 @@ def test_both_directions_agree_on_odd_sizes(model, photograph, size, index):
     image = np.ascontiguousarray(photograph[: size[0], : size[1]])
     coded = backend.encode(model, image, backend.Options(index))
     decoded = backend.decode(model, payload(coded, index, image))
-    shown = backend._shown(model, coded, index, size, False, 8)
+    shown = backend.shown(model, coded, index, size, False, 8)
     assert decoded.shape == image.shape and np.array_equal(decoded, shown)
 
 
@@ -87,7 +87,7 @@ def test_more_bits_buy_more_than_the_latents_can_hold(model, photograph):
     coded = backend.encode(model, photograph, backend.Options(255))
     with_details = error(backend.decode(model, payload(coded, 255, photograph)), photograph)
     none = replace(coded, detail_symbols=np.zeros_like(coded.detail_symbols))
-    without = error(backend._shown(model, none, 255, (192, 192), False, 8), photograph)
+    without = error(backend.shown(model, none, 255, (192, 192), False, 8), photograph)
     assert np.count_nonzero(coded.detail_symbols) > 1000 and with_details < 0.5 * without
 
 
@@ -182,7 +182,7 @@ def test_details_begin_where_they_pay(network, photograph, monkeypatch):
     below, above = (backend.encode(model, photograph, backend.Options(index)) for index in (first - 1, 255))
     assert below.detail_symbols.shape == (0, 12, 12) and above.detail_symbols.any()
     decoded = backend.decode(model, payload(below, first - 1, photograph))
-    assert np.array_equal(decoded, backend._shown(model, below, first - 1, (192, 192), False, 8))
+    assert np.array_equal(decoded, backend.shown(model, below, first - 1, (192, 192), False, 8))
 
 
 def test_integers_of_every_rate_from_those_of_some():

@@ -46,8 +46,8 @@ from latcodec.integer_net import quantise
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE, Config, Hyperprior
 from latcodec.models.strips import in_strips
 
-__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "sigmas",
-           "stored_config", "synthesise"]  # fmt: skip
+__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
+           "sigmas", "stored_config", "synthesise"]  # fmt: skip
 
 
 class Model(HyperModel):
@@ -70,7 +70,7 @@ class Model(HyperModel):
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(model, latents, options, _code, _verify, _shown, soft)
+    return search.code(model, latents, options, _code, _verify, shown, soft)
 
 
 @torch.inference_mode()
@@ -98,7 +98,8 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
     return Coded((stream,), crc, bits, y_symbols, means, y_rows, seconds)
 
 
-def _shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+    """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
 
 

@@ -64,8 +64,8 @@ from latcodec.models.hyperprior_context import (
 from latcodec.models.layers import round_straight_through
 from latcodec.models.strips import in_strips
 
-__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "sigmas",
-           "stored_config", "synthesise"]  # fmt: skip
+__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
+           "sigmas", "stored_config", "synthesise"]  # fmt: skip
 
 CONTEXTS = ("from_seen", "from_first", "corrections")
 
@@ -211,7 +211,7 @@ class Model(HyperModel):
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(model, latents, options, _code, _verify, _shown, soft)
+    return search.code(model, latents, options, _code, _verify, shown, soft)
 
 
 @torch.inference_mode()
@@ -263,7 +263,8 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
                  detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows)  # fmt: skip
 
 
-def _shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+    """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     return synthesise(model, coded.symbols, coded.means, coded.detail_symbols, rate_index, size, gray, depth)
 
 

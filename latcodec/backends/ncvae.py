@@ -43,7 +43,7 @@ from latcodec.models.strips import in_strips
 from latcodec.weights import Weights
 
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
-           "stored_config", "synthesise", "transcribe"]  # fmt: skip
+           "shown", "stored_config", "synthesise", "transcribe"]  # fmt: skip
 
 _HALO = 4  # latents: the residual blocks reach further than the strided layers
 _PARTS = ("groups", "scale", "mean", "own_scale", "own_mean", "unit", "inverse_unit", "floor", "slope", "bounds")
@@ -151,7 +151,7 @@ def transcribe(
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(model, latents, options, _code, _verify, _shown, _soft)
+    return search.code(model, latents, options, _code, _verify, shown, _soft)
 
 
 def _soft(model: Model, rate_index: int) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
@@ -199,7 +199,8 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
     return Coded((stream,), crc_of(symbols, means), metered.bits, symbols, means, seconds)
 
 
-def _shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+    """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
 
 

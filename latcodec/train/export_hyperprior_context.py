@@ -41,7 +41,7 @@ def first_details(model: backend.Model, crops: list[np.ndarray]) -> int:
             prices = []
             for crop, one in zip(crops, latents, strict=True):
                 coded = backend.code(model, one, backend.Options(index, verify=False))
-                shown = backend._shown(model, coded, index, crop.shape[:2], False, 8)
+                shown = backend.shown(model, coded, index, crop.shape[:2], False, 8)
                 prices.append(search.price(coded, shown, crop, index))
             sums.append(sum(prices))
         if sums[0] < (1 - WORTH) * sums[1]:
