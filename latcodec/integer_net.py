@@ -11,6 +11,7 @@ Source: the idea is Balle, Johnston, Minnen 2019, "Integer networks for data com
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,12 +87,12 @@ class IntegerNet:
             arrays[f"{n}.kind"] = np.array([layer.transposed, layer.stride, layer.shift, layer.slope_shift], np.int32)
         return arrays
 
-    def to_floats(self, name: str, stride: int) -> dict[str, torch.Tensor]:
-        """Parameters of the float network that this one approximates, float32: layer n is `name`.{n * stride}."""
+    def to_floats(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Parameters of the float layers that these ones approximate, float32: NAME.weight and NAME.bias of each."""
         floats = {}
-        for n, layer in enumerate(self.layers):
-            floats[f"{name}.{n * stride}.weight"] = (layer.weight * 2.0**-layer.shift).float()
-            floats[f"{name}.{n * stride}.bias"] = (layer.bias * 2.0 ** -(layer.shift + FRACTION_BITS)).float()
+        for name, layer in zip(names, self.layers, strict=True):
+            floats[f"{name}.weight"] = (layer.weight * 2.0**-layer.shift).float()
+            floats[f"{name}.bias"] = (layer.bias * 2.0 ** -(layer.shift + FRACTION_BITS)).float()
         return floats
 
     @classmethod

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, WeightsError
+from latcodec.integer_net import IntegerNet
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE
 
 RATES = 256
@@ -107,6 +108,29 @@ def load_floats(network: nn.Module, tensors: dict[str, np.ndarray], keep: Callab
     """Put what `floats_to_arrays` gave into a network; raises KeyError or RuntimeError if something is missing."""
     state = floats_from_arrays(tensors)
     network.load_state_dict({k: state[k] for k in network.state_dict() if keep(k)}, strict=False)
+
+
+def integer_nets(tensors: dict[str, np.ndarray]) -> dict[str, IntegerNet]:
+    """The integer networks of a weights file by their names there; raises WeightsError."""
+    names = sorted(name.removesuffix(".0.kind") for name in tensors if name.endswith(".0.kind"))
+    return {name: IntegerNet.from_arrays(part(tensors, f"{name}.")) for name in names}
+
+
+def floats_of_integers(nets: dict[str, IntegerNet]) -> dict[str, Tensor]:
+    """The float32 state that the networks of `integer_nets` stand for.
+
+    "hyper" is h_s, whose layers are every other module. Networks "PART.n", of one layer each, are the list PART in
+    order, or PART itself where there is only one.
+    """
+    state, parts = {}, [name.rpartition(".")[0] for name in nets]
+    for number, (name, net) in enumerate(nets.items()):
+        if name == "hyper":
+            layers = [f"h_s.{2 * n}" for n in range(len(net.layers))]
+        else:
+            of = parts[number]
+            layers = [of if parts.count(of) == 1 else f"{of}.{number - parts.index(of)}"]
+        state |= net.to_floats(layers)
+    return state
 
 
 def some_rates(table: np.ndarray) -> np.ndarray:

@@ -33,18 +33,16 @@ class Rates:
 
 
 class IntegerDetails:
-    """The networks of the details as integers, from the tensors of a weights file; raises KeyError or WeightsError.
+    """The networks of the details as integers, of all nets and tensors of a weights file; raises KeyError.
 
     first: the rate index from which details are sent; below it they would save nothing.
     """
 
-    def __init__(self, tensors: dict[str, np.ndarray]):
+    def __init__(self, nets: dict[str, IntegerNet], tensors: dict[str, np.ndarray]):
         own = part(tensors, "details.")
-        nets: dict[str, list[IntegerNet]] = {}
-        for name in NETWORKS:
-            count = len({key.split(".")[1] for key in own if key.startswith(f"{name}.")})
-            nets[name] = [IntegerNet.from_arrays(part(own, f"{name}.{n}.")) for n in range(count)]
-        self.nets = nets
+        self.nets = {
+            name: [net for key, net in nets.items() if key.startswith(f"details.{name}.")] for name in NETWORKS
+        }
         self.first = int(own["first"][0])
         self.rates = Rates(**{k: every_rate(v) for k, v in part(own, "rates.").items()})
 
@@ -71,15 +69,6 @@ class IntegerDetails:
             u_hat = np.clip(symbols[-1].astype(np.int64) << MEAN_BITS, -(2**30), 2**30)
             before.append(shift_round(u_hat * gains[k], GAIN_BITS))
         return np.concatenate(symbols), np.concatenate(rows)
-
-    def floats(self) -> dict[str, Tensor]:
-        """Parameters of the networks as floats, for a search by gradient in the encoder."""
-        state = {}
-        for name, nets in self.nets.items():
-            for n, net in enumerate(nets):
-                place = name if name in ("from_latents", "from_first") else f"{name}.{n}"
-                state |= {k.replace(".0.", "."): v for k, v in net.to_floats(f"details.{place}", 1).items()}
-        return state
 
 
 def runs_as_floats(name: str) -> bool:

@@ -12,10 +12,20 @@ import numpy as np
 import torch
 
 from latcodec.backends import search
-from latcodec.backends.common import RATES, config_from, every_rate, load_floats, part, replicate, to_tensor
+from latcodec.backends.common import (
+    RATES,
+    config_from,
+    every_rate,
+    floats_of_integers,
+    integer_nets,
+    load_floats,
+    part,
+    replicate,
+    to_tensor,
+)
 from latcodec.coding import Tables
 from latcodec.errors import WeightsError
-from latcodec.integer_net import FRACTION_BITS, IntegerNet, shift_round
+from latcodec.integer_net import FRACTION_BITS, shift_round
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MAX, SIGMA_MIN
 from latcodec.models.layers import logistic_bits
 from latcodec.models.precision import bf16_is_fast
@@ -120,7 +130,8 @@ class Model:
         try:
             self.network = self.network_class(config_from(self.config_class, weights.config))
             load_floats(self.network, tensors, self.runs_as_floats)
-            self.hyper = IntegerNet.from_arrays(part(tensors, "hyper."))
+            self.nets = integer_nets(tensors)
+            self.hyper = self.nets["hyper"]
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
             self.rates = self.rates_class(**{k: every_rate(v) for k, v in part(tensors, "rates.").items()})
             self.load_more(tensors)
@@ -137,10 +148,6 @@ class Model:
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """What a subclass needs besides."""
-
-    def floats_of_integers(self) -> dict[str, torch.Tensor]:
-        """Parameters of the networks that decide bits as floats, for a search by gradient in the encoder."""
-        return self.hyper.to_floats("h_s", 2)
 
     def halo(self) -> int:
         """How far the transforms reach beyond a strip, latents: 30 px."""
@@ -194,7 +201,7 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
 
 def soft(model: Model, rate_index: int) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
     """What `search.refine` needs: latents to (picture, bits), differentiable, and the gains of y and z."""
-    model.network.load_state_dict(model.floats_of_integers(), strict=False)
+    model.network.load_state_dict(floats_of_integers(model.nets), strict=False)
     rate, autocast = model.at_rate(rate_index), bf16_is_fast(model.device)
 
     def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

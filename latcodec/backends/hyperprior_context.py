@@ -26,7 +26,6 @@ from latcodec.backends.common import (
     latent_shapes,
     must_be_one_stream,
     must_hold,
-    part,
     rounded,
     some_rates,
     stored_config,
@@ -52,7 +51,7 @@ from latcodec.backends.hyper import RateTables as HyperRateTables
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.coding import Decoder, Encoder, Tables, ideal_bits
 from latcodec.container import Payload
-from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
+from latcodec.integer_net import FRACTION_BITS, quantise, shift_round
 from latcodec.models.hyperprior_context import (
     HYPER_STRIDE,
     IMAGE_STRIDE,
@@ -119,21 +118,10 @@ class Model(HyperModel):
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """The context networks, those of the details, and the coding order."""
-        self.contexts = {
-            one: [IntegerNet.from_arrays(part(tensors, f"{one}.{step}.")) for step in range(1, STEPS)]
-            for one in CONTEXTS
-        }
+        self.contexts = {one: [self.nets[f"{one}.{step}"] for step in range(1, STEPS)] for one in CONTEXTS}
         self.order = coding_order(self.network.config.latent).numpy()
         self.inverse_order = np.argsort(self.order)
-        self.details = details.IntegerDetails(tensors) if self.network.config.details else None
-
-    def floats_of_integers(self) -> dict[str, torch.Tensor]:
-        """Parameters of the networks that decide bits as floats, for a search by gradient in the encoder."""
-        state = self.hyper.to_floats("h_s", 2)
-        for one, nets in self.contexts.items():
-            for step, net in enumerate(nets):
-                state |= {k.replace(".0.", "."): v for k, v in net.to_floats(f"{one}.{step}", 1).items()}
-        return state | (self.details.floats() if self.details else {})
+        self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
 
     def halo(self) -> int:
         """How far the transforms reach beyond a strip, latents: 30 px, and a sample of its stage for each block."""

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from latcodec import files, weights
-from latcodec.backends.common import floats_from_arrays
+from latcodec.backends.common import floats_from_arrays, floats_of_integers, integer_nets
 from latcodec.errors import LatcodecError, OptionError, WeightsError
-from latcodec.integer_net import FRACTION_BITS, IntegerNet
 from latcodec.latents import contexts
 from latcodec.train.settings import config_of, parts_of
 
@@ -104,38 +103,17 @@ def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:
     if path.suffix == ".safetensors":
         found = weights.load_file(path)
         tensors = {k.removeprefix("float."): torch.from_numpy(v) for k, v in found.tensors.items()}
-        integers = _floats_of_contexts(found) if found.backend == "nc-vae" else _floats_of_integers(found)
-        return found.backend, found.config, tensors | floats_from_arrays(found.tensors) | integers
+        more = _floats_of_contexts(found) if found.backend == "nc-vae" else {}
+        return found.backend, found.config, tensors | parameters_of(found) | more
     state = read_checkpoint(path, "cpu")
     if not isinstance(state.get("ema"), dict):
         raise WeightsError(f"{path}: neither weights nor a checkpoint: it has no averages")
     return state.get("codec"), json.loads(state.get("config", "{}")), state["ema"]
 
 
-def _floats_of_integers(found: weights.Weights) -> dict[str, Tensor]:
-    """Parameters of the networks that weights hold as integers, whose layers are every other module of a sequence."""
-    parameters = {}
-    for net in sorted({name.rsplit(".", 2)[0] for name in found.tensors if name.endswith(".0.kind")}):
-        integers = {k.removeprefix(f"{net}."): v for k, v in found.tensors.items() if k.startswith(f"{net}.")}
-        for n, layer in enumerate(IntegerNet.from_arrays(integers).layers):
-            # "hyper" is h_s; "PART.1", of one layer each, is the first of the sequence PART; of details see below.
-            part, _, step = net.partition(".")
-            name = (
-                f"h_s.{2 * n}"
-                if part == "hyper"
-                else _details(step)
-                if part == "details"
-                else f"{part}.{int(step) - 1}"
-            )
-            parameters[f"{name}.weight"] = (layer.weight * 2.0**-layer.shift).float()
-            parameters[f"{name}.bias"] = (layer.bias * 2.0 ** -(layer.shift + FRACTION_BITS)).float()
-    return parameters
-
-
-def _details(net: str) -> str:
-    """The layer of `models/details.py` that "NAME.n" is, the n-th of a list or the only one."""
-    name, _, number = net.partition(".")
-    return f"details.{name}" if name in ("from_latents", "from_first") else f"details.{name}.{number}"
+def parameters_of(found: weights.Weights) -> dict[str, Tensor]:
+    """Parameters of the network that weights hold, float32 by their names there, from floats and from integers."""
+    return floats_from_arrays(found.tensors) | floats_of_integers(integer_nets(found.tensors))
 
 
 def _floats_of_contexts(found: weights.Weights) -> dict[str, Tensor]:

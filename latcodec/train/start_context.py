@@ -9,8 +9,9 @@ import torch
 from latcodec import weights
 from latcodec.errors import OptionError, WeightsError
 from latcodec.models.hyperprior_context import Config, ContextHyperprior
+from latcodec.train.checkpoint import parameters_of
 from latcodec.train.settings import config_of
-from latcodec.train.start_files import main, parameters_of
+from latcodec.train.start_files import main
 
 NAME = "hyperprior-context"
 

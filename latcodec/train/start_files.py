@@ -6,16 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from latcodec import weights
-from latcodec.backends.common import floats_from_arrays
-from latcodec.train.checkpoint import _floats_of_integers, write
-
-
-def parameters_of(found: weights.Weights) -> dict[str, Tensor]:
-    """Parameters of the network that weights hold, float32 by their names there, from floats and from integers."""
-    return floats_from_arrays(found.tensors) | _floats_of_integers(found)
+from latcodec.train.checkpoint import write
 
 
 def main(codec: str, from_hyperprior: Callable[[weights.Weights], nn.Module]) -> None:

@@ -11,8 +11,9 @@ import torch
 from latcodec import weights
 from latcodec.errors import OptionError, WeightsError
 from latcodec.models.ladder import Config, Ladder
+from latcodec.train.checkpoint import parameters_of
 from latcodec.train.settings import config_of
-from latcodec.train.start_files import main, parameters_of
+from latcodec.train.start_files import main
 
 NAME = "pln"
 
