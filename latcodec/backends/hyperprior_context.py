@@ -123,6 +123,10 @@ class Model(HyperModel):
         self.inverse_order = np.argsort(self.order)
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
 
+    def sends_details(self, rate_index: int) -> bool:
+        """Whether details pay at this rate."""
+        return self.details is not None and rate_index >= self.details.first
+
     def halo(self) -> int:
         """How far the transforms reach beyond a strip, latents: 30 px, and a sample of its stage for each block."""
         blocks = self.network.config.blocks
@@ -130,10 +134,11 @@ class Model(HyperModel):
 
     def transmit(self, latents: tuple[torch.Tensor, ...], rate_index: int, rate: dict, quantise, autocast: bool, x):
         """(picture, prices) of the network's `transmit`, details included."""
-        height, width = (IMAGE_STRIDE * side for side in latents[0].shape[2:])
-        padded = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
-        sent = self.details is not None and rate_index >= self.details.first
-        x = padded if sent else None
+        if self.sends_details(rate_index):
+            height, width = (IMAGE_STRIDE * side for side in latents[0].shape[2:])
+            x = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
+        else:
+            x = None
         return self.network.transmit(*latents, rate, quantise, autocast, x, round_straight_through)
 
     def walk(
@@ -168,7 +173,7 @@ class Model(HyperModel):
             y_hat = np.clip((symbols[-1].astype(np.int64) << MEAN_BITS) + means[-1], -(2**30), 2**30)
             seen.append(shift_round(y_hat * context_gains[step], GAIN_BITS))
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
-        if self.details is None or rate_index < self.details.first:
+        if not self.sends_details(rate_index):
             return Walked(*y, np.zeros((0, *shape), np.int32), np.zeros(0, np.uint16))
         decoded, hyper = self.to_planes(np.concatenate(seen), shape), hyper[:, : shape[0], : shape[1]]
         return Walked(*y, *self.details.walk(decoded, hyper, rate_index, begin_details(*y[:2])))
