@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,6 +57,18 @@ def load_one(path: Path, say: Callable[[str], None] = _to_stderr) -> np.ndarray 
 def is_validation(path: Path) -> bool:
     """True for a fixed 2 % of file names, whatever else is in the folder."""
     return hashlib.sha256(path.stem.encode()).digest()[0] < 5
+
+
+def spread(paths: list[str], about: int, min_side_px: int, most: int | None = None) -> Iterator[np.ndarray]:
+    """Training pictures, uint8 [H, W, 3], spread evenly over the names of the files, of those that can be read.
+
+    about: how many; as every n-th file is taken, nearly twice as many may come. most: the limit, if there is one.
+    Raises ImageError where there is no picture.
+    """
+    files = [path for path in find(paths) if not is_validation(path)]
+    for picture in map(load_one, files[:: max(1, len(files) // about)][:most]):
+        if picture is not None and min(picture.shape[:2]) >= min_side_px:
+            yield picture
 
 
 def _cached_at(path: Path, cache: Path) -> Path:

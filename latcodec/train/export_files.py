@@ -18,20 +18,15 @@ LOGISTIC_COUNT = 2000.0  # what the logistic of a row weighs against the symbols
 def calibration_crops(
     paths: list[str], about: int, side_px: int, *, most: int | None = None, whole_px: int = 1
 ) -> list[np.ndarray]:
-    """Top left corners of training pictures of files and folders, spread evenly over their names; uint8 [H, W, 3].
+    """Top left corners of the training pictures of `data.spread`, uint8 [H, W, 3].
 
-    about: how many; as every n-th file is taken, nearly twice as many may come. most: the limit, if there is one.
     side_px: of a corner at most. whole_px: sides are multiples of it, and smaller pictures are left out. Raises
     ImageError where there is no picture.
     """
-    files = [path for path in data.find(paths) if not data.is_validation(path)]
     crops = []
-    for path in files[:: max(1, len(files) // about)][:most]:
-        picture = data.load_one(path)
-        if picture is not None:
-            height, width = (min(side, side_px) // whole_px * whole_px for side in picture.shape[:2])
-            if height and width:
-                crops.append(picture[:height, :width])
+    for picture in data.spread(paths, about, whole_px, most):
+        height, width = (min(side, side_px) // whole_px * whole_px for side in picture.shape[:2])
+        crops.append(picture[:height, :width])
     return crops
 
 

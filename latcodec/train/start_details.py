@@ -69,9 +69,7 @@ def main() -> None:
 
 
 def _fit_to(network: ContextHyperprior, paths: list[str]) -> None:
-    files = [path for path in data.find(paths) if not data.is_validation(path)]
-    found = (data.load_one(path) for path in files[:: max(1, len(files) // PICTURES)])
-    crops = data.Crops([p for p in found if p is not None and min(p.shape[:2]) >= SIDE_PX], 0)
+    crops = data.Crops(list(data.spread(paths, PICTURES, SIDE_PX)), 0)
     batches = [torch.from_numpy(crops.batch(n, BATCH, SIDE_PX)[0]).float() / 255 for n in range(BATCHES)]
     fit(network, batches)
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -191,10 +192,8 @@ def main() -> None:
     old.load_state_dict({k: v.float() for k, v in tensors.items() if k in old.state_dict()})
     torch.manual_seed(0)
     network = widened(old, config_of(codec, Config, config, options))
-    files = [path for path in data.find(given.pictures) if not data.is_validation(path)]
-    found = (data.load_one(path) for path in files[:: max(1, len(files) // CROPS)])
-    pictures = [p for p in found if p is not None and min(p.shape[:2]) >= SIDE_PX][:CROPS]
-    batches, _ = [], data.Crops(pictures, 0)
+    pictures = list(islice(data.spread(given.pictures, CROPS, SIDE_PX), CROPS))
+    batches = []
     for number in range(math.ceil(len(pictures) / BATCH)):
         crops, _ = data.Crops(pictures[number * BATCH : (number + 1) * BATCH], 0).batch(number, BATCH, SIDE_PX)
         batches.append(torch.from_numpy(crops).float() / 255)
