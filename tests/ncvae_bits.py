@@ -17,7 +17,7 @@ from latcodec import images
 from latcodec.backends import ncvae as backend
 from latcodec.coding import Encoder
 from latcodec.models.ncvae import NCVAE, SIGMA_MIN
-from latcodec.train.export_nc_vae import load_checkpoint
+from latcodec.train.checkpoint import averaged_network
 from latcodec.weights import load_file
 
 INDICES = range(0, 256, 36)
@@ -39,7 +39,7 @@ def gaussian_bits(network: NCVAE, symbols: np.ndarray, index: int) -> tuple[floa
 
 
 def main(weights: str, checkpoint: str, paths: list[str]) -> None:
-    model, network = backend.Model(load_file(Path(weights))), load_checkpoint(Path(checkpoint))
+    model, network = backend.Model(load_file(Path(weights))), averaged_network(Path(checkpoint), "nc-vae")
     totals = np.zeros((len(INDICES), 4))
     pixels = 0
     for path in paths:

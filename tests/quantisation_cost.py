@@ -14,14 +14,14 @@ import torch
 from latcodec import images
 from latcodec.backends import hyperprior as backend
 from latcodec.integer_net import FRACTION_BITS
-from latcodec.train.export import load_checkpoint
+from latcodec.train.checkpoint import averaged_network
 from latcodec.train.tables import logistic_tables
 from latcodec.weights import Weights
 
 
 @torch.inference_mode()
 def main(checkpoint: str, paths: list[str]) -> int:
-    network, _ = load_checkpoint(Path(checkpoint))
+    network = averaged_network(Path(checkpoint), "hyperprior")
     tensors = backend.export(network, logistic_tables(backend.sigmas()))
     model = backend.Model(Weights(Path(checkpoint), "0" * 64, "hyperprior", backend.stored_config(network), tensors))
 

@@ -210,4 +210,4 @@ def test_export_writes_weights_that_load(tmp_path, photograph):
     image = np.ascontiguousarray(photograph[:40, :50])
     assert backend.decode(model, payload(model, image, 99)).shape == image.shape
     with pytest.raises(WeightsError, match="not a checkpoint"):
-        export_nc_vae.load_checkpoint(out)
+        export_nc_vae.export(out, tmp_path / "again.safetensors", "command", [picture])

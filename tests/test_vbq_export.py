@@ -14,7 +14,7 @@ from latcodec.container import Payload
 from latcodec.errors import WeightsError
 from latcodec.latents.codebooks import entropy_constrained, k_means, uniform_start
 from latcodec.models.gaussian_vae import Config, GaussianVAE
-from latcodec.train.export_vbq import fit, load_checkpoint
+from latcodec.train.export_vbq import export, fit
 from latcodec.train.start import start_from_klt
 from latcodec.weights import Weights, load_file, save
 
@@ -63,7 +63,7 @@ def test_weights_that_lack_something_are_told(fitted, missing):
 def test_no_checkpoint_is_told(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"none")
     with pytest.raises(WeightsError):
-        load_checkpoint(tmp_path / "x.pt")
+        export(tmp_path / "x.pt", tmp_path / "w.safetensors", "command", [])
 
 
 def test_entropy_constrained_is_cheaper_than_a_uniform_grid():

@@ -1,14 +1,12 @@
 """From a checkpoint to a weights file: EMA weights, the integer network and tables fitted to what it meets."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from latcodec.backends import hyperprior as backend
 from latcodec.coding import Tables
-from latcodec.models.hyperprior import Hyperprior
-from latcodec.train.checkpoint import averaged_network, read_checkpoint
+from latcodec.train.checkpoint import averaged_network
 from latcodec.train.export_files import (
     CALIBRATION_SIDE_PX,
     CALIBRATION_STEP,
@@ -20,12 +18,6 @@ from latcodec.train.tables import logistic_tables
 from latcodec.weights import Weights
 
 NAME = "hyperprior"
-
-
-def load_checkpoint(path: Path) -> tuple[Hyperprior, dict]:
-    """The EMA network of a checkpoint and what its run was; raises WeightsError if it is no checkpoint."""
-    network, state = averaged_network(path, NAME), read_checkpoint(path, "cpu")
-    return network, {**json.loads(state["settings"]), "steps_done": state["step"], "seconds": state["elapsed_s"]}
 
 
 def fitted_tables(model, pictures: list[np.ndarray], backend=backend) -> Tables:

@@ -1,7 +1,6 @@
 """From a checkpoint of NC-VAE to its weights file: transforms, integer contexts, tables fitted to training pictures."""
 
 import math
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,6 @@ from latcodec.weights import Weights
 
 NAME = "nc-vae"
 TAIL_MASS = 2.0**-13
-
-load_checkpoint = partial(averaged_network, codec=NAME)
 
 
 def logistic_pmf(sigma: float, mean: float) -> tuple[np.ndarray, int]:
@@ -87,6 +84,6 @@ def fit(network: NCVAE, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures: int = 64) -> Path:
     """Write `out` (safetensors) from a checkpoint, tables fitted on training pictures of `paths`, and index it."""
-    network = load_checkpoint(checkpoint)
+    network = averaged_network(checkpoint, NAME)
     tensors = fit(network, calibration_crops(paths, pictures, CALIBRATION_SIDE_PX, most=pictures))
     return write(out, NAME, backend.stored_config(network), command, tensors)

@@ -1,7 +1,6 @@
 """From a checkpoint of the VBQ model to its weights file: empirical priors, codebooks and tables, all fitted."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from latcodec.train.vbq_fit import Fit, settle_hyper_latent
 
 NAME = "vbq"
 SIDE_PX = 384
-
-load_checkpoint = partial(averaged_network, codec=NAME)
 
 
 @torch.inference_mode()
@@ -42,6 +39,6 @@ def fit(network: GaussianVAE, pictures: list[np.ndarray], report: Callable[[str]
 
 def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures: int = 48) -> Path:
     """Write `out` (safetensors) from a checkpoint, everything fitted on training pictures of `paths`, and index it."""
-    network = load_checkpoint(checkpoint)
+    network = averaged_network(checkpoint, NAME)
     tensors = fit(network, calibration_crops(paths, pictures, SIDE_PX, most=pictures))
     return write(out, NAME, stored_config(network), command, tensors)
