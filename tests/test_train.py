@@ -99,6 +99,18 @@ def test_a_run_learns(pictures, tmp_path):
     assert lines[0].startswith("4 pictures") and "1 held out" in lines[0]
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, "1 picture, "), (9, "9 pictures, ")])
+def test_where_nothing_is_held_out_the_first_are_validated_on(pictures, tmp_path, count, told):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in "abcdefghi"[:count]:
+        (folder / f"{name}.png").write_bytes((pictures / "a.png").read_bytes())
+    assert not any(data.is_validation(path) for path in folder.iterdir())
+    _, lines = trained(folder, tmp_path / "out", stop_at_step=0)
+    assert lines[0].startswith(told)
+    assert lines[0].endswith(f"; 0 held out, validation is on {min(count, 8)} of those trained on")
+
+
 def test_every_parameter_moves(pictures, tmp_path):
     before, _ = trained(pictures, tmp_path / "a", stop_at_step=0)
     after, _ = trained(pictures, tmp_path / "b", steps=3, batch_size=4)

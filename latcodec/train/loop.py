@@ -89,11 +89,13 @@ def run(
 
     training, held_out = workers.first_alone(decoded) if settings.cache else decoded()
     crops = data.Crops(training, settings.seed, settings.t_range())
-    validation = data.validation_crops(held_out or training[:8], settings.final_patch)
+    validated = held_out or training[:8]
+    validation = data.validation_crops(validated, settings.final_patch)
     pictures = data.digest(training)
     megapixels = sum(p.size for p in training) / 3e6
-    fallback = "" if held_out else ": the first 8 are validated on"
-    report(f"{len(training)} pictures, {megapixels:.0f} megapixels; {len(held_out)} held out{fallback}")
+    count = f"{len(training)} picture{'s' * (len(training) != 1)}, {megapixels:.0f} megapixels"
+    fallback = "" if held_out else f", validation is on {len(validated)} of those trained on"
+    report(f"{count}; {len(held_out)} held out{fallback}")
 
     step, elapsed = 0, 0.0
     if resumes:
