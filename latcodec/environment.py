@@ -14,6 +14,7 @@ from latcodec import __version__
 _PACKAGES = ("torch", "numpy", "constriction", "pillow", "pillow-jxl-plugin", "pytorch-msssim", "scipy")
 
 
+# Rooms whose files, "ROOM*.py" or a folder, decide what a codec writes.
 CODEC_ROOMS = ("backends", "models", "latents", "codec", "coding", "container", "integer_net", "shared_random")
 
 
@@ -70,7 +71,14 @@ def code_fingerprint() -> str:
     """Eight hex digits of what decides a codec's files and speed: this package's source and torch's version."""
     folder = Path(__file__).parent
     digest = hashlib.sha256((_version("torch") or "").encode())
-    for room in CODEC_ROOMS:
-        for path in sorted([*folder.glob(f"{room}.py"), *folder.glob(f"{room}/**/*.py")]):
-            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    for path in code_files():
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:8]
+
+
+def code_files() -> list[Path]:
+    """The files of this package that decide what a codec writes and how fast."""
+    folder = Path(__file__).parent
+    found = ([*folder.glob(f"{room}.py"), *folder.glob(f"{room}_*.py"), *folder.glob(f"{room}/**/*.py")]
+             for room in CODEC_ROOMS)  # fmt: skip
+    return sorted(path for room in found for path in room)

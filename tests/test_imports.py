@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from latcodec.environment import CODEC_ROOMS, code_files
+
 PACKAGE = Path(__file__).parents[1] / "latcodec"
 ROOMS = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
@@ -87,7 +89,8 @@ def imports_of(room: Path) -> list[tuple[str, bool]]:
 def room_of(part: str) -> str:
     """The room of a file or folder: `images_alpha.py` belongs to `images.py`, `cli_long.py` to `cli.py`."""
     name = part.removesuffix(".py")
-    return next((room for room in ("images", "codec", "cli", "bench", "report") if name.startswith(f"{room}_")), name)
+    rooms = ("coding", "images", "codec", "cli", "bench", "report")
+    return next((room for room in rooms if name.startswith(f"{room}_")), name)
 
 
 def test_every_form_of_import_is_seen():
@@ -161,6 +164,11 @@ def test_importing_latcodec_imports_no_torch():
 def test_importing_the_command_line_imports_click_alone():
     heavy = {"torch", "numpy", "PIL", "rich", "scipy", "skimage", "constriction", "safetensors"}
     assert not loaded_by("import latcodec.cli") & heavy
+
+
+def test_the_fingerprint_of_the_codecs_covers_whole_rooms():
+    covered = {room for room in ROOMS if room_of(room.parts[0]) in CODEC_ROOMS}
+    assert {PACKAGE / room for room in covered} == set(code_files())
 
 
 def test_the_wheel_holds_every_package():
