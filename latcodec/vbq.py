@@ -19,7 +19,8 @@ import zlib
 
 import numpy as np
 
-from latcodec.coding import TOTAL, Decoder, Encoder, Tables
+from latcodec.coding import Decoder, Encoder
+from latcodec.coding_tables import TOTAL, Tables
 from latcodec.errors import FormatError, OptionError, WeightsError
 from latcodec.latents import vbq
 from latcodec.latents.codebooks import entropy_constrained, uniform_start

@@ -13,7 +13,7 @@ from torch_threads import threads
 
 from latcodec import backends, codec, container
 from latcodec.backends import hyper
-from latcodec.coding import Tables
+from latcodec.coding_tables import Tables
 from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError
 from latcodec.integer_net import IntegerNet
 from latcodec.metrics import psnr_db

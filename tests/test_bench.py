@@ -198,9 +198,9 @@ def test_names_keep_their_options():
 
 
 def test_the_entropy_clock_counts_and_leaves_no_trace():
-    from latcodec import coding
+    from latcodec import coding, coding_tables
 
-    tables = coding.Tables(np.array([2**23, 2**23]), np.array([0, 2]), np.array([0]))
+    tables = coding_tables.Tables(np.array([2**23, 2**23]), np.array([0, 2]), np.array([0]))
     methods = (coding.Encoder.put, coding.Decoder.get)
     symbols, rows = np.zeros(50000, np.int32), np.zeros(50000, np.uint16)
     with stopwatch.entropy_clock() as clock:

@@ -9,13 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latcodec.coding import (
-    TOTAL,
-    Decoder,
-    Encoder,
-    Tables,
-    ideal_bits,
-)
+from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.coding_tables import TOTAL, Tables
 from latcodec.errors import FormatError, WeightsError
 from latcodec.train.tables import logistic_tables, quantize_pmf
 

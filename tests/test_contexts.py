@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from latcodec.coding import TOTAL, Decoder, Encoder, Tables, ideal_bits
+from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.coding_tables import TOTAL, Tables
 from latcodec.errors import FormatError, WeightsError
 from latcodec.latents import adaptive, contexts
 from latcodec.latents.adaptive import Counts, Drift, Step, gather, scatter, walk

@@ -23,7 +23,7 @@ from latcodec.backends.common import (
     replicate,
     to_tensor,
 )
-from latcodec.coding import Tables
+from latcodec.coding_tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, shift_round
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MAX, SIGMA_MIN

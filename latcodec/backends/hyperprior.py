@@ -40,7 +40,8 @@ from latcodec.backends.hyper import (
     soft,
 )
 from latcodec.backends.hyper import Model as HyperModel
-from latcodec.coding import Decoder, Encoder, Tables, ideal_bits
+from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.integer_net import quantise
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE, Config, Hyperprior

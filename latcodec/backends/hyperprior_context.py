@@ -35,7 +35,8 @@ from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, Latents, Options, anal
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.backends.hyperprior_context_model import CONTEXTS, Model, RateTables, Walked
-from latcodec.coding import Decoder, Encoder, Tables, ideal_bits
+from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.integer_net import FRACTION_BITS, quantise
 from latcodec.models.hyperprior_context import HYPER_STRIDE, IMAGE_STRIDE, STEPS, ContextHyperprior

@@ -30,7 +30,8 @@ from latcodec.backends.common import (
     to_image,
     to_tensor,
 )
-from latcodec.coding import Decoder, Encoder, Tables, ideal_bits
+from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.errors import WeightsError
 from latcodec.latents import contexts as ctx

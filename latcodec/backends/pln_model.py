@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from latcodec.backends.common import RATES, config_from, load_floats, part
-from latcodec.coding import Tables
+from latcodec.coding_tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, shift_round
 from latcodec.latents import coded_sampling

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from latcodec.backends.common import RATES, config_from, floats_to_arrays, load_floats, part
-from latcodec.coding import Tables
+from latcodec.coding_tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
 from latcodec.latents.grids import LOG_BITS, SCALE_BITS, BookGrid, Field, PointGrid, StepGrid, fixed_exp

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from latcodec.coding import TOTAL, Tables
+from latcodec.coding_tables import TOTAL, Tables
 from latcodec.latents.contexts import (
     FRACTIONS,
     LATTICES,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from latcodec.backends import hyperprior as backend
-from latcodec.coding import Tables
+from latcodec.coding_tables import Tables
 from latcodec.train.checkpoint import averaged_network
 from latcodec.train.export_files import (
     CALIBRATION_SIDE_PX,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latcodec.coding import Tables
+from latcodec.coding_tables import Tables
 from latcodec.train import data
 from latcodec.train.tables import quantize_pmf
 from latcodec.weights import add_to_index, save

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from latcodec.backends import ncvae as backend
-from latcodec.coding import Tables
+from latcodec.coding_tables import Tables
 from latcodec.latents import contexts as ctx
 from latcodec.models.ncvae import NCVAE
 from latcodec.train.checkpoint import averaged_network

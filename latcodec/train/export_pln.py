@@ -16,7 +16,7 @@ from latcodec.backends.pln_model import (
     Model,
     floats,
 )
-from latcodec.coding import Tables
+from latcodec.coding_tables import Tables
 from latcodec.integer_net import FRACTION_BITS, quantise
 from latcodec.latents import greedy, rejection
 from latcodec.latents.coded_sampling import BIT

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from latcodec.coding import TOTAL, Tables
+from latcodec.coding_tables import TOTAL, Tables
 from latcodec.errors import WeightsError
 
 MAX_REACH = 2000  # of logistic supports; a symbol beyond it is an escape
