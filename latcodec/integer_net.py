@@ -25,6 +25,7 @@ FRACTION_BITS = 12  # of activations
 WEIGHT_BITS = 16  # of the largest weight of a layer, its sign included
 SMALL_BITS = 8  # of the largest weight of each output channel, where a layer is to be small
 LIMIT = 2**23 - 1  # of activations: +-2048
+BAND = 2**11  # about how many positions are computed at once: torch gathers all that each of them sees
 _EXACT = 2**52  # one bit under float64's 2**53, for the half that rounding adds
 
 
@@ -57,7 +58,26 @@ class IntegerNet:
         self.layers = layers
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Run the network: int64 [C, h, w] -> int64 [C', h', w'], both fixed point with FRACTION_BITS."""
+        """Run the network: integers [C, h, w] -> int64 [C', h', w'], both fixed point with FRACTION_BITS.
+
+        It goes through bands of rows, each with all that its outputs see, so that only one of them is held as floats.
+        """
+        height, reach, times = x.shape[1], sum(layer.weight.shape[-1] // 2 for layer in self.layers), 1
+        for layer in self.layers:
+            times *= layer.stride if layer.transposed else 1
+        if any(layer.stride > 1 and not layer.transposed for layer in self.layers):
+            return self._run(x)
+        rows = max(8, BAND // max(1, times * x.shape[2]))
+        if rows >= height:
+            return self._run(x)
+        bands = []
+        for top in range(0, height, rows):
+            first, end = max(0, top - reach), min(height, top + rows)
+            out = self._run(x[:, first : min(height, end + reach)])
+            bands.append(out[:, times * (top - first) : times * (end - first)])
+        return np.concatenate(bands, 1)
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
         h = torch.from_numpy(np.clip(x, -LIMIT, LIMIT).astype(np.float64))[None]
         with torch.inference_mode():
             for layer in self.layers:

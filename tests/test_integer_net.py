@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch_threads import threads
 
+from latcodec import integer_net
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, LIMIT, IntegerNet, Layer, quantise, shift_round
 from latcodec.models.layers import conv, deconv, leaky
@@ -75,6 +76,20 @@ def test_equals_the_integer_reference(name, seed):
     for shape in ((channels, 5, 8), (channels, 1, 1), (channels, 12, 3)):
         x = fixed_point(shape, seed)
         assert np.array_equal(net(x), reference(net, x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bands_change_nothing(name, monkeypatch):
+    net = quantise(network(name))
+    channels = net.layers[0].weight.shape[0 if net.layers[0].transposed else 1]
+    x = fixed_point((channels, 37, 5), 4)
+    whole = net(x)
+    monkeypatch.setattr(integer_net, "BAND", 1)
+    ran = []
+    monkeypatch.setattr(net, "_run", lambda part, run=net._run: ran.append(part.shape[1]) or run(part))
+    assert np.array_equal(net(x), whole)
+    banded = all(layer.transposed or layer.stride == 1 for layer in net.layers)
+    assert len(ran) == (5 if banded else 1) and (not banded or max(ran) < 37)
 
 
 def test_equals_the_reference_at_the_limits():

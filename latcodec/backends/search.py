@@ -28,9 +28,11 @@ STRIDE, HYPER_STRIDE = 16, 4
 # (latents, quantise, picture [1, 3, h, w] or None) -> (x_hat, bits)
 Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]
 
-LEARNING_RATE = 0.016  # in steps of the quantiser, at the start
-FIRST, LAST = 1.0, 0.15  # temperatures
+LEARNING_RATE = 0.007  # in steps of the quantiser, at the start
+FIRST, LAST = 0.5, 0.1  # temperatures
+MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
 STEPS = (0, 0, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
+JUDGED = 12  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
 ROUNDING = 40.0  # bits that a squared error of one step counts as, in rounding by rate and distortion
 ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
@@ -222,32 +224,50 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
         )
         mask[:, :, down, across] = 1
         masks.append(mask)
-    optimizer = torch.optim.Adam(variables, LEARNING_RATE, betas=(0.9, 0.99))
+    means, squares = ([torch.zeros_like(v) for v in variables] for _ in range(2))
     weight = error_weight(rate_index)
     generator = torch.Generator(x.device).manual_seed(0)
-    step, start = 0, time.perf_counter()
+    step, start, judged, kept = 0, time.perf_counter(), 0, (math.inf, variables)
+
+    def price(now: tuple[Tensor, ...], quantise: Callable[[Tensor], Tensor]) -> Tensor:
+        x_hat, bits = transmit(now, quantise, pixels)
+        return bits + weight * (x_hat[:, :, : pixels.shape[2], : pixels.shape[3]] - pixels).square().sum()
+
     while True:
         # With a deadline the schedule runs by the clock where that is faster, so that it always comes to its end.
         at = max(step / steps, (time.perf_counter() - start) / max(deadline - start, 1e-9))
+        now = tuple(v / gain for v, gain in zip(variables, gains, strict=True))
+        if at >= 0.5 + 0.5 * judged / JUDGED or at >= 1:
+            with torch.no_grad():
+                found = float(price(now, torch.round))
+            kept = min(kept, (found, [v.detach().clone() for v in variables]), key=lambda one: one[0])
+            judged = int(2 * JUDGED * (at - 0.5)) + 1
         if at >= 1:
             break
         temperature = FIRST * (LAST / FIRST) ** at
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * at)))
-        now = tuple(v / gain for v, gain in zip(variables, gains, strict=True))
-        x_hat, bits = transmit(now, lambda r, temperature=temperature: soft_round(r, temperature, generator), pixels)
-        error = (x_hat[:, :, : pixels.shape[2], : pixels.shape[3]] - pixels).square().sum()
-        optimizer.zero_grad(set_to_none=True)
-        (bits + weight * error).backward()
-        for variable, mask in zip(variables, masks, strict=True):
-            variable.grad.mul_(mask)
-        optimizer.step()
+        rate = LEARNING_RATE * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * at)))
+        cost = price(now, lambda r, temperature=temperature: soft_round(r, temperature, generator))
         step += 1
+        for variable, gradient, mask, mean, square in zip(
+            variables, torch.autograd.grad(cost, variables), masks, means, squares, strict=True
+        ):
+            _descend(variable.detach(), gradient * mask, mean, square, rate, step)
         tell(min(1.0, at))
     with torch.no_grad():
-        for one, variable, mask, gain, stride in zip(latents, variables, masks, gains, (1, HYPER_STRIDE), strict=False):
+        for one, variable, mask, gain, stride in zip(latents, kept[1], masks, gains, (1, HYPER_STRIDE), strict=False):
             rows, columns = _cells(outer, stride)
             one[:, rows, columns] = torch.where(mask > 0, variable / gain, one[None, :, rows, columns])[0]
+
+
+def _descend(variable: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, rate: float, step: int) -> None:
+    """A step of Adam, in place, with one scale of the gradient for each channel, [1, C, h, w] all.
+
+    A scale of its own would let each of many zeros, whose gradient is noise, go as far as what matters.
+    """
+    mean.lerp_(gradient, 1 - MOMENTUM)
+    square.lerp_(gradient.square().mean((2, 3), keepdim=True).expand_as(square), 1 - MEMORY)
+    scale = (square / (1 - MEMORY**step)).sqrt_().add_(1e-9)
+    variable.sub_(rate / (1 - MOMENTUM**step) * mean / scale)
 
 
 def _cells(box: tuple[int, int, int, int], stride: int) -> tuple[slice, slice]:
