@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from latcodec import codec, container, images
-from latcodec.backends import by_name, pln
+from latcodec.backends import by_name, pln, pln_integers
 from latcodec.backends.pln_model import FACTOR_BITS, VALUE_BITS
 from latcodec.metrics import bd_rate, psnr_db
 
@@ -34,11 +34,11 @@ SETTINGS = {
 }
 
 
-def exact(model, latents, index: int) -> tuple[float, pln.Integers]:
+def exact(model, latents, index: int) -> tuple[float, pln_integers.Integers]:
     """KL in bits, and the integers of exact posterior samples of z1 (z2 is coded: its share is small)."""
     coded = pln.code(model, latents, pln.Options(index, verify=False))
     payload = container.Payload(3, b"none", index, 1, 1, False, 8, 0, coded.streams, parameters=coded.parameters)
-    found = pln._decode_integers(model, payload, latents.y.shape[1:])
+    found = pln_integers.decode_integers(model, payload, latents.y.shape[1:])
     sigma = model.network.at_rate(torch.tensor([index / 255]))["z1_log_sigma"][0].double().exp().numpy()
     evidence = latents.y.double().numpy() / sigma * 2.0**VALUE_BITS - found.means
     signal = np.square(model.row_scale[found.rows] * 2.0**-FACTOR_BITS)

@@ -13,7 +13,7 @@ from skimage import data
 from torch_threads import threads
 
 from latcodec import codec, container, weights
-from latcodec.backends import pln, pln_parity, pln_wire
+from latcodec.backends import pln, pln_integers, pln_parity, pln_wire
 from latcodec.backends.common import stored_config
 from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError
 from latcodec.latents.samplers import Layout
@@ -159,7 +159,7 @@ def test_every_layout_with_indices_of_its_length_decodes_or_is_refused(model, to
         head = len(model.blocks_of_z2(100, cells, kappa).counts) * kappa
         head = -(-head // 8) + pln_parity.count(-(-head // 8))
         data = rng.bytes(head)
-        z2 = pln._decode_integers(model, replace(hurt, streams=(payload.streams[0], data)), shape, True)
+        z2 = pln_integers.decode_integers(model, replace(hurt, streams=(payload.streams[0], data)), shape, True)
         due = len(pln.samplers.plan(layout, model.classes.bits[z2.rows.ravel()]).counts) * shards
         hurt = replace(hurt, streams=(payload.streams[0], data + rng.bytes(-(-due * kappa // 8))))
         try:
@@ -221,7 +221,7 @@ def test_extreme_latents_jump(model):
         assert level["rho"] == pytest.approx(expected["rho"], rel=0.1)
         assert 0 < level["file_bits"] - expected["file_bits"] < 64
         assert 0 < level["jump_bits"] - expected["jump_bits"] < 64
-    integers = pln._decode_integers(model, payload, (4, 4))
+    integers = pln_integers.decode_integers(model, payload, (4, 4))
     sigma = model.network.at_rate(torch.tensor([128 / 255]))["z1_log_sigma"].exp()[0, 3].item()
     assert (integers.means + integers.values)[3, 1, 2] / 256 * sigma == pytest.approx(5e4, rel=0.01)
 
@@ -237,7 +237,7 @@ def test_threads_do_not_change_a_bit(model):
             with threads(count):
                 decoded.append(pln.decode(model, payload).astype(int))
                 shape = pln.latent_shapes(300, 200)[0]
-                assert pln._decode_integers(model, payload, shape).crc() == payload.integers_crc
+                assert pln_integers.decode_integers(model, payload, shape).crc() == payload.integers_crc
     assert np.abs(decoded[0] - decoded[1]).max() <= 1 and np.abs(decoded[2] - decoded[3]).max() <= 1
 
 
@@ -245,7 +245,7 @@ def test_large_pictures_are_sampled_in_bands(model, monkeypatch):
     image = crop(200, 150)
     whole = encoded(model, image)[0]
     expected = pln.decode(model, whole).astype(int)
-    monkeypatch.setattr(pln, "MOST_DIMENSIONS", 192 * 10 * 4)
+    monkeypatch.setattr(pln_integers, "MOST_DIMENSIONS", 192 * 10 * 4)
     parts, _ = encoded(model, image)
     assert parts.streams != whole.streams
     assert abs(len(parts.streams[1]) - len(whole.streams[1])) < 0.02 * len(whole.streams[1]) + 8

@@ -13,7 +13,6 @@ Fixed point: z2 has FRACTION_BITS after the point; z1 VALUE_BITS, in units of it
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +22,10 @@ import torch
 
 from latcodec.backends import pln_parity, pln_wire
 from latcodec.backends.common import latent_shapes, replicate, timed, to_image, to_tensor
+from latcodec.backends.pln_integers import Integers, bands, decode_integers
 from latcodec.backends.pln_model import FACTOR_BITS, VALUE_BITS, Model, to_value
 from latcodec.backends.pln_options import Options
-from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.coding import Encoder, ideal_bits
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError
 from latcodec.integer_net import FRACTION_BITS
@@ -36,7 +36,6 @@ from latcodec.latents.samplers import Layout
 from latcodec.models.ladder import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.models.strips import in_strips
 
-MOST_DIMENSIONS = 2**22  # that share a plan, for the memory large pictures take; part of the format
 REACH = (1.03, 0.86, -2.5, 1.08)  # of `jumps_to`; encoder only
 GUARDED = True  # files get the container's guard: `decode` can ignore the checksum of the rest
 _HALO = 2  # latents, as in the hyperprior
@@ -62,26 +61,6 @@ class Coded:
     details: dict[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Integers:
-    """What encoder and decoder agree on: z2 int64 [Z, h', w']; rows uint8, means and values int32 [C, h, w] of z1.
-
-    z1 is (means + values) * 2**-VALUE_BITS standard deviations of its evidence.
-    """
-
-    z2: np.ndarray
-    rows: np.ndarray
-    means: np.ndarray
-    values: np.ndarray
-
-    def crc(self) -> int:
-        """CRC-32 of all of them."""
-        crc = 0
-        for array, kind in ((self.z2, "<i4"), (self.rows, "u1"), (self.means, "<i4"), (self.values, "<i4")):
-            crc = zlib.crc32(np.ascontiguousarray(array, kind), crc)
-        return crc
-
-
 @torch.inference_mode()
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
@@ -89,12 +68,6 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
     z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE))
     # NaN and infinities of a strange picture must not reach the samplers.
     return Latents(torch.nan_to_num(y[0]).clamp(-1e6, 1e6).cpu(), torch.nan_to_num(z[0]).clamp(-1e6, 1e6).cpu())
-
-
-def _bands(shape: tuple[int, ...]) -> list[slice]:
-    """Rows of z1 [C, h, w] that share a plan: all of a picture up to some 5 megapixels."""
-    step = max(1, MOST_DIMENSIONS // (shape[0] * shape[2]))
-    return [slice(top, min(shape[1], top + step)) for top in range(0, shape[1], step)]
 
 
 def jumps_to(distance: np.ndarray, step: np.ndarray, bits: np.ndarray) -> np.ndarray:
@@ -167,7 +140,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     layout, level1 = Layout(sampler, kappa, shards), Level(len(rows))
     values, jumps1 = np.empty(rows.shape, np.int32), np.empty(rows.shape, np.int32)
     chosen, chosen_rows = [], []
-    for band in _bands(rows.shape):
+    for band in bands(rows.shape):
         some = rows[:, band]
         distance = latents.y[:, band].double().numpy() / sigma1[:, None, None] * 2.0**VALUE_BITS - means[:, band]
         step, scale = model.row_step[some], model.row_scale[some]
@@ -215,7 +188,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     start = time.perf_counter()
     if options.verify:
         payload = Payload(0, b"", index, 0, 0, False, 8, 0, streams, parameters=parameters)
-        if _decode_integers(model, payload, latents.y.shape[1:]).crc() != integers.crc():
+        if decode_integers(model, payload, latents.y.shape[1:]).crc() != integers.crc():
             raise DriftError("the streams just written do not decode to the same integers on this machine")
     seconds["verify"] = time.perf_counter() - start
     levels = [level.summary(n, spent[n], jump_bits[n]) for n, level in ((2, level2), (1, level1))]
@@ -234,47 +207,6 @@ def first_look(model: Model, latents: Latents, index: int) -> tuple[np.ndarray, 
 
 
 encode = timed(analyse, code)
-
-
-def _decode_integers(model: Model, payload: Payload, shape: tuple[int, int], tolerant: bool = False) -> Integers:
-    """The integers of a file; shape is (h, w) of z1. Raises FormatError.
-
-    If `tolerant`, wrong bytes of z2's indices are put right by their parity; should there be too many, nothing is known
-    of where z1's belong, and z1 keeps the means that what is left of z2 gives.
-    """
-    layout, index, kappa = pln_wire.unpack_parameters(payload), payload.rate_index, payload.parameters[1]
-    z2_shape = (model.rates.z2_mean.shape[1], *(-(-length // HYPER_STRIDE) for length in shape))
-    size, cells = int(np.prod(z2_shape)), z2_shape[1] * z2_shape[2]
-    plan = model.blocks_of_z2(index, cells, kappa)
-    length = -(-len(plan.counts) * kappa // 8)
-    start = length + pln_parity.count(length)
-    head, check, rest = (payload.streams[1][a:b] for a, b in ((0, length), (length, start), (start, None)))
-    sound = True
-    if tolerant and len(check) == start - length:
-        head, sound = pln_parity.corrected(head, check)
-    decoder = Decoder(payload.streams[0], model.tables)
-    jumps = decoder.get(model.jumps_of_z2(index, cells)).reshape(z2_shape)
-    samples = coded_sampling.sample(plan, pln_wire.unpack_indices(head, kappa, len(plan.counts)), size)
-    z2 = model.z2_of(index, samples.reshape(z2_shape), jumps)
-    means, rows = model.prior_of_z1(z2, index, shape)
-    values = np.zeros(rows.shape, np.int32)
-    plans = [samplers.plan(layout, model.classes.bits[rows[:, band].ravel()]) for band in _bands(rows.shape)]
-    due = sum(len(plan.counts) for plan in plans) * layout.shards
-    if not sound or (tolerant and -(-due * kappa // 8) != len(rest)):
-        return Integers(z2, rows, means, values)
-    indices, start = pln_wire.unpack_indices(rest, kappa, due), 0
-    jumps = decoder.get(model.jumps_of_z1(index, rows)).reshape(rows.shape)
-    for band, plan in zip(_bands(rows.shape), plans, strict=True):
-        some = rows[:, band]
-        flat, stop = some.ravel(), start + len(plan.counts) * layout.shards
-        mine = indices[start:stop]
-        if layout.sampler == "rejection":
-            mine = decoder.get(model.index_row[flat[model.classes.bits[flat] > 0]]).astype(np.int64)
-        samples = samplers.sample(layout, model.classes, plan, flat, mine).reshape(some.shape)
-        values[:, band] = to_value(samples, model.row_scale[some], jumps[:, band], model.row_step[some], VALUE_BITS)
-        start = stop
-    decoder.finish()
-    return Integers(z2, rows, means, values)
 
 
 @torch.inference_mode()
@@ -305,7 +237,7 @@ def decode(model: Model, payload: Payload, ignore_checksum: bool = False) -> np.
             f"field stream 1: {len(payload.streams[1])} bytes cannot hold {payload.width} x {payload.height} pixels"
         )
     try:
-        integers = _decode_integers(model, payload, shape, ignore_checksum)
+        integers = decode_integers(model, payload, shape, ignore_checksum)
     except FormatError as error:
         raise DriftError(f"the streams do not decode with these weights on this machine: {error}") from None
     if not ignore_checksum and integers.crc() != payload.integers_crc:
