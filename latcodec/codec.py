@@ -11,10 +11,11 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from latcodec import backends, codec_options, codec_targets, container, rates, weights
+from latcodec.codec_settings import Encoded, EncodeSettings
 from latcodec.container import MAX_PIXELS, Payload
 from latcodec.errors import FormatError, ImageError, OptionError
 
@@ -23,73 +24,8 @@ if TYPE_CHECKING:
 
     from latcodec.images import Picture
 
-DEFAULT_LAMBDA = 1.0
 # Measured beyond what torch takes to start: hyperprior 95 at 6 megapixels, 67 at 24; vbq 132 at 3.
 MEMORY_BYTES_PER_PIXEL = 130
-
-
-@dataclass(frozen=True)
-class EncodeSettings:
-    """How to encode. At most one of lmbda (0.1..20), quality (1..100), bpp, psnr (dB) and size_bytes; default lambda 1.
-
-    codec: its name, with options if any: "name:key=value,key=value". device: auto, cpu or cuda. weights: a file or
-    folder, None for the usual places. strip leaves ICC, EXIF, XMP out.
-    """
-
-    codec: str = backends.DEFAULT
-    lmbda: float | None = None
-    quality: float | None = None
-    bpp: float | None = None
-    psnr: float | None = None
-    size_bytes: int | None = None
-    device: str = "auto"
-    weights: str | None = None
-    verify: bool = True
-    strip: bool = False
-
-    def __post_init__(self) -> None:
-        given = [n for n in ("lmbda", "quality", "bpp", "psnr", "size_bytes") if getattr(self, n) is not None]
-        if len(given) > 1:
-            raise OptionError(f"{' and '.join(given)} exclude each other; give one")
-        for name in {"bpp", "psnr", "size_bytes"} & set(given):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OptionError(f"{name} {getattr(self, name)}: not a positive number")
-
-    @property
-    def rate_index(self) -> int | None:
-        """The rate index that lambda or quality say, None if it has to be searched."""
-        if self.bpp is not None or self.psnr is not None or self.size_bytes is not None:
-            return None
-        lmbda = rates.lambda_of_quality(self.quality) if self.quality is not None else self.lmbda
-        return rates.index_of_lambda(DEFAULT_LAMBDA if lmbda is None else lmbda)
-
-    def target(self, pixels: int) -> codec_targets.Target | None:
-        """What bpp, psnr or size ask of a picture of so many pixels, None without one of them."""
-        if self.rate_index is not None:
-            return None
-        limit_bytes = self.size_bytes if self.bpp is None else self.bpp * pixels / 8
-        return codec_targets.Target(limit_bytes, self.psnr)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The file's bytes and how it came about. bpp is that of `data`; estimated_bits is the tables' ideal code length.
-
-    psnr_db: of the decoded colour samples, None unless a search needed it. seconds by stage. trials: encodes done.
-    missed: which bpp, psnr or size cannot be reached, and what was instead, which is a note too; or "".
-    """
-
-    data: bytes
-    rate_index: int
-    lmbda: float
-    bpp: float
-    estimated_bits: float
-    psnr_db: float | None
-    seconds: dict[str, float]
-    trials: int
-    notes: tuple[str, ...]
-    details: dict[str, object]
-    missed: str = ""
 
 
 def set_threads(count: int) -> None:
@@ -224,7 +160,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
             notes.append("max_seconds was over before anything was searched: this is the file without effort")
         trials += searches
         if not target.met(trial):
-            missed = _missed(settings, trial, width * height)
+            missed = settings.missed(trial, width * height)
             notes.append(missed)
     if settings.strip and any((picture.icc, picture.exif, picture.xmp)):
         notes.append("metadata left out (--strip)")
@@ -241,17 +177,6 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         details=trial.coded.details,
         missed=missed,
     )
-
-
-def _missed(settings: EncodeSettings, trial: codec_targets.Trial, pixels: int) -> str:
-    """What could not be reached, and what was."""
-    size, bpp = f"{len(trial.data)} bytes", f"{8 * len(trial.data) / pixels:.3g} bpp"
-    if settings.psnr is not None:
-        return f"{settings.psnr:g} dB cannot be reached; this is the best quality: {trial.psnr_db:.2f} dB, {size}"
-    if settings.bpp is not None:
-        return f"{settings.bpp:g} bpp cannot be reached; this is the smallest file: {bpp}, {size}"
-    asked = f"{settings.size_bytes} byte{'s' if settings.size_bytes != 1 else ''}"
-    return f"{asked} cannot be reached; this is the smallest file: {size}"
 
 
 def decode_picture(
