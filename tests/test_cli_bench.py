@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from latcodec import bench, bench_store, bench_text, cli, cli_bench, contenders, kodak, report
+from latcodec import bench, bench_store, bench_text, cli, cli_bench_inputs, cli_bench_outputs, contenders, kodak, report
 from latcodec.errors import ImageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -166,7 +166,7 @@ def test_a_failed_round_trip_is_said_and_counted(run, monkeypatch):
 def test_a_weights_file_names_the_codec():
     vbq = Path(cli.__file__).parents[1] / "weights" / "vbq.safetensors"
     settings = contenders.Settings(weights=str(vbq))
-    found = cli_bench._contenders(None, "none", settings, pytest.fail)
+    found = cli_bench_inputs.contenders_of(None, "none", settings, pytest.fail)
     assert [(one.name, one.weights_file) for one in found] == [("vbq", vbq.name)]
 
 
@@ -214,7 +214,7 @@ def test_the_progress_bar_takes_no_name_for_markup(monkeypatch):
             return True
 
     monkeypatch.setattr("sys.stderr", Terminal())
-    with cli_bench._progress(1, False) as (_, advance):
+    with cli_bench_outputs.progress(1, False) as (_, advance):
         advance("jpeg  a[/b].png")
 
 
