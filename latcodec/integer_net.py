@@ -11,6 +11,7 @@ Source: the idea is Balle, Johnston, Minnen 2019, "Integer networks for data com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,20 +63,23 @@ class IntegerNet:
 
         It goes through bands of rows, each with all that its outputs see, so that only one of them is held as floats.
         """
-        height, reach, times = x.shape[1], sum(layer.weight.shape[-1] // 2 for layer in self.layers), 1
+        height, reach, times = x.shape[1], 0.0, 1
         for layer in self.layers:
+            reach += layer.weight.shape[-1] // 2 / layer.stride / times  # rows of x
             times *= layer.stride if layer.transposed else 1
         if any(layer.stride > 1 and not layer.transposed for layer in self.layers):
             return self._run(x)
-        rows = max(8, BAND // max(1, times * x.shape[2]))
+        reach, rows = math.ceil(reach), max(4, BAND // max(1, times**2 * x.shape[2]))
         if rows >= height:
             return self._run(x)
-        bands = []
+        out = None
         for top in range(0, height, rows):
             first, end = max(0, top - reach), min(height, top + rows)
-            out = self._run(x[:, first : min(height, end + reach)])
-            bands.append(out[:, times * (top - first) : times * (end - first)])
-        return np.concatenate(bands, 1)
+            band = self._run(x[:, first : min(height, end + reach)])
+            if out is None:
+                out = np.empty((len(band), times * height, band.shape[2]), np.int64)
+            out[:, times * top : times * end] = band[:, times * (top - first) : times * (end - first)]
+        return out
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         h = torch.from_numpy(np.clip(x, -LIMIT, LIMIT).astype(np.float64))[None]

@@ -10,8 +10,9 @@ from skimage import data
 
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
+from latcodec.backends import search
 from latcodec.backends.common import crc_of, every_rate, some_rates
-from latcodec.backends.hyper import SCALE_ROWS, sigmas
+from latcodec.backends.hyper import SCALE_ROWS, sigmas, soft
 from latcodec.container import Payload
 from latcodec.errors import DriftError, OptionError
 from latcodec.models.details import BLOCK, GROUPS, Details
@@ -154,12 +155,19 @@ def test_a_network_without_details_codes_as_if_there_were_none(network, photogra
 
 
 def test_a_search_counts_the_details(model, photograph):
-    image = photograph[40:104, 60:140]
+    image = np.ascontiguousarray(photograph[40:104, 60:140])
     prices = []
     for effort in (0, 2):
-        coded = backend.encode(model, np.ascontiguousarray(image), backend.Options(200, effort=effort))
-        prices.append(coded.estimated_bits)
+        coded = backend.encode(model, image, backend.Options(200, effort=effort))
+        prices.append(search.price(coded, backend.shown(model, coded, 200, (64, 80), False, 8), image, 200))
     assert prices[1] < prices[0]
+    latents, x = backend.analyse(model, image), torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    found = []
+    for model.details.first in (0, 256):
+        transmit, _ = soft(model, 200)
+        with torch.no_grad():
+            found.append(transmit((latents.y[None], latents.z[None]), torch.round, x))
+    assert found[0][1] > found[1][1] and not torch.equal(found[0][0], found[1][0])
 
 
 def test_bands_join(model, photograph, monkeypatch):

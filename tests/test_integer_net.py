@@ -89,7 +89,7 @@ def test_bands_change_nothing(name, monkeypatch):
     monkeypatch.setattr(net, "_run", lambda part, run=net._run: ran.append(part.shape[1]) or run(part))
     assert np.array_equal(net(x), whole)
     banded = all(layer.transposed or layer.stride == 1 for layer in net.layers)
-    assert len(ran) == (5 if banded else 1) and (not banded or max(ran) < 37)
+    assert len(ran) == (10 if banded else 1) and (not banded or max(ran) < 37)
 
 
 def test_equals_the_reference_at_the_limits():

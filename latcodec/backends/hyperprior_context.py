@@ -97,8 +97,8 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
         if latents.image is None:
             choose = None
         else:
-            x = to_tensor(latents.image, model.device)
-            residual = x - _base(model, symbols, means, index, latents.image.shape[:2])
+            residual = to_tensor(latents.image, model.device)
+            residual -= _base(model, symbols, means, index, latents.image.shape[:2])
             choose = details.chooser(model.network.details, model.at_rate(index), residual, index, model.tables)
 
         def take_details(group: int, rows: np.ndarray) -> np.ndarray:

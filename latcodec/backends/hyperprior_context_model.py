@@ -17,7 +17,7 @@ from latcodec.backends import details
 from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SLOPE_BITS, means_of, rows_of
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
-from latcodec.integer_net import shift_round
+from latcodec.integer_net import LIMIT, shift_round
 from latcodec.models.hyperprior_context import IMAGE_STRIDE, STEPS, Config, ContextHyperprior, coding_order
 from latcodec.models.layers import round_straight_through
 
@@ -89,30 +89,34 @@ class Model(HyperModel):
         begin_details(symbols of y, means of y) gives `take` of `details.IntegerDetails.walk`.
         """
         height, width = (-(-side // 2) for side in shape)
-        hyper = self.hyper_synthesis(z_symbols, rate_index)
-        out = hyper[:, : 2 * height, : 2 * width]
-        # [m, l] of each step: those of its places of the 2x2 squares.
-        out = out.reshape(2, -1, height, 2, width, 2).transpose(0, 1, 3, 5, 2, 4).reshape(2, -1, height, width)
-        first = out[:, self.order].reshape(2, STEPS, -1, height, width)
+        # As int32, which all of it fits: the copies of a large picture add up.
+        hyper = self.hyper_synthesis(z_symbols, rate_index).astype(np.int32)
+        squares = hyper[:, : 2 * height, : 2 * width].reshape(2, -1, height, 2, width, 2)
         gains, offsets, context_gains = (
             np.repeat(table[rate_index], STEPS)[self.order].reshape(STEPS, -1, 1, 1)
             for table in (self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain)
         )
         all_there = self.there(shape)
-        symbols, means, rows, seen = [], [], [], []
+        # What the context networks see of the steps before; they clip it.
+        seen = np.zeros((len(self.order), height, width), np.int32)
+        before, each = 0, len(self.order) // STEPS
+        symbols, means, rows = [], [], []
         for step in range(STEPS):
-            mean, log_scale = first[:, step]
+            # Mean and log scale: those of the step's places in the 2x2 squares.
+            channel, place = np.divmod(self.order[step * each : (step + 1) * each], STEPS)
+            mean, log_scale = squares[:, channel, :, place // 2, :, place % 2].transpose(1, 0, 2, 3).astype(np.int64)
             if step:
-                mean, log_scale = self._corrected(step, mean, log_scale, np.concatenate(seen))
+                mean, log_scale = self._corrected(step, mean, log_scale, seen[:before])
             means.append(means_of(mean, gains[step]))
             rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
             symbols.append(take(step, means[-1], rows[-1], all_there[step]))
             y_hat = np.clip((symbols[-1].astype(np.int64) << MEAN_BITS) + means[-1], -(2**30), 2**30)
-            seen.append(shift_round(y_hat * context_gains[step], GAIN_BITS))
+            before += each
+            seen[before - each : before] = shift_round(y_hat * context_gains[step], GAIN_BITS).clip(-LIMIT, LIMIT)
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
         if not self.sends_details(rate_index):
             return Walked(*y, np.zeros((0, *shape), np.int32), np.zeros(0, np.uint16))
-        decoded, hyper = self.to_planes(np.concatenate(seen), shape), hyper[:, : shape[0], : shape[1]]
+        decoded, hyper = self.to_planes(seen, shape), hyper[:, : shape[0], : shape[1]]
         return Walked(*y, *self.details.walk(decoded, hyper, rate_index, begin_details(*y[:2])))
 
     def to_planes(self, ordered: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
