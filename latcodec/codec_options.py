@@ -42,9 +42,9 @@ def check(codec: str, flags: Collection[str] = ()) -> None:
             raise OptionError(f"{_spelled(flag)}: {name} has none; it works with {others}")
     made = backends.make_options(module, 0, True, options)
     if "max_seconds" in options and made.max_seconds and not searches(made):
-        said, more = "option max_seconds", "effort=2"
+        said, more = "option max_seconds", "effort=1"
         if "max_seconds" in flags:
-            said, more = _spelled("max_seconds"), "--effort 2"
+            said, more = _spelled("max_seconds"), "--effort 1"
         raise OptionError(f"{said}: effort {made.effort} has no search that it could end; add {more} or more")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from latcodec.rates import MAX_INDEX
 
-SHORT_EFFORT = 2  # the least that searches at all
+SHORT_EFFORT = 2  # enough to tell how much a search saves
 SHARES = (0.25, 0.75, 1.0)  # of the seconds that are left, for each of up to three searches
 SPANS = ((0.0, 0.2), (0.2, 1.0), (1.0, 1.0))  # of the progress that is told
 CLEAR_ROOM = 3  # rate indices; a file grows by about a percent with each
@@ -126,7 +126,7 @@ def _searched(target: Target, attempt: Attempt, verify: bool, search: Search, in
         left_s = search.deadline_s - time.perf_counter()
         if left_s <= 0:
             break
-        effort = search.effort if number else SHORT_EFFORT
+        effort = search.effort if number else min(SHORT_EFFORT, search.effort)
         seconds = 0.0 if left_s == math.inf else share * left_s
         trial = attempt(index, verify, effort=effort, max_seconds=seconds, span=SPANS[number])
         tried.append(trial)

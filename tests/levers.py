@@ -1,14 +1,15 @@
 """What each lever of a codec brings and costs: python tests/levers.py PICTURES [WEIGHTS | CODEC:OPTIONS | BOTH@]...
 
 Each argument is a weights file, a codec with options, or `CODEC:OPTIONS@WEIGHTS`. The first is what the others are
-compared with. Prints BD-rate at 8 rates over the pictures, medians of encode and decode seconds of a picture at three
-of the rates, parameters, and multiplications of the decoder a pixel. Run on a quiet machine; THREADS=2 by default.
+compared with. Prints BD-rate over the pictures, medians of encode and decode seconds of a picture, parameters, and
+multiplications of the decoder a pixel. `--crop 256x192` takes the middle of each picture, `--lambdas 12.8,3.2,0.8,0.1`
+other rates; `--rounding 0` rounds to the nearest without regard to the rate. Run it on a quiet machine.
 """
 
-import os
+import argparse
 import statistics
-import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latcodec import codec, images, metrics, weights
+from latcodec.backends import search
 from latcodec.images import Picture
 
-LAMBDAS = (20, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)
-TIMED = (20, 1.6, 0.4)
+LAMBDAS = "20,12.8,6.4,3.2,1.6,0.8,0.4,0.1"
 
 
 def settings(argument: str, lmbda: float) -> tuple[codec.EncodeSettings, str | None]:
@@ -31,10 +32,10 @@ def settings(argument: str, lmbda: float) -> tuple[codec.EncodeSettings, str | N
     return codec.EncodeSettings(codec=name, lmbda=lmbda, weights=path), path
 
 
-def measured(argument: str, pictures: list[Picture]) -> dict[str, object]:
+def measured(argument: str, pictures: list[Picture], lambdas: list[float]) -> dict[str, object]:
     """Means over the pictures at each rate; medians of seconds."""
     bpp, psnr, encode_s, decode_s = [], [], [], []
-    for lmbda in LAMBDAS:
+    for lmbda in lambdas:
         how, path = settings(argument, lmbda)
         bits, quality = [], []
         for picture in pictures:
@@ -42,9 +43,8 @@ def measured(argument: str, pictures: list[Picture]) -> dict[str, object]:
             data = codec.encode_picture(picture, how).data
             between = time.perf_counter()
             decoded = codec.decode_picture(data, weights=path)
-            if lmbda in TIMED:
-                encode_s.append(between - start)
-                decode_s.append(time.perf_counter() - between)
+            encode_s.append(between - start)
+            decode_s.append(time.perf_counter() - between)
             bits.append(8 * len(data) / picture.pixels[..., 0].size)
             quality.append(metrics.psnr_db(picture.pixels, decoded.pixels))
         bpp.append(float(np.mean(bits)))
@@ -58,16 +58,36 @@ def measured(argument: str, pictures: list[Picture]) -> dict[str, object]:
             "kmac": kmac, "parameters": sum(counted)}  # fmt: skip
 
 
-def main(folder: str, arguments: list[str]) -> None:
-    torch.set_num_threads(int(os.environ.get("THREADS", "2")))
-    pictures = [images.read(path) for path in sorted(Path(folder).iterdir())]
-    codec.decode_picture(codec.encode_picture(pictures[0], settings(arguments[0], 1.0)[0]).data,
-                         weights=settings(arguments[0], 1.0)[1])  # fmt: skip
+def middle(picture: Picture, size: tuple[int, int] | None) -> Picture:
+    """The middle of a picture, (width, height) of it; None: all."""
+    if size is None:
+        return picture
+    height, width = picture.pixels.shape[:2]
+    top, left = (max(0, have - want) // 2 for have, want in zip((height, width), size[::-1], strict=True))
+    pixels = picture.pixels[top : top + size[1], left : left + size[0]]
+    return replace(picture, pixels=np.ascontiguousarray(pixels))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path)
+    parser.add_argument("arguments", nargs="+")
+    parser.add_argument("--lambdas", default=LAMBDAS)
+    parser.add_argument("--crop", type=lambda text: tuple(map(int, text.split("x"))))
+    parser.add_argument("--rounding", type=float, default=search.ROUNDING)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    search.ROUNDING = given.rounding
+    lambdas = [float(text) for text in given.lambdas.split(",")]
+    pictures = [middle(images.read(path), given.crop) for path in sorted(given.pictures.iterdir())]
+    codec.decode_picture(codec.encode_picture(pictures[0], settings(given.arguments[0], 1.0)[0]).data,
+                         weights=settings(given.arguments[0], 1.0)[1])  # fmt: skip
     print("| what | BD-rate | encode s | decode s | parameters | decoder kMAC/px | bpp | PSNR dB |")
     print("|---|---:|---:|---:|---:|---:|---|---|")
     first = None
-    for argument in arguments:
-        row = measured(argument, pictures)
+    for argument in given.arguments:
+        row = measured(argument, pictures, lambdas)
         first = first or row
         curves = [list(zip(one["bpp"], one["psnr"], strict=True)) for one in (first, row)]
         change, _ = metrics.bd_rate(*curves)
@@ -77,4 +97,4 @@ def main(folder: str, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main()

@@ -53,8 +53,8 @@ def test_more_effort_is_cheaper(backend, module, model, index):
     for effort in (0, 1, 4):
         coded = module.encode(model, image, module.Options(index, effort=effort))
         prices.append(price(backend, module, model, image, coded, index))
-    assert prices[1] <= prices[0] + 32  # a stream's length is whole words
-    assert prices[2] < 0.98 * prices[0]
+    assert prices[1] < prices[0]
+    assert prices[2] < 0.98 * prices[0] and prices[2] < prices[1]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 31), (65, 40)])
@@ -113,7 +113,7 @@ def test_options_out_of_range(module, options):
 def test_a_search_that_fails_leaves_the_plain_file(module, model, monkeypatch):
     """Latents that got worse are not taken."""
     image = crop()
-    plain = module.encode(model, image, module.Options(90, effort=1))
+    plain = module.encode(model, image, module.Options(90))
 
     def worse(transmit, x, latents, *rest):
         return latents[0] + 3 * torch.randn_like(latents[0]), *latents[1:]

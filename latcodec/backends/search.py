@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latcodec.coding import Tables
+from latcodec.coding_tables import Tables
 from latcodec.errors import DriftError, OptionError
 from latcodec.rates import distortion_weight, lambda_of_index
 
@@ -28,13 +28,13 @@ STRIDE, HYPER_STRIDE = 16, 4
 # (latents, quantise, picture [1, 3, h, w] or None) -> (x_hat, bits)
 Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]
 
-LEARNING_RATE = 0.007  # in steps of the quantiser, at the start
+LEARNING_RATE = 0.06  # in steps of the quantiser, at the start, over the root of how many steps there will be
 FIRST, LAST = 0.5, 0.1  # temperatures
 MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
-STEPS = (0, 0, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
+STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
 JUDGED = 12  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
-ROUNDING = 40.0  # bits that a squared error of one step counts as, in rounding by rate and distortion
+ROUNDING = 60.0  # bits that a squared error of one step counts as, in rounding by rate and distortion
 ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
 
 
@@ -42,8 +42,8 @@ ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
 class Options:
     """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
 
-    effort: 0 rounds, 1 rounds by rate and distortion, 2..9 search better latents, each in about twice the time of the
-    one before; max_seconds: of the search, 0 for no limit; progress: called with 0..1. Raises OptionError.
+    effort: 0 rounds by rate and distortion, 1..9 search better latents first, each for longer; max_seconds: of the
+    search, 0 for no limit; progress: called with 0..1. Raises OptionError.
     """
 
     rate_index: int
@@ -60,7 +60,7 @@ class Options:
 
 
 def code(model, latents, options: Options, plain: Callable, decodes: Callable, shown: Callable, soft: Callable):
-    """The Coded of latents at one rate: that of plain rounding, or with an effort the cheapest that is found.
+    """The Coded of latents at one rate: that of plain latents, or with an effort the cheapest that is found.
 
     plain(model, latents, options, rounding) -> Coded; decodes(model, coded, rate_index, shape of y) says whether the
     decoder finds the same integers; shown(model, coded, rate_index, size, gray, depth): its picture; soft(model,
@@ -71,7 +71,7 @@ def code(model, latents, options: Options, plain: Callable, decodes: Callable, s
         coded = _cheapest(model, latents, options, plain, shown, soft, start)
         coded = replace(coded, seconds={"search": time.perf_counter() - start} | coded.seconds)
     else:
-        coded = plain(model, latents, options)
+        coded = plain(model, latents, options, ROUNDING)
     if options.verify:
         start = time.perf_counter()
         if not decodes(model, coded, options.rate_index, tuple(latents.y.shape[1:])):
@@ -81,7 +81,7 @@ def code(model, latents, options: Options, plain: Callable, decodes: Callable, s
 
 
 def _cheapest(model, latents, options: Options, plain, shown, soft, start: float):
-    """Of the ways to code latents the one of least bits + weight * squared error; plain rounding is one of them."""
+    """Of the ways to code latents the one of least bits + weight * squared error; without search is one of them."""
     image, index = latents.image, options.rate_index
     gray = bool((image == image[..., :1]).all())
     deadline = start + options.max_seconds if options.max_seconds else math.inf
@@ -90,17 +90,16 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
         coded = plain(model, these, options, rounding)
         return price(coded, shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize), image, index), coded
 
-    tries = [tried(latents, 0.0), tried(latents, ROUNDING)]
-    if STEPS[options.effort]:
-        transmit, gains = soft(model, index)
-        heard = _gray(transmit) if gray else transmit
-        names = [name for name in ("y", "z") if hasattr(latents, name)]
-        variables = [getattr(latents, name) for name in names]
-        x = picture(image, model.device)
-        steps = STEPS[options.effort]
-        found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
-        better = replace(latents, **dict(zip(names, found, strict=True)))
-        tries += [tried(better, 0.0), tried(better, ROUNDING)]
+    tries = [tried(latents, ROUNDING)]
+    transmit, gains = soft(model, index)
+    heard = _gray(transmit) if gray else transmit
+    names = [name for name in ("y", "z") if hasattr(latents, name)]
+    variables = [getattr(latents, name) for name in names]
+    x = picture(image, model.device)
+    steps = STEPS[options.effort]
+    found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
+    better = replace(latents, **dict(zip(names, found, strict=True)))
+    tries += [tried(better, 0.0), tried(better, ROUNDING)]
     return min(tries, key=lambda one: one[0])[1]
 
 
@@ -245,7 +244,9 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
         if at >= 1:
             break
         temperature = FIRST * (LAST / FIRST) ** at
-        rate = LEARNING_RATE * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * at)))
+        # With a deadline, about as many steps as the time allows.
+        count = min(steps, max(1.0, step / at)) if step else steps
+        rate = LEARNING_RATE / math.sqrt(count) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * at)))
         cost = price(now, lambda r, temperature=temperature: soft_round(r, temperature, generator))
         step += 1
         for variable, gradient, mask, mean, square in zip(
