@@ -108,7 +108,7 @@ def test_where_nothing_is_held_out_the_first_are_validated_on(pictures, tmp_path
     assert not any(data.is_validation(path) for path in folder.iterdir())
     _, lines = trained(folder, tmp_path / "out", stop_at_step=0)
     assert lines[0].startswith(told)
-    assert lines[0].endswith(f"; 0 held out, validation is on {min(count, 8)} of those trained on")
+    assert lines[0].endswith(f"; 0 held out, validated on {min(count, 8)} of those trained on")
 
 
 def test_every_parameter_moves(pictures, tmp_path):

@@ -28,8 +28,9 @@ STRIDE, HYPER_STRIDE = 16, 4
 # (latents, quantise, picture [1, 3, h, w] or None) -> (x_hat, bits)
 Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]
 
-LEARNING_RATE = 0.06  # in steps of the quantiser, at the start, over the root of how many steps there will be
-FIRST, LAST = 0.5, 0.1  # temperatures
+LEARNING_RATE = 0.12  # in steps of the quantiser, at the start, over the root of how many steps there will be
+FIRST, LAST = 1.0, 0.25  # temperatures
+NOISE = 0.4  # of a Gumbel softmax: all of it drowns what a step finds out
 MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
 STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
 JUDGED = 12  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
@@ -165,7 +166,7 @@ def soft_round(x: Tensor, temperature: float, generator: torch.Generator | None 
     fraction = (x - low).clamp(1e-4, 1 - 1e-4)
     uniform = torch.rand(x.shape, generator=generator, device=x.device).clamp(1e-9, 1 - 1e-7)
     # The difference of two Gumbel variables is logistic.
-    noise = uniform.log() - (-uniform).log1p()
+    noise = NOISE * (uniform.log() - (-uniform).log1p())
     logit = (torch.atanh(fraction) - torch.atanh(1 - fraction)) / temperature
     soft = low + torch.sigmoid((logit + noise) / temperature)
     return torch.where((x - nearest).abs() < CERTAIN, x + (nearest - x).detach(), soft)

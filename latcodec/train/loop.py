@@ -94,7 +94,7 @@ def run(
     pictures = data.digest(training)
     megapixels = sum(p.size for p in training) / 3e6
     count = f"{len(training)} picture{'s' * (len(training) != 1)}, {megapixels:.0f} megapixels"
-    fallback = "" if held_out else f", validation is on {len(validated)} of those trained on"
+    fallback = "" if held_out else f", validated on {len(validated)} of those trained on"
     report(f"{count}; {len(held_out)} held out{fallback}")
 
     step, elapsed = 0, 0.0
