@@ -11,7 +11,6 @@ Source: the idea is Balle, Johnston, Minnen 2019, "Integer networks for data com
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,13 +62,13 @@ class IntegerNet:
 
         It goes through bands of rows, each with all that its outputs see, so that only one of them is held as floats.
         """
-        height, reach, times = x.shape[1], 0.0, 1
+        height, reach, times = x.shape[1], 0, 1
         for layer in self.layers:
-            reach += layer.weight.shape[-1] // 2 / layer.stride / times  # rows of x
             times *= layer.stride if layer.transposed else 1
+            reach += -(-(layer.weight.shape[-1] // 2) // times)  # rows of x, or a little more than it sees
         if any(layer.stride > 1 and not layer.transposed for layer in self.layers):
             return self._run(x)
-        reach, rows = math.ceil(reach), max(4, BAND // max(1, times**2 * x.shape[2]))
+        rows = max(4, BAND // max(1, times**2 * x.shape[2]))
         if rows >= height:
             return self._run(x)
         out = None

@@ -128,14 +128,14 @@ def test_a_platform_that_computes_something_else_is_told(network, photograph, na
 
 def test_the_checksum_covers_the_details(model, photograph, monkeypatch):
     coded = backend.encode(model, photograph, backend.Options(255))
-    right = backend._decode_integers
+    right = backend.decode_integers
 
     def wrong(*arguments):
         z_symbols, walked = right(*arguments)
         walked.detail_symbols.flat[5] += 1
         return z_symbols, walked
 
-    monkeypatch.setattr(backend, "_decode_integers", wrong)
+    monkeypatch.setattr(backend, "decode_integers", wrong)
     with pytest.raises(DriftError):
         backend.decode(model, payload(coded, 255, photograph))
 

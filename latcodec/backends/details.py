@@ -76,7 +76,7 @@ def runs_as_floats(name: str) -> bool:
     return not name.startswith(tuple(f"details.{network}." for network in NETWORKS))
 
 
-def export(details: nn.Module, rate: dict[str, np.ndarray], first: int = 0) -> dict[str, np.ndarray]:
+def export(details: nn.Module, rate: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The integers of a weights file; rate: the functions of the rate, float64 [256, channels], by name."""
     seen_gain = np.exp(rate["details.seen_log_gain"]) * 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
     rates = {
@@ -85,7 +85,7 @@ def export(details: nn.Module, rate: dict[str, np.ndarray], first: int = 0) -> d
         "bias": rate["details.bias"] * 2**FRACTION_BITS,
     }
     tensors = {f"details.rates.{k}": some_rates(np.rint(v).astype(np.int32)) for k, v in rates.items()}
-    tensors["details.first"] = np.array([first], np.int32)
+    tensors["details.first"] = np.zeros(1, np.int32)
     for name in NETWORKS:
         found = getattr(details, name)
         for n, layer in enumerate(found if isinstance(found, nn.ModuleList) else [found]):

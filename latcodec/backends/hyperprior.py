@@ -105,13 +105,13 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
-    return crc_of(*_decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
+    return crc_of(*decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
 
 
 encode = timed(analyse, code)
 
 
-def _decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]):
+def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]):
     """Symbols of z and y, means and rows; shape is (h, w) of y."""
     h, w = (-(-side // HYPER_STRIDE) for side in shape)
     decoder = Decoder(stream, model.tables)
@@ -145,7 +145,7 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     shape, z_shape = latent_shapes(payload.width, payload.height)
     must_hold(payload, model.least_bits_of_z(payload.rate_index) * z_shape[0] * z_shape[1])
     _, y, means, _ = integers_of(
-        lambda: _decode_integers(model, payload.streams[0], payload.rate_index, shape),
+        lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape),
         payload, lambda found: crc_of(*found),
     )  # fmt: skip
     size = (payload.height, payload.width)

@@ -124,7 +124,7 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
-    return _crc(_decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
+    return _crc(decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
 
 
 encode = timed(analyse, code)
@@ -135,7 +135,7 @@ def _crc(integers: tuple[np.ndarray, Walked]) -> int:
     return crc_of(z_symbols, walked.symbols, walked.means, walked.rows, walked.detail_symbols, walked.detail_rows)
 
 
-def _decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, Walked]:
+def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, Walked]:
     """Symbols of z and integers of y; shape is (h, w) of y."""
     h, w = (-(-side // HYPER_STRIDE) for side in shape)
     decoder = Decoder(stream, model.tables)
@@ -187,7 +187,7 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     shape, z_shape = latent_shapes(payload.width, payload.height)
     must_hold(payload, model.least_bits_of_z(payload.rate_index) * z_shape[0] * z_shape[1])
     _, walked = integers_of(
-        lambda: _decode_integers(model, payload.streams[0], payload.rate_index, shape), payload, _crc
+        lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape), payload, _crc
     )
     size = (payload.height, payload.width)
     return synthesise(
@@ -196,11 +196,11 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     )  # fmt: skip
 
 
-def export(network: ContextHyperprior, tables: Tables, first_details: int = 0) -> dict[str, np.ndarray]:
+def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     """Everything a weights file holds: float networks, the integer networks, frozen tables, integers of some rates.
 
     The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room.
-    first_details: the rate index from which details are sent.
+    Details are sent at every rate until "details.first" says otherwise.
     """
     tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.",))
     rate = functions_of_rate(network)
@@ -213,6 +213,6 @@ def export(network: ContextHyperprior, tables: Tables, first_details: int = 0) -
             integer = quantise(torch.nn.Sequential(layer.cpu()), small=True)
             tensors |= {f"{one}.{step}.{k}": v for k, v in integer.to_arrays().items()}
     if network.details is not None:
-        tensors |= details.export(network.details, rate, first_details)
+        tensors |= details.export(network.details, rate)
     tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
     return tensors

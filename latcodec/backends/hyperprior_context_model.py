@@ -99,20 +99,20 @@ class Model(HyperModel):
         all_there = self.there(shape)
         # What the context networks see of the steps before; they clip it.
         seen = np.zeros((len(self.order), height, width), np.int32)
-        before, each = 0, len(self.order) // STEPS
+        each = len(self.order) // STEPS
         symbols, means, rows = [], [], []
         for step in range(STEPS):
             # Mean and log scale: those of the step's places in the 2x2 squares.
-            channel, place = np.divmod(self.order[step * each : (step + 1) * each], STEPS)
+            own = slice(step * each, (step + 1) * each)
+            channel, place = np.divmod(self.order[own], STEPS)
             mean, log_scale = squares[:, channel, :, place // 2, :, place % 2].transpose(1, 0, 2, 3).astype(np.int64)
             if step:
-                mean, log_scale = self._corrected(step, mean, log_scale, seen[:before])
+                mean, log_scale = self._corrected(step, mean, log_scale, seen[: own.start])
             means.append(means_of(mean, gains[step]))
             rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
             symbols.append(take(step, means[-1], rows[-1], all_there[step]))
             y_hat = np.clip((symbols[-1].astype(np.int64) << MEAN_BITS) + means[-1], -(2**30), 2**30)
-            before += each
-            seen[before - each : before] = shift_round(y_hat * context_gains[step], GAIN_BITS).clip(-LIMIT, LIMIT)
+            seen[own] = shift_round(y_hat * context_gains[step], GAIN_BITS).clip(-LIMIT, LIMIT)
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
         if not self.sends_details(rate_index):
             return Walked(*y, np.zeros((0, *shape), np.int32), np.zeros(0, np.uint16))

@@ -206,13 +206,13 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
-    return crc_of(*_decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
+    return crc_of(*decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
 
 
 encode = timed(analyse, code)
 
 
-def _decode_integers(
+def decode_integers(
     model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Symbols int32 [C, h, w] and means int32 [P, h, w]."""
@@ -247,7 +247,7 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     shape, _ = latent_shapes(payload.width, payload.height)
     must_hold(payload, model.least_bits[payload.rate_index] * shape[0] * shape[1])
     symbols, means = integers_of(
-        lambda: _decode_integers(model, payload.streams[0], payload.rate_index, shape),
+        lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape),
         payload, lambda found: crc_of(*found),
     )  # fmt: skip
     size = (payload.height, payload.width)

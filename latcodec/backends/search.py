@@ -229,7 +229,7 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
     generator = torch.Generator(x.device).manual_seed(0)
     step, start, judged, kept = 0, time.perf_counter(), 0, (math.inf, variables)
 
-    def price(now: tuple[Tensor, ...], quantise: Callable[[Tensor], Tensor]) -> Tensor:
+    def cost_of(now: tuple[Tensor, ...], quantise: Callable[[Tensor], Tensor]) -> Tensor:
         x_hat, bits = transmit(now, quantise, pixels)
         return bits + weight * (x_hat[:, :, : pixels.shape[2], : pixels.shape[3]] - pixels).square().sum()
 
@@ -239,7 +239,7 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
         now = tuple(v / gain for v, gain in zip(variables, gains, strict=True))
         if at >= 0.5 + 0.5 * judged / JUDGED or at >= 1:
             with torch.no_grad():
-                found = float(price(now, torch.round))
+                found = float(cost_of(now, torch.round))
             kept = min(kept, (found, [v.detach().clone() for v in variables]), key=lambda one: one[0])
             judged = int(2 * JUDGED * (at - 0.5)) + 1
         if at >= 1:
@@ -248,7 +248,7 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
         # With a deadline, about as many steps as the time allows.
         count = min(steps, max(1.0, step / at)) if step else steps
         rate = LEARNING_RATE / math.sqrt(count) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * at)))
-        cost = price(now, lambda r, temperature=temperature: soft_round(r, temperature, generator))
+        cost = cost_of(now, lambda r, temperature=temperature: soft_round(r, temperature, generator))
         step += 1
         for variable, gradient, mask, mean, square in zip(
             variables, torch.autograd.grad(cost, variables), masks, means, squares, strict=True

@@ -157,7 +157,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     crc = crc_of(z_symbols, symbols, values, rows)
     coded = time.perf_counter()
     estimate = ideal_bits(z_symbols.ravel(), z_rows, model.tables) + ideal_bits(symbols.ravel(), rows, model.tables)
-    if options.verify and crc_of(*_decode_integers(model, stream, options, shape)) != crc:
+    if options.verify and crc_of(*decode_integers(model, stream, options, shape)) != crc:
         raise DriftError("the stream just written does not decode to the same integers on this machine")
     seconds = {
         "hyper": networks - start,
@@ -189,7 +189,7 @@ def _unpack(payload: Payload) -> Options:
     return Options(payload.rate_index, True, QUANTIZERS[quantizer], PRIORS[prior], free)
 
 
-def _decode_integers(model: Model, stream: bytes, options: Options, shape: tuple[int, int]):
+def decode_integers(model: Model, stream: bytes, options: Options, shape: tuple[int, int]):
     """Symbols of z, symbols, latents and rows of y; shape is (h, w) of y."""
     index = options.nearest_index
     noise = model.noise(index, options.lambda_code)
@@ -236,7 +236,7 @@ def _integers_of(model: Model, payload: Payload):
         least_bits = least[grid.rows(model.factorized_prior(), noise) + first].sum() * shape[0] * shape[1]
     must_hold(payload, least_bits)
     return integers_of(
-        lambda: _decode_integers(model, payload.streams[0], options, shape), payload, lambda found: crc_of(*found)
+        lambda: decode_integers(model, payload.streams[0], options, shape), payload, lambda found: crc_of(*found)
     )
 
 
