@@ -122,6 +122,7 @@ def _command(settings) -> str:
     sizes = f"--batch-size {settings.batch_size} --patch {settings.patch} --final-patch {settings.final_patch}"
     start = f" --init {Path(settings.init).name}" if settings.init else ""
     start += " --lambda-range {:g} {:g}".format(*settings.lambda_range) if settings.lambda_range else ""
+    start += f" --only {settings.only}" if settings.only else ""
     start += f" --metric {settings.metric}" if settings.metric != "mse" else ""
     start += "".join(f" -O {name}={value}" for name, value in settings.options)
     return (

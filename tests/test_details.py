@@ -17,6 +17,7 @@ from latcodec.container import Payload
 from latcodec.errors import DriftError, OptionError
 from latcodec.models.details import BLOCK, GROUPS, Details
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
+from latcodec.models.steps import STEPS
 from latcodec.train import export_hyperprior_context, start_details, widen
 from latcodec.train.checkpoint import initialise
 from latcodec.train.settings import choose_trained
@@ -104,7 +105,7 @@ def test_rows_are_those_of_the_float_network(network, model, photograph, x):
 
         def quantise(residual: torch.Tensor) -> torch.Tensor:
             taken.append(residual)
-            return residual.round() if len(taken) <= 5 else next(heard)  # z and four steps, then details
+            return residual.round() if len(taken) <= 2 * STEPS else next(heard)  # z and y, then details
 
         _, prices = network.transmit(y, network.hyper_analysis(y), rate, quantise, x=x)
     expected = torch.cat([sigma for _, _, sigma in prices[-GROUPS:]], 1).ravel().numpy()
@@ -131,9 +132,9 @@ def test_the_checksum_covers_the_details(model, photograph, monkeypatch):
     right = backend.decode_integers
 
     def wrong(*arguments):
-        z_symbols, walked = right(*arguments)
+        walked = right(*arguments)
         walked.detail_symbols.flat[5] += 1
-        return z_symbols, walked
+        return walked
 
     monkeypatch.setattr(backend, "decode_integers", wrong)
     with pytest.raises(DriftError):
@@ -242,8 +243,10 @@ def narrow(x) -> ContextHyperprior:
     network = ContextHyperprior(replace(NARROW, blocks=(0, 0, 0), details=0))
     network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
     with torch.no_grad():
-        for last in network.corrections:
+        for last in (*network.corrections, *network.z_corrections):
             last.weight.normal_(std=0.1)
+        for knots in (*network.stage_gain, *network.stage_bias):
+            knots.normal_(std=0.05)
     return network.eval()
 
 
@@ -266,9 +269,11 @@ def test_new_latents_take_error_away(narrow, x, monkeypatch):
     monkeypatch.setattr(widen, "TRAINED_STEPS", 30)
     wide = widen.widened(narrow, replace(narrow.config, latent=32)).requires_grad_(False)
     through = widen._through(wide)
-    before = (wide.synthesis(wide.analysis(x) * through) - x).square().mean()
+    rate = wide.at_rate(torch.ones(1))
+    before = (wide.synthesis(wide.analysis(x) * through, rate) - x).square().mean()
     widen.fit_new_latents(wide, 24, [x], say=lambda line: None)
-    after = (wide.synthesis(wide.analysis(x) * widen._through(wide)) - x).square().mean()
+    rate = wide.at_rate(torch.ones(1))
+    after = (wide.synthesis(wide.analysis(x) * widen._through(wide), rate) - x).square().mean()
     assert after < 0.95 * before
 
 

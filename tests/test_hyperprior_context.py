@@ -10,9 +10,12 @@ from skimage import data
 
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends import search
+from latcodec.backends.hyper import MEAN_BITS, rows_of
+from latcodec.backends.hyperprior_context_model import there
 from latcodec.container import Payload
 from latcodec.errors import DriftError
-from latcodec.models.hyperprior_context import STEPS, Config, ContextHyperprior, coding_order, loss
+from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
+from latcodec.models.steps import STEPS, coding_order, in_steps
 from latcodec.train.start import start_from_klt
 from latcodec.train.tables import logistic_tables
 from latcodec.weights import Weights
@@ -34,8 +37,10 @@ def network(photograph) -> ContextHyperprior:
     network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
     with torch.no_grad():
         network.h_s[-1].weight.mul_(10)  # a fresh network predicts next to nothing
-        for last in network.corrections:
+        for last in (*network.corrections, *network.z_corrections):
             last.weight.normal_(std=0.1)
+        for knots in (*network.stage_gain, *network.stage_bias):
+            knots.normal_(std=0.05)
     return network.eval()
 
 
@@ -80,6 +85,42 @@ def test_integers_cost_what_the_floats_say(network, model, photograph, index, mo
     assert np.abs(decoded - x_hat).mean() < 0.6
 
 
+@pytest.mark.parametrize("index", [0, 100, 255])
+def test_means_and_rows_of_z_are_those_of_the_floats(network, model, photograph, index):
+    """Of the symbols that were coded, on a side with an odd number of them."""
+    image = np.ascontiguousarray(photograph[:, :129])
+    coded = decode_walk(model, backend.encode(model, image, backend.Options(index)), index, image)
+    symbols = iter(torch.from_numpy(part)[None].float() for part in np.split(coded.z_symbols, STEPS))
+    z = backend.analyse(model, image).z[None]
+    with torch.no_grad():
+        rate = network.at_rate(torch.tensor([index / 255]))
+        _, (residual, _, sigma) = network.transmit_z(z, rate, lambda residual: next(symbols))
+        scaled, residual, sigma = (
+            torch.cat(in_steps(planes, network.z_order), 1)
+            for planes in (z * rate["z_log_gain"].exp(), residual, sigma)
+        )
+    inside = there(z.shape[2:], model.z_order).reshape(residual.shape[1:])
+    means = (scaled - residual)[0].numpy()
+    assert np.abs(coded.z_means / 2.0**MEAN_BITS - means)[inside].max() < 0.02
+    assert np.abs(np.log(backend.sigmas()[coded.z_rows] / sigma[0].numpy()[inside])).max() < 0.15  # 0.128 apart
+    assert len(coded.z_rows) == z.numel() < inside.size and np.abs(means[8:]).max() > 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (6, 1), (3, 4)])
+def test_least_bits_of_z(model, shape):
+    """They are those of the first step's symbols: what the tables charge for the cheapest of each row."""
+    inside = there(shape, model.z_order)[0]
+    channels = np.broadcast_to((model.z_order[: len(inside)] // STEPS)[:, None, None], inside.shape)[inside]
+    ends = model.tables.offsets
+    rows = rows_of(np.zeros(len(channels), np.int64), model.rates.z_scale_offset[40][channels])
+    least = [model.tables.bits[ends[row] : ends[row + 1]].min() for row in rows]
+    assert sum(least) == pytest.approx(model.least_bits_of_z(40, shape)) and sum(least) > 0
+
+
+def decode_walk(model, coded, index: int, image: np.ndarray) -> backend.Walked:
+    return backend.decode_integers(model, coded.streams[0], index, tuple(-(-side // 16) for side in image.shape[:2]))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (16, 17), (33, 47), (64, 65), (100, 191)])
 @pytest.mark.parametrize("index", [0, 255])
 def test_odd_sizes(model, photograph, size, index):
@@ -96,23 +137,48 @@ def test_other_integers_are_drift(model, photograph):
         backend.decode(model, replace(payload(coded, 90, 192, 192), integers_crc=coded.integers_crc ^ 1))
 
 
-def test_a_step_sees_the_steps_before_and_no_other(model, photograph):
+def test_a_step_sees_the_steps_before_and_no_other(model):
     """Other symbols in step k change means of later steps alone."""
-    latents = backend.analyse(model, photograph)
-    z = np.zeros(latents.z.shape, np.int32)
-    shape = tuple(latents.y.shape[1:])
 
-    def walk(changed: int | None) -> backend.Walked:
+    def walk(of_z: bool, changed: int | None) -> backend.Walked:
         def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
-            return np.full(means.shape, 5 * (step == changed))
+            return np.where(there, 5 * (step == changed), 0)
 
-        return model.walk(z, 128, shape, take, lambda symbols, means: None)
+        def nothing(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+            return np.zeros(means.shape, np.int32)
 
-    plain = walk(None).means.reshape(STEPS, -1)
-    for changed in range(STEPS):
-        other = walk(changed).means.reshape(STEPS, -1)
-        assert (other[: changed + 1] == plain[: changed + 1]).all()
-        assert changed == STEPS - 1 or (other[changed + 1] != plain[changed + 1]).any()
+        takes = (take, nothing) if of_z else (nothing, take)
+        return model.walk(128, (11, 13), *takes, lambda symbols, means: None)
+
+    for of_z, name in ((True, "z_means"), (False, "means")):
+        plain = getattr(walk(of_z, None), name).reshape(STEPS, -1)
+        for changed in range(STEPS):
+            other = getattr(walk(of_z, changed), name).reshape(STEPS, -1)
+            assert (other[: changed + 1] == plain[: changed + 1]).all()
+            assert changed == STEPS - 1 or (other[changed + 1] != plain[changed + 1]).any()
+
+
+def test_synthesis_knows_the_rate(network):
+    y = torch.randn(2, 24, 3, 4) * 0.1
+    with torch.no_grad():
+        both = network.synthesis(y, network.at_rate(torch.tensor([0.0, 0.75])))
+        for n, t in enumerate((0.0, 0.75)):
+            alone = network.synthesis(y[n : n + 1], network.at_rate(torch.tensor([t])))
+            assert torch.allclose(both[n : n + 1], alone, atol=1e-5)
+            h = y[n : n + 1]
+            knot = int(t * 2)  # 0.75 lies between the second knot and the third
+            for layer in network.g_s[:-1]:
+                h = layer(h)
+                if isinstance(layer, torch.nn.ConvTranspose2d):
+                    stage = [16, 12, 8].index(h.shape[1])
+                    share = t * 2 - knot
+                    gain, bias = (
+                        ((1 - share) * knots[stage][knot] + share * knots[stage][knot + 1])[None, :, None, None]
+                        for knots in (network.stage_gain, network.stage_bias)
+                    )
+                    h = (1 + gain) * h + bias
+            assert torch.allclose(alone, network.g_s[-1](h) + 0.5, atol=1e-5)
+    assert (both[0] - network.synthesis(y, network.at_rate(torch.tensor([0.75, 0.75])))[0]).abs().max() > 1e-3
 
 
 def test_every_parameter_learns(photograph):
@@ -123,7 +189,7 @@ def test_every_parameter_learns(photograph):
     # Residual blocks and corrections start with a zero: their inner weights learn once it has moved.
     with torch.no_grad():
         for name, p in network.named_parameters():
-            if name.endswith("f.4.weight") or name.startswith("corrections"):
+            if name.endswith("f.4.weight") or name.startswith(("corrections", "z_corrections")):
                 p.normal_(std=0.01)
     loss(network, x, torch.tensor([0.3, 0.9]))["loss"].backward()
     for name, p in network.named_parameters():

@@ -222,11 +222,11 @@ def test_fine_tuned_weights_are_others_and_encode(pictures, tmp_path):
 
     invoke("train", str(pictures), "-o", str(first), *common, *base)
     start = first / "hyperprior.safetensors"
-    said = invoke("train", str(pictures), "-o", str(second), *common, "--init", str(start))
+    said = invoke("train", str(pictures), "-o", str(second), *common, "--init", str(start), "--only", "g_,h_")
     assert "48 of 48 tensors taken over" in said
     assert [row["step"] for row in read_lines(second / "log.jsonl")] == [0, 2]  # what there was to improve on, first
     one, two = (json.loads((out / "index.json").read_text())["hyperprior.safetensors"] for out in (first, second))
-    assert one["id"] != two["id"] and "--init hyperprior.safetensors" in two["command"]
+    assert one["id"] != two["id"] and "--init hyperprior.safetensors --only g_,h_" in two["command"]
     assert one["config"] == two["config"]
     tuned = second / "hyperprior.safetensors"
     coded, decoded = tmp_path / "0.lc", tmp_path / "0.png"

@@ -1,4 +1,4 @@
-"""What the two hyperprior codecs share: options, results, the prior of z, the integers of each rate.
+"""What the two hyperprior codecs share: options, results, the integers of each rate, analysis.
 
 Fixed point: means have MEAN_BITS bits after the point, in units of the quantiser's step; table rows are evenly spaced
 in the logarithm of the standard deviation.
@@ -84,7 +84,6 @@ class RateTables:
     """Integers of every rate index, [256, channels]: see `Model` for their use."""
 
     z_mean: np.ndarray
-    z_row: np.ndarray
     z_inverse_gain: np.ndarray
     mean_gain: np.ndarray
     scale_offset: np.ndarray
@@ -92,11 +91,9 @@ class RateTables:
     @classmethod
     def of(cls, rate: dict[str, np.ndarray], **more: np.ndarray) -> RateTables:
         """From the functions of the rate, float64 [256, channels], and the integers `more` of a subclass."""
-        z_row = np.rint((np.maximum(rate["z_log_sigma"], np.log(SIGMA_MIN)) - np.log(SIGMA_MIN)) * ROWS_PER_NAT)
         inverse = 2.0 ** (FRACTION_BITS + INVERSE_BITS - MEAN_BITS) / np.exp(rate["z_log_gain"])
         return cls(
             z_mean=np.rint(rate["z_mean"] * 2**MEAN_BITS).astype(np.int32),
-            z_row=np.clip(z_row, 0, SCALE_ROWS - 1).astype(np.int32),
             z_inverse_gain=np.rint(inverse).astype(np.int32),
             mean_gain=np.rint(np.exp(rate["mean_log_gain"]) * 2**GAIN_BITS).astype(np.int32),
             scale_offset=np.rint((rate["scale_offset"] - np.log(SIGMA_MIN)) * 2**FRACTION_BITS).astype(np.int32),
@@ -161,22 +158,19 @@ class Model:
         """The network's functions of the rate, float32 [1, C, 1, 1]."""
         return self.network.at_rate(torch.tensor([rate_index / (RATES - 1)], device=self.device))
 
-    def prior_of_z(self, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z."""
-        rows = np.repeat(self.rates.z_row[rate_index].astype(np.uint16), shape[0] * shape[1])
-        return self.rates.z_mean[rate_index][:, None, None], rows
+    def least_bits(self, rows: np.ndarray) -> np.ndarray:
+        """The bits that a symbol of each of these table rows costs at least."""
+        return np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])[rows]
 
-    def least_bits_of_z(self, rate_index: int) -> float:
-        """The bits that z costs at least at each of its positions."""
-        least = np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])
-        return least[self.rates.z_row[rate_index]].sum()
 
-    def hyper_synthesis(self, z_symbols: np.ndarray, rate_index: int) -> np.ndarray:
-        """Means and log scales, int64 [2 C, 4 h', 4 w'], from z's symbols int32 [Z, h', w']. Law 1: integers only."""
-        z_hat = (z_symbols.astype(np.int64) << MEAN_BITS) + self.rates.z_mean[rate_index][:, None, None]
-        # Beyond this no trained latent goes; it keeps products within int64 whatever a file says.
-        z_hat = np.clip(z_hat, -(2**30), 2**30)
-        return self.hyper(shift_round(z_hat * self.rates.z_inverse_gain[rate_index][:, None, None], INVERSE_BITS))
+def to_hyper_synthesis(symbols: np.ndarray, means: np.ndarray, inverse_gain: np.ndarray) -> np.ndarray:
+    """What the hyper-synthesis sees of z, int64 (FRACTION_BITS), from symbols int32 and means (MEAN_BITS), in steps.
+
+    inverse_gain: int64 with INVERSE_BITS, of each channel. Law 1: integers only.
+    """
+    z_hat = (symbols.astype(np.int64) << MEAN_BITS) + means
+    # Beyond this no trained latent goes; it keeps products within int64 whatever a file says.
+    return shift_round(np.clip(z_hat, -(2**30), 2**30) * inverse_gain, INVERSE_BITS)
 
 
 def means_of(mean: np.ndarray, gain: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ integers. Fixed point: see `hyper.py`.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,33 +29,63 @@ from latcodec.backends.common import (
 )
 from latcodec.backends.hyper import (
     MEAN_BITS,
+    ROWS_PER_NAT,
+    SCALE_ROWS,
     Coded,
     Latents,
     Options,
-    RateTables,
     analyse,
     functions_of_rate,
     means_of,
     rows_of,
     sigmas,
     soft,
+    to_hyper_synthesis,
 )
 from latcodec.backends.hyper import Model as HyperModel
+from latcodec.backends.hyper import RateTables as HyperRateTables
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.integer_net import quantise
-from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE, Config, Hyperprior
+from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MIN, Config, Hyperprior
 from latcodec.models.strips import in_strips
 
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
            "sigmas", "stored_config", "synthesise"]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class RateTables(HyperRateTables):
+    """z_row: the table row of each channel of z."""
+
+    z_row: np.ndarray
+
+    @classmethod
+    def of(cls, rate: dict[str, np.ndarray], **more: np.ndarray) -> RateTables:
+        """See `hyper.RateTables.of`."""
+        z_row = np.rint((np.maximum(rate["z_log_sigma"], np.log(SIGMA_MIN)) - np.log(SIGMA_MIN)) * ROWS_PER_NAT)
+        return super().of(rate, z_row=np.clip(z_row, 0, SCALE_ROWS - 1).astype(np.int32), **more)
+
+
 class Model(HyperModel):
     """Networks, integer network, frozen tables of the hyperprior codec; see `hyper.Model`."""
 
-    network_class, config_class = Hyperprior, Config
+    network_class, config_class, rates_class = Hyperprior, Config, RateTables
+
+    def prior_of_z(self, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z."""
+        rows = np.repeat(self.rates.z_row[rate_index].astype(np.uint16), shape[0] * shape[1])
+        return self.rates.z_mean[rate_index][:, None, None], rows
+
+    def least_bits_of_z(self, rate_index: int, shape: tuple[int, int]) -> float:
+        """The bits that z costs at least; shape (h, w) of z."""
+        return self.least_bits(self.rates.z_row[rate_index]).sum() * shape[0] * shape[1]
+
+    def hyper_synthesis(self, z_symbols: np.ndarray, rate_index: int) -> np.ndarray:
+        """Means and log scales, int64 [2 C, 4 h', 4 w'], from z's symbols int32 [Z, h', w']. Law 1: integers only."""
+        mean, inverse_gain = (v[rate_index][:, None, None] for v in (self.rates.z_mean, self.rates.z_inverse_gain))
+        return self.hyper(to_hyper_synthesis(z_symbols, mean, inverse_gain))
 
     def prior_of_y(
         self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]
@@ -143,7 +174,7 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     """
     must_be_one_stream(payload, "hyperprior")
     shape, z_shape = latent_shapes(payload.width, payload.height)
-    must_hold(payload, model.least_bits_of_z(payload.rate_index) * z_shape[0] * z_shape[1])
+    must_hold(payload, model.least_bits_of_z(payload.rate_index, z_shape))
     _, y, means, _ = integers_of(
         lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape),
         payload, lambda found: crc_of(*found),

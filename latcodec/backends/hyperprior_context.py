@@ -1,7 +1,7 @@
 """The hyperprior codec with its context model: quantising, bytes, pictures.
 
-One stream: the symbols of z, those of y in four steps, those of the details; the table row of each is computed in
-integers, in the order of `hyperprior_context_model.py`. Fixed point: see `hyper.py`.
+One stream: the symbols of z in four steps, those of y in four, those of the details; the table row of each is computed
+in integers, in the order of `hyperprior_context_model.py`. Fixed point: see `hyper.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from latcodec.backends import details, search
 from latcodec.backends.common import (
@@ -31,15 +30,16 @@ from latcodec.backends.common import (
     to_image,
     to_tensor,
 )
-from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, Latents, Options, analyse, functions_of_rate, soft
+from latcodec.backends.hyper import MEAN_BITS, Latents, Options, analyse, functions_of_rate, soft
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
-from latcodec.backends.hyperprior_context_model import CONTEXTS, Model, RateTables, Walked
+from latcodec.backends.hyperprior_context_model import CONTEXTS, Z_CONTEXTS, Model, RateTables, Take, Walked
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
-from latcodec.integer_net import FRACTION_BITS, quantise
-from latcodec.models.hyperprior_context import HYPER_STRIDE, IMAGE_STRIDE, STEPS, ContextHyperprior
+from latcodec.integer_net import quantise
+from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
+from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
 
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
@@ -74,24 +74,26 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
     start = time.perf_counter()
     index = options.rate_index
     rate = {k: v[0].cpu() for k, v in model.at_rate(index).items()}
-    z_mean, z_rows = model.prior_of_z(index, latents.z.shape[1:])
-    z_symbols = rounded(latents.z.cpu() * rate["z_log_gain"].exp() - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
     shape = tuple(latents.y.shape[1:])
-    y = F.pad((latents.y.cpu() * rate["y_log_gain"].exp())[None], (0, shape[1] % 2, 0, shape[0] % 2))
-    y = F.pixel_unshuffle(y, 2)[0][model.order].unflatten(0, (STEPS, -1))
-    encoder = Encoder(model.tables)
-    encoder.put(z_symbols.ravel(), z_rows)
-    bits = ideal_bits(z_symbols.ravel(), z_rows, model.tables)
+    encoder, bits = Encoder(model.tables), 0.0
 
-    def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
-        nonlocal bits
-        residual = y[step] - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
-        symbols = np.where(there, rounded(residual), 0)
-        if rounding:
-            symbols[there] = search.round_by_price(bounded(residual).numpy()[there], rows, model.tables, rounding)
-        encoder.put(symbols[there], rows)
-        bits += ideal_bits(symbols[there], rows, model.tables)
-        return symbols.astype(np.int32)
+    def taker(values: torch.Tensor, gain: str, order: np.ndarray, weight: float) -> Take:
+        steps = in_steps((values.cpu() * rate[gain].exp())[None], torch.from_numpy(order))
+
+        def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+            nonlocal bits
+            residual = steps[step][0] - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
+            symbols = np.where(there, rounded(residual), 0)
+            if weight:
+                symbols[there] = search.round_by_price(bounded(residual).numpy()[there], rows, model.tables, weight)
+            encoder.put(symbols[there], rows)
+            bits += ideal_bits(symbols[there], rows, model.tables)
+            return symbols.astype(np.int32)
+
+        return take
+
+    take_z = taker(latents.z, "z_log_gain", model.z_order, 0.0)
+    take_y = taker(latents.y, "y_log_gain", model.order, rounding)
 
     def begin_details(symbols: np.ndarray, means: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
         if latents.image is None:
@@ -110,9 +112,9 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
 
         return take_details
 
-    walked = model.walk(z_symbols, index, shape, take, begin_details)
+    walked = model.walk(index, shape, take_z, take_y, begin_details)
     stream = encoder.finish()
-    crc = _crc((z_symbols, walked))
+    crc = _crc(walked)
     seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc, bits, walked.symbols, walked.means, walked.rows, seconds,
                  detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows)  # fmt: skip
@@ -130,17 +132,13 @@ def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int])
 encode = timed(analyse, code)
 
 
-def _crc(integers: tuple[np.ndarray, Walked]) -> int:
-    z_symbols, walked = integers
-    return crc_of(z_symbols, walked.symbols, walked.means, walked.rows, walked.detail_symbols, walked.detail_rows)
+def _crc(walked: Walked) -> int:
+    return crc_of(*vars(walked).values())
 
 
-def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, Walked]:
-    """Symbols of z and integers of y; shape is (h, w) of y."""
-    h, w = (-(-side // HYPER_STRIDE) for side in shape)
+def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]) -> Walked:
+    """The integers of a stream; shape is (h, w) of y."""
     decoder = Decoder(stream, model.tables)
-    _, z_rows = model.prior_of_z(rate_index, (h, w))
-    z_symbols = decoder.get(z_rows).reshape(-1, h, w)
 
     def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
         symbols = np.zeros(there.shape, np.int32)
@@ -150,19 +148,19 @@ def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[i
     def take_details(group: int, rows: np.ndarray) -> np.ndarray:
         return decoder.get(rows).reshape(-1, *shape)
 
-    walked = model.walk(z_symbols, rate_index, shape, take, lambda symbols, means: take_details)
+    walked = model.walk(rate_index, shape, take, take, lambda symbols, means: take_details)
     decoder.finish()
-    return z_symbols, walked
+    return walked
 
 
 def _base(model: Model, symbols: np.ndarray, means: np.ndarray, rate_index: int, size: tuple[int, int]) -> torch.Tensor:
     """Integers of y, int32 [4 C, h2, w2] both, to a picture without details, float32 [1, 3, 16 h, 16 w]."""
-    inverse = model.at_rate(rate_index)["y_log_inverse_gain"].exp()
+    rate = model.at_rate(rate_index)
     y = torch.from_numpy(symbols).to(model.device).float() + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
     shape, _ = latent_shapes(size[1], size[0])
-    y = F.pixel_shuffle(y[None][:, model.network.inverse_order], 2)[:, :, : shape[0], : shape[1]]
-    y = (y * inverse).contiguous(memory_format=torch.channels_last)
-    return in_strips(lambda some: model.network.synthesis(some, model.autocast), y, 1, IMAGE_STRIDE, model.halo())
+    y = from_steps([y[None]], model.network.inverse_order)[:, :, : shape[0], : shape[1]]
+    y = (y * rate["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
+    return in_strips(lambda some: model.network.synthesis(some, rate, model.autocast), y, 1, IMAGE_STRIDE, model.halo())
 
 
 @torch.inference_mode()
@@ -185,10 +183,8 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     """
     must_be_one_stream(payload, "hyperprior-context")
     shape, z_shape = latent_shapes(payload.width, payload.height)
-    must_hold(payload, model.least_bits_of_z(payload.rate_index) * z_shape[0] * z_shape[1])
-    _, walked = integers_of(
-        lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape), payload, _crc
-    )
+    must_hold(payload, model.least_bits_of_z(payload.rate_index, z_shape))
+    walked = integers_of(lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape), payload, _crc)
     size = (payload.height, payload.width)
     return synthesise(
         model, walked.symbols, walked.means, walked.detail_symbols, payload.rate_index, size, payload.gray,
@@ -204,11 +200,9 @@ def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     """
     tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.",))
     rate = functions_of_rate(network)
-    gain = np.exp(rate["context_log_gain"]) * 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
-    rates = RateTables.of(rate, context_gain=np.rint(gain).astype(np.int32)).to_arrays()
-    tensors |= {name: some_rates(table) for name, table in rates.items()}
+    tensors |= {name: some_rates(table) for name, table in RateTables.of(rate).to_arrays().items()}
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu(), small=True).to_arrays().items()}
-    for one in CONTEXTS:
+    for one in CONTEXTS + Z_CONTEXTS:
         for step, layer in enumerate(getattr(network, one), 1):
             integer = quantise(torch.nn.Sequential(layer.cpu()), small=True)
             tensors |= {f"{one}.{step}.{k}": v for k, v in integer.to_arrays().items()}

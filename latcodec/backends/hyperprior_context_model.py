@@ -1,7 +1,7 @@
 """Networks and integers of the context hyperprior, and the walk through its steps: no bytes.
 
-Latents of a step lie in planes of half the size of y (pixel_unshuffle), in the order of `coding_order`; where y has an
-odd number of rows or columns, the positions beyond its border are not coded: their symbol is 0.
+Latents of a step lie in planes of half the size (pixel_unshuffle), in the order of `coding_order`; where there is an
+odd number of rows or columns, the positions beyond the border are not coded: their symbol is 0.
 """
 
 from __future__ import annotations
@@ -14,28 +14,51 @@ import torch
 import torch.nn.functional as F
 
 from latcodec.backends import details
-from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SLOPE_BITS, means_of, rows_of
+from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SLOPE_BITS, means_of, rows_of, to_hyper_synthesis
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
-from latcodec.integer_net import LIMIT, shift_round
-from latcodec.models.hyperprior_context import IMAGE_STRIDE, STEPS, Config, ContextHyperprior, coding_order
+from latcodec.integer_net import FRACTION_BITS, LIMIT, shift_round
+from latcodec.models.hyperprior_context import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MIN, Config, ContextHyperprior
 from latcodec.models.layers import round_straight_through
+from latcodec.models.steps import STEPS
 
 CONTEXTS = ("from_seen", "from_first", "corrections")
+Z_CONTEXTS = ("z_from_seen", "z_corrections")
+Take = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class RateTables(HyperRateTables):
-    """context_gain: from what steps decoded to what the context networks see."""
+    """context_gain: from what steps decoded to what the context networks see. z_gain, z_scale_offset: as mean_gain and
+    scale_offset, of z."""
 
     context_gain: np.ndarray
+    z_gain: np.ndarray
+    z_scale_offset: np.ndarray
+
+    @classmethod
+    def of(cls, rate: dict[str, np.ndarray], **more: np.ndarray) -> RateTables:
+        """See `hyper.RateTables.of`."""
+        context_gain = np.exp(rate["context_log_gain"]) * 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
+        z_scale_offset = (rate["z_log_sigma"] - np.log(SIGMA_MIN)) * 2**FRACTION_BITS
+        return super().of(
+            rate,
+            context_gain=np.rint(context_gain).astype(np.int32),
+            z_gain=np.rint(np.exp(rate["z_log_gain"]) * 2**GAIN_BITS).astype(np.int32),
+            z_scale_offset=np.rint(z_scale_offset).astype(np.int32),
+            **more,
+        )
 
 
 @dataclass(frozen=True)
 class Walked:
-    """Integers of a picture: symbols and means of y int32 [4 C, h2, w2] in coding order, rows uint16 of those coded;
-    symbols of the details int32 [K, h, w] and their rows uint16 [K * h * w], K 0 if there are none."""
+    """Integers of a picture: symbols and means of z int32 [4 Z, h4, w4] and of y int32 [4 C, h2, w2] in coding order,
+    rows uint16 of those coded; symbols of the details int32 [K, h, w] and their rows uint16 [K * h * w], K 0 if there
+    are none."""
 
+    z_symbols: np.ndarray
+    z_means: np.ndarray
+    z_rows: np.ndarray
     symbols: np.ndarray
     means: np.ndarray
     rows: np.ndarray
@@ -51,13 +74,13 @@ class Model(HyperModel):
     @staticmethod
     def runs_as_floats(name: str) -> bool:
         """What decides bits runs in integers only; the float functions of the rate that the encoder needs stay."""
-        return not name.startswith(("h_s.", *(f"{one}." for one in CONTEXTS))) and details.runs_as_floats(name)
+        of_integers = ("h_s.", *(f"{one}." for one in CONTEXTS + Z_CONTEXTS))
+        return not name.startswith(of_integers) and details.runs_as_floats(name)
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """The context networks, those of the details, and the coding order."""
-        self.contexts = {one: [self.nets[f"{one}.{step}"] for step in range(1, STEPS)] for one in CONTEXTS}
-        self.order = coding_order(self.network.config.latent).numpy()
-        self.inverse_order = np.argsort(self.order)
+        self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
+        self.order, self.z_order = self.network.order.numpy(), self.network.z_order.numpy()
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
 
     def sends_details(self, rate_index: int) -> bool:
@@ -78,25 +101,32 @@ class Model(HyperModel):
             x = None
         return self.network.transmit(*latents, rate, quantise, autocast, x, round_straight_through)
 
+    def least_bits_of_z(self, rate_index: int, shape: tuple[int, int]) -> float:
+        """The bits that z costs at least: those of the first step, whose rows alone are known; shape (h, w) of z.
+
+        The other steps of z are decoded, or found too short, before anything larger is allocated.
+        """
+        channel, position = np.divmod(self.z_order[: len(self.z_order) // STEPS], STEPS)
+        down, across = (shape[0] + 1 - position // 2) // 2, (shape[1] + 1 - position % 2) // 2
+        rows = rows_of(np.zeros(len(channel), np.int64), self.rates.z_scale_offset[rate_index][channel])
+        return float((self.least_bits(rows) * down * across).sum())
+
     def walk(
-        self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int], take: Callable, begin_details: Callable
+        self, rate_index: int, shape: tuple[int, int], take_z: Take, take: Take, begin_details: Callable
     ) -> Walked:
-        """Go through the steps of y and the details, in either direction; z_symbols int32 [Z, h', w'], shape (h, w).
+        """Go through the steps of z, of y and the details, in either direction; shape (h, w) of y.
 
         take(step, means, rows, there) gives the symbols of a step, int32 [C, h2, w2]: means int32 of that shape, rows
-        uint16 of the coded ones, `there` the mask of those. Law 1: integers only. mean = m * gain; row = (l + offset -
-        log SIGMA_MIN) * ROWS_PER_NAT, rounded; the next steps see (symbol + mean) * context gain.
+        uint16 of the coded ones, `there` the mask of those; take_z the same of z. Law 1: integers only.
         begin_details(symbols of y, means of y) gives `take` of `details.IntegerDetails.walk`.
         """
+        z, hyper = self._walk_z(rate_index, shape, take_z)
         height, width = (-(-side // 2) for side in shape)
-        # As int32, which all of it fits: the copies of a large picture add up.
-        hyper = self.hyper_synthesis(z_symbols, rate_index).astype(np.int32)
         squares = hyper[:, : 2 * height, : 2 * width].reshape(2, -1, height, 2, width, 2)
-        gains, offsets, context_gains = (
-            np.repeat(table[rate_index], STEPS)[self.order].reshape(STEPS, -1, 1, 1)
-            for table in (self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain)
+        gains, offsets, context_gains = _of_steps(
+            rate_index, self.order, self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
         )
-        all_there = self.there(shape)
+        all_there = there(shape, self.order)
         # What the context networks see of the steps before; they clip it.
         seen = np.zeros((len(self.order), height, width), np.int32)
         each = len(self.order) // STEPS
@@ -115,15 +145,31 @@ class Model(HyperModel):
             seen[own] = shift_round(y_hat * context_gains[step], GAIN_BITS).clip(-LIMIT, LIMIT)
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
         if not self.sends_details(rate_index):
-            return Walked(*y, np.zeros((0, *shape), np.int32), np.zeros(0, np.uint16))
-        decoded, hyper = self.to_planes(seen, shape), hyper[:, : shape[0], : shape[1]]
-        return Walked(*y, *self.details.walk(decoded, hyper, rate_index, begin_details(*y[:2])))
+            return Walked(*z, *y, np.zeros((0, *shape), np.int32), np.zeros(0, np.uint16))
+        decoded, hyper = to_planes(seen, shape, self.order), hyper[:, : shape[0], : shape[1]]
+        return Walked(*z, *y, *self.details.walk(decoded, hyper, rate_index, begin_details(*y[:2])))
 
-    def to_planes(self, ordered: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """[4 C, h2, w2] in coding order to [C, h, w]."""
-        _, height, width = ordered.shape
-        planes = ordered[self.inverse_order].reshape(-1, 2, 2, height, width).transpose(0, 3, 1, 4, 2)
-        return planes.reshape(-1, 2 * height, 2 * width)[:, : shape[0], : shape[1]]
+    def _walk_z(self, rate_index: int, shape: tuple[int, int], take: Take) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """Symbols, means and rows of z, as in `Walked`; what the hyper-synthesis makes of them, int32 [2 C, h, w] with
+        sides rounded up to HYPER_STRIDE; shape (h, w) of y."""
+        z_shape = (-(-shape[0] // HYPER_STRIDE), -(-shape[1] // HYPER_STRIDE))
+        tables = (self.rates.z_gain, self.rates.z_inverse_gain, self.rates.z_mean, self.rates.z_scale_offset)
+        gains, inverse_gains, prior_means, offsets = _of_steps(rate_index, self.z_order, *tables)
+        all_there = there(z_shape, self.z_order)
+        symbols, means, rows, seen = [], [], [], []
+        for step in range(STEPS):
+            mean = log_scale = np.zeros(all_there[step].shape, np.int64)
+            if step:
+                from_seen, corrections = (self.contexts[one][step - 1] for one in Z_CONTEXTS)
+                h = from_seen(np.concatenate(seen))
+                mean, log_scale = np.split(corrections(np.maximum(h, shift_round(h, SLOPE_BITS))), 2)
+            means.append((prior_means[step] + means_of(mean, gains[step])).astype(np.int32))
+            rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
+            symbols.append(take(step, means[-1], rows[-1], all_there[step]))
+            seen.append(to_hyper_synthesis(symbols[-1], means[-1], inverse_gains[step]))
+        hyper = self.hyper(to_planes(np.concatenate(seen), z_shape, self.z_order))
+        # As int32, which all of it fits: the copies of a large picture add up.
+        return (np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)), hyper.astype(np.int32)
 
     def _corrected(
         self, step: int, mean: np.ndarray, log_scale: np.ndarray, seen: np.ndarray
@@ -134,10 +180,23 @@ class Model(HyperModel):
         more = corrections(np.maximum(h, shift_round(h, SLOPE_BITS)))
         return mean + more[: len(mean)], log_scale + more[len(mean) :]
 
-    def there(self, shape: tuple[int, int]) -> np.ndarray:
-        """Which latents of each step lie inside y, bool [STEPS, C, h2, w2]; shape (h, w) of y."""
-        height, width = (-(-side // 2) for side in shape)
-        position = self.order % STEPS
-        row = 2 * np.arange(height)[None, :, None] + position[:, None, None] // 2
-        column = 2 * np.arange(width)[None, None, :] + position[:, None, None] % 2
-        return ((row < shape[0]) & (column < shape[1])).reshape(STEPS, -1, height, width)
+
+def _of_steps(rate_index: int, order: np.ndarray, *tables: np.ndarray) -> list[np.ndarray]:
+    """Of tables of every rate, [256, C], the values of what each step codes, [STEPS, C, 1, 1]."""
+    return [np.repeat(table[rate_index], STEPS)[order].reshape(STEPS, -1, 1, 1) for table in tables]
+
+
+def there(shape: tuple[int, int], order: np.ndarray) -> np.ndarray:
+    """Which latents of each step lie inside, bool [STEPS, C, h2, w2]; shape (h, w) of all."""
+    height, width = (-(-side // 2) for side in shape)
+    position = order % STEPS
+    row = 2 * np.arange(height)[None, :, None] + position[:, None, None] // 2
+    column = 2 * np.arange(width)[None, None, :] + position[:, None, None] % 2
+    return ((row < shape[0]) & (column < shape[1])).reshape(STEPS, -1, height, width)
+
+
+def to_planes(ordered: np.ndarray, shape: tuple[int, int], order: np.ndarray) -> np.ndarray:
+    """[4 C, h2, w2] in coding order to [C, h, w]."""
+    _, height, width = ordered.shape
+    planes = ordered[np.argsort(order)].reshape(-1, 2, 2, height, width).transpose(0, 3, 1, 4, 2)
+    return planes.reshape(-1, 2 * height, 2 * width)[:, : shape[0], : shape[1]]

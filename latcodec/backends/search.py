@@ -23,7 +23,7 @@ from latcodec.coding_tables import Tables
 from latcodec.errors import DriftError, OptionError
 from latcodec.rates import distortion_weight, lambda_of_index
 
-TILE, MARGIN = 64, 8  # latents, multiples of those that share a hyper-latent
+TILE, MARGIN = 64, 8  # latents, multiples of those under a 2x2 square of hyper-latents, which are coded in steps
 STRIDE, HYPER_STRIDE = 16, 4
 # (latents, quantise, picture [1, 3, h, w] or None) -> (x_hat, bits)
 Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]

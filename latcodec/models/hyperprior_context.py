@@ -2,26 +2,29 @@
 
 Source: Minnen, Balle, Toderici 2018, "Joint autoregressive and hierarchical priors", with its serial context replaced
 by a partition of each 2x2 square of latents: Li, Li, Lu 2023, "Neural video compression with diverse contexts",
-section 3.3 (quadtree partition). Residual blocks: see `layers.Residual`.
+section 3.3 (quadtree partition). Residual blocks: see `layers.Residual`. Synthesis that knows the rate: Choi, El-Khamy,
+Lee 2019, "Variable rate deep image compression with a conditional autoencoder".
 
     y = g_a(x)                                     analysis, 1/16 of the size
     z = h_a(y / s)                                 hyper-analysis, 1/64; s is one learned scale per channel
-    z_hat = round(a(t) z - n(t)) + n(t)            n, v: mean and log scale per channel; p(z_hat) = L(n(t), v(t)) * U
+    u_k, w_k = D_k(r(E_k(z_hat_0..k-1 / a(t))))    step k = 0..3, 1/128; nothing at step 0
+    n_k, v_k = n(t) + a(t) u_k, v(t) + w_k         mean and log scale; n, v: per channel
+    z_hat_k = round(a(t) z_k - n_k) + n_k          p(z_hat_k) = L(n_k, v_k) * U
     m, l = h_s(z_hat / a(t))                       hyper-synthesis, 1/16: first of the networks that decide bits
     m_0, l_0 = (m, l)_0                            step k = 0..3, 1/32: its share of m, l
     m_k, l_k = (m, l)_k + C_k(r(A_k(e(t) y_hat_0..k-1) + B_k (m, l)_k))      r: leaky ReLU
     mu_k = b(t) m_k, log sigma_k = c(t) + l_k      in units of the quantiser's step
     y_hat_k = round(g(t) y_k - mu_k) + mu_k        p(y_hat_k) = L(mu_k, sigma_k) * U, Eq. 11 of Balle et al. 2018
-    x_base = g_s(i(t) y_hat)                       synthesis
+    x_base = g_s(i(t) y_hat, t)                    synthesis: h <- (1 + p(t)) h + q(t) after its first convolutions
     x_hat = x_base + details                       see `details.py`; without any, x_base
 
-Of each 2x2 square of latents a step codes every position once, in another quarter of the channels each, diagonal
-neighbours first: `coding_order`. So a step sees the other channels of its position and, from the second step on, its
-own channel's neighbours. A_k is a 3x3 convolution, B_k and C_k are 1x1; C_k starts at 0: then this is the hyperprior
-without context, whose weights training can start from (`train/start_context.py`). t in 0..1 is the rate index / 255;
-a, b, c, e, g, i, n, v are piecewise linear in t, per channel (the gains in the log domain), so that the networks see
-the same domain at every rate. L is the logistic distribution of that mean and standard deviation: heavier in the tail
-than the papers' Gaussian, as the residuals are.
+Of each 2x2 square of latents, of y as of z, a step codes every position once, in another quarter of the channels each,
+diagonal neighbours first: `coding_order`. So a step sees the other channels of its position and, from the second step
+on, its own channel's neighbours. A_k and E_k are 3x3 convolutions, B_k, C_k and D_k are 1x1; C_k and D_k start at 0:
+then this is the hyperprior without context, whose weights training can start from (`train/start_context.py`). t in
+0..1 is the rate index / 255; a, b, c, e, g, i, n, p, q, v are piecewise linear in t, per channel (a, b, e, g, i in the
+log domain), so that the networks see the same domain at every rate. L is the logistic distribution of that mean and
+standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are.
 """
 
 import math
@@ -29,7 +32,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latcodec.models.details import RATE_FUNCTIONS, Details
@@ -45,17 +47,20 @@ from latcodec.models.layers import (
     lower_bound,
     round_straight_through,
 )
+from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
 
 SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 IMAGE_STRIDE, HYPER_STRIDE = 16, 4
-STEPS = 4
-_TURN = (0, 2, 3, 1)  # of positions (0, 0), (0, 1), (1, 0), (1, 1) in channel group 0: the diagonal first
+LATENT_FUNCTIONS = ("y_log_gain", "y_log_inverse_gain", "context_log_gain", "mean_log_gain", "scale_offset",
+                    "z_log_gain", "z_mean", "z_log_sigma")  # fmt: skip
+STAGE_FUNCTIONS = ("stage_gain", "stage_bias")
 
 
 @dataclass(frozen=True)
 class Config:
     """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
-    context networks; number of rate knots; details of a block, and width of the network that tells their spread."""
+    context networks of y and of z; number of rate knots; details of a block, and width of the network that tells their
+    spread."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
     blocks: tuple[int, int, int] = (0, 0, 0)
@@ -63,18 +68,10 @@ class Config:
     hyper_width: int = 128
     hyper_latent: int = 96
     context_width: int = 96
+    z_context_width: int = 64
     knots: int = 9
     details: int = 0
     detail_width: int = 64
-
-
-def coding_order(channels: int) -> Tensor:
-    """Channels of pixel_unshuffle(y, 2) in coding order, int64 [4 * channels]: `channels` of each step in turn."""
-    steps: list[list[int]] = [[], [], [], []]
-    for channel in range(channels):
-        for position in range(STEPS):
-            steps[_TURN[position] ^ (channel % STEPS)].append(STEPS * channel + position)
-    return torch.tensor([place for step in steps for place in step])
 
 
 class ContextHyperprior(nn.Module):
@@ -103,17 +100,22 @@ class ContextHyperprior(nn.Module):
         self.from_seen = nn.ModuleList(conv(step * y, c, 3, 1) for step in range(1, STEPS))  # A
         self.from_first = nn.ModuleList(conv(2 * y, c, 1, 1) for _ in range(1, STEPS))  # B
         self.corrections = nn.ModuleList(conv(c, 2 * y, 1, 1) for _ in range(1, STEPS))  # C
+        c = config.z_context_width
+        self.z_from_seen = nn.ModuleList(conv(step * z, c, 3, 1) for step in range(1, STEPS))  # E
+        self.z_corrections = nn.ModuleList(conv(c, 2 * z, 1, 1) for _ in range(1, STEPS))  # D
         self.activation = leaky()
         self.details = Details(config.details, y, config.detail_width, k) if config.details else None
         self.register_buffer("order", coding_order(y), persistent=False)
         self.register_buffer("inverse_order", torch.argsort(coding_order(y)), persistent=False)
+        self.register_buffer("z_order", coding_order(z), persistent=False)
+        self.register_buffer("inverse_z_order", torch.argsort(coding_order(z)), persistent=False)
         # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
         with torch.no_grad():
             weights = distortion_weights(torch.linspace(0, 1, k))
             log_gain = (math.log(9) + 0.5 * (weights / 0.0067).log())[:, None]
             self.h_s[-1].weight.mul_(0.1)
             self.h_s[-1].bias.zero_()
-            for last in self.corrections:
+            for last in (*self.corrections, *self.z_corrections):
                 last.weight.zero_()
                 last.bias.zero_()
         self.y_log_gain = nn.Parameter(log_gain.repeat(1, y))
@@ -125,6 +127,9 @@ class ContextHyperprior(nn.Module):
         self.z_log_gain = nn.Parameter(torch.linspace(math.log(1.5), math.log(6), k)[:, None].repeat(1, z))
         self.z_mean = nn.Parameter(torch.zeros(k, z))
         self.z_log_sigma = nn.Parameter(torch.linspace(math.log(1.5), math.log(6), k)[:, None].repeat(1, z))
+        # p and q of the transposed convolutions but the last.
+        self.stage_gain = nn.ParameterList(torch.zeros(k, width) for width in reversed(config.widths))
+        self.stage_bias = nn.ParameterList(torch.zeros(k, width) for width in reversed(config.widths))
 
     def start_from_latent_std(self, std: Tensor) -> None:
         """Set the prior's scales from the measured standard deviation of g_a's output, float32 [C]."""
@@ -136,10 +141,9 @@ class ContextHyperprior(nn.Module):
 
     def at_rate(self, t: Tensor) -> dict[str, Tensor]:
         """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1]."""
-        names = (
-            "y_log_gain y_log_inverse_gain context_log_gain mean_log_gain scale_offset z_log_gain z_mean z_log_sigma"
-        )
-        functions = {name: getattr(self, name) for name in names.split()}
+        functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
+        for name in STAGE_FUNCTIONS:
+            functions |= {f"{name}.{n}": knots for n, knots in enumerate(getattr(self, name))}
         if self.details is not None:
             functions |= {f"details.{name}": getattr(self.details, name) for name in RATE_FUNCTIONS}
         return {name: interpolate_knots(knots, t)[:, :, None, None] for name, knots in functions.items()}
@@ -150,11 +154,19 @@ class ContextHyperprior(nn.Module):
             h = self.g_a[:-1](x - 0.5)
         return self.g_a[-1](h.float())  # bf16 latents would be coarser than the quantiser at high rates
 
-    def synthesis(self, y: Tensor, autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w] in the units of g_a -> x_hat float32 [B, 3, 16 h, 16 w], not clamped."""
-        h = self.g_s[0](y)
-        with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
-            h = self.g_s[1:-1](h)
+    def synthesis(self, y: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
+        """y float32 [B, C, h, w] in the units of g_a, what `at_rate` says -> x_hat float32 [B, 3, 16 h, 16 w], not
+        clamped."""
+        return self.synthesis_after_first(self.g_s[0](y), rate, autocast)
+
+    def synthesis_after_first(self, h: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
+        """What synthesis makes of its first convolution's output, float32 [B, widths[2], 2 h, 2 w]."""
+        h, stage = _at_stage(h, rate, 0), 1
+        with torch.autocast(h.device.type, torch.bfloat16, enabled=autocast):
+            for layer in self.g_s[1:-1]:
+                h = layer(h)
+                if isinstance(layer, nn.ConvTranspose2d):
+                    h, stage = _at_stage(h, rate, stage), stage + 1
         return self.g_s[-1](h.float()) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
@@ -163,20 +175,10 @@ class ContextHyperprior(nn.Module):
             h = self.h_a[:-1](y * torch.exp(-self.y_log_std)[:, None, None])
         return self.h_a[-1](h.float())
 
-    def in_order(self, per_channel: Tensor) -> Tensor:
-        """[B, C, 1, 1] -> [B, 4 C, 1, 1], the value of each channel of the coding order."""
-        return per_channel.repeat_interleave(STEPS, 1)[:, self.order]
-
     def transmit(
-        self,
-        y: Tensor,
-        z: Tensor,
-        rate: dict[str, Tensor],
-        quantise: Callable[[Tensor], Tensor],
-        autocast: bool = False,
-        x: Tensor | None = None,
-        quantise_details: Callable[[Tensor], Tensor] | None = None,
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        self, y: Tensor, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor],
+        autocast: bool = False, x: Tensor | None = None, quantise_details: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:  # fmt: skip
         """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
 
         quantise: residual -> symbols, or something softer. x: the picture [B, 3, 16 h, 16 w], whose details are sent
@@ -185,35 +187,30 @@ class ContextHyperprior(nn.Module):
         deviation of its logistic), all in steps. Where h or w is odd, residuals beyond y are 0.
         """
         height, width = y.shape[2:]
-        z_gain = rate["z_log_gain"].exp()
-        z_residual = z * z_gain - rate["z_mean"]
-        z_quantised = quantise(z_residual)
-        z_sigma = lower_bound(rate["z_log_sigma"].exp(), SIGMA_MIN).expand_as(z_residual)
-        even = (slice(None), slice(None), slice(0, height + height % 2), slice(0, width + width % 2))
-        hyper = self.h_s((z_quantised + rate["z_mean"]) / z_gain)[even]
-        m, log_scale = hyper.chunk(2, 1)
-        first = [self.in_steps(part) for part in (m, log_scale)]
-        y_steps = self.in_steps(F.pad(y * rate["y_log_gain"].exp(), (0, width % 2, 0, height % 2)))
-        there = self.in_steps(F.pad(torch.ones_like(y[:1]), (0, width % 2, 0, height % 2)))
-        mean_gain = self.in_order(rate["mean_log_gain"].exp()).chunk(STEPS, 1)
-        offset = self.in_order(rate["scale_offset"]).chunk(STEPS, 1)
-        context_gain = self.in_order(rate["context_log_gain"].exp()).chunk(STEPS, 1)
-        seen, parts, prices = [], [], [(z_residual, z_quantised, z_sigma)]
+        z_hat, price_of_z = self.transmit_z(z, rate, quantise)
+        hyper = self.h_s(z_hat)[:, :, : height + height % 2, : width + width % 2]
+        first = [in_steps(part, self.order) for part in hyper.chunk(2, 1)]
+        y_steps = in_steps(y * rate["y_log_gain"].exp(), self.order)
+        there = in_steps(torch.ones_like(y[:1]), self.order)
+        mean_gain, offset, context_gain = (
+            of_steps(rate[name], self.order) for name in ("mean_log_gain", "scale_offset", "context_log_gain")
+        )
+        seen, parts, prices = [], [], [price_of_z]
         for step in range(STEPS):
             parameters = torch.cat([first[0][step], first[1][step]], 1)
             if step:
                 h = self.from_seen[step - 1](torch.cat(seen, 1)) + self.from_first[step - 1](parameters)
                 parameters = parameters + self.corrections[step - 1](self.activation(h))
             m, log_scale = parameters.chunk(2, 1)
-            mu = m * mean_gain[step]
+            mu = m * mean_gain[step].exp()
             sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (y_steps[step] - mu) * there[step]
             quantised = quantise(residual)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
             parts.append(quantised + mu)
-            seen.append(parts[-1] * context_gain[step])
-        y_hat = F.pixel_shuffle(torch.cat(parts, 1)[:, self.inverse_order], 2)[:, :, :height, :width]
-        x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), autocast)
+            seen.append(parts[-1] * context_gain[step].exp())
+        y_hat = from_steps(parts, self.inverse_order)[:, :, :height, :width]
+        x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), rate, autocast)
         if self.details is not None and x is not None:
             own = {name: rate[f"details.{name}"] for name in RATE_FUNCTIONS}
             # Details are fitted to the base, not the base to details: most are rounded to 0 and correct nothing.
@@ -225,9 +222,32 @@ class ContextHyperprior(nn.Module):
             x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
         return x_hat, prices
 
-    def in_steps(self, planes: Tensor) -> tuple[Tensor, ...]:
-        """[B, C, h, w], h and w even -> what each step codes, [B, C, h/2, w/2]."""
-        return F.pixel_unshuffle(planes, 2)[:, self.order].chunk(STEPS, 1)
+    def transmit_z(
+        self, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """What the hyper-synthesis sees of z, and its price as in `transmit`; float32 [B, Z, h, w] all of them."""
+        steps = in_steps(z * rate["z_log_gain"].exp(), self.z_order)
+        there = in_steps(torch.ones_like(z[:1]), self.z_order)
+        log_gain, mean, log_sigma = (
+            of_steps(rate[name], self.z_order) for name in ("z_log_gain", "z_mean", "z_log_sigma")
+        )
+        seen, prices = [], []
+        for step in range(STEPS):
+            mu, log_scale, gain = mean[step], log_sigma[step], log_gain[step].exp()
+            if step:
+                h = self.z_from_seen[step - 1](torch.cat(seen, 1))
+                m, more = self.z_corrections[step - 1](self.activation(h)).chunk(2, 1)
+                mu, log_scale = mu + m * gain, log_scale + more
+            sigma = lower_bound(log_scale.clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
+            residual = (steps[step] - mu) * there[step]
+            quantised = quantise(residual)
+            prices.append((residual, quantised, sigma.expand_as(residual)))
+            seen.append((quantised + mu) / gain)
+        z_hat, *price_of_z = (
+            from_steps(parts, self.inverse_z_order)[:, :, : z.shape[2], : z.shape[3]]
+            for parts in (seen, *zip(*prices, strict=True))
+        )
+        return z_hat, tuple(price_of_z)
 
     def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
         """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat; y_bits, z_bits, detail_bits [B].
@@ -243,6 +263,11 @@ class ContextHyperprior(nn.Module):
         # Nearly all details are 0 and free: noise on them would cost what they do not.
         detail_bits = sum((price(*part, noise=False) for part in of_details), torch.zeros_like(z_bits))
         return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": z_bits, "detail_bits": detail_bits}
+
+
+def _at_stage(h: Tensor, rate: dict[str, Tensor], stage: int) -> Tensor:
+    gain, bias = (rate[f"{name}.{stage}"] for name in STAGE_FUNCTIONS)
+    return torch.addcmul(h + bias.to(h.dtype), h, gain.to(h.dtype))  # 1 + gain would lose most of it in bf16
 
 
 def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where the context hyperprior starts: as the trained hyperprior, its corrections 0.
+"""Where the context hyperprior starts: as the trained hyperprior, corrections and functions of synthesis 0.
 
 python -m latcodec.train.start_context weights/hyperprior.safetensors start.pt
 latcodec train --codec hyperprior-context --init start.pt ...
@@ -14,6 +14,7 @@ from latcodec.train.settings import config_of
 from latcodec.train.start_files import main
 
 NAME = "hyperprior-context"
+NEW = ("from_", "corrections.", "z_from_seen.", "z_corrections.", "stage_")  # what the hyperprior has not
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def from_hyperprior(found: weights.Weights) -> ContextHyperprior:
         missing, unknown = network.load_state_dict(state, strict=False)
     except (KeyError, TypeError, RuntimeError, OptionError) as error:
         raise WeightsError(f"{found.path}: not hyperprior weights: {error}") from None
-    if unknown or any(not name.startswith(("from_", "corrections.")) for name in missing):
+    if unknown or any(not name.startswith(NEW) for name in missing):
         raise WeightsError(f"{found.path}: not hyperprior weights: {[*unknown, *missing][0]}")
     return network
 

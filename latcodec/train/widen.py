@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latcodec.errors import OptionError
-from latcodec.models.hyperprior_context import STEPS, Config, ContextHyperprior
+from latcodec.models.hyperprior_context import Config, ContextHyperprior
 from latcodec.models.layers import GDN
+from latcodec.models.steps import STEPS
 from latcodec.train import data
 from latcodec.train.checkpoint import stored, write
 from latcodec.train.settings import config_of
@@ -72,15 +73,19 @@ def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
         now[2].weight[both], now[2].bias[both] = was[2].weight, was[2].bias
     for name, value in new.named_parameters():
         if name.startswith(("y_", "context_log", "mean_log", "scale_")):
-            value[..., :count] = getattr(old, name)
-        elif name.startswith("z_"):
-            value.copy_(getattr(old, name))
+            value[..., :count] = old.get_parameter(name)
+        elif name.startswith(("z_", "stage_")):
+            value.copy_(old.get_parameter(name))
     return new
 
 
 def _through(network: ContextHyperprior) -> Tensor:
     """What the gains of both sides make of latents at the highest rate, [C, 1, 1]."""
     return (network.y_log_gain[-1] + network.y_log_inverse_gain[-1]).exp()[:, None, None]
+
+
+def _highest(network: ContextHyperprior) -> dict[str, Tensor]:
+    return network.at_rate(torch.ones(1))
 
 
 def wanted_change(network: ContextHyperprior, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +95,7 @@ def wanted_change(network: ContextHyperprior, x: Tensor) -> tuple[Tensor, Tensor
         features = network.g_a[:-1](x - 0.5)
         first = network.g_s[0](network.g_a[-1](features) * _through(network))
     first.requires_grad_()
-    error = (network.g_s[1:](first) + 0.5 - x).square().sum()
+    error = (network.synthesis_after_first(first, _highest(network)) - x).square().sum()
     return features, -torch.autograd.grad(error, first)[0]
 
 
@@ -136,11 +141,12 @@ def _train_new(network: ContextHyperprior, count: int, crops: list[Tensor], say)
         first[count:] *= LOUDNESS
     for p in trained:
         p.requires_grad_()
-    optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE, betas=(0.9, 0.99))
+    optimizer, rate = torch.optim.Adam(trained, lr=LEARNING_RATE, betas=(0.9, 0.99)), _highest(network)
     for step in range(TRAINED_STEPS):
         x = crops[step % len(crops)]
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / TRAINED_STEPS)
-        error = (network.synthesis(network.analysis(x) * _through(network)) - x).square().mean()
+        shown = network.synthesis(network.analysis(x) * _through(network), rate)
+        error = (shown - x).square().mean()
         optimizer.zero_grad()
         error.backward()
         for p in trained:
@@ -153,15 +159,16 @@ def _train_new(network: ContextHyperprior, count: int, crops: list[Tensor], say)
 
 def _set_gains(network: ContextHyperprior, count: int, x: Tensor) -> None:
     """Steps of the new latents cost as much error as those of the others do; their prior is as wide as they are."""
-    y = network.analysis(x)
+    y, rate = network.analysis(x), _highest(network)
     start = y * network.y_log_gain[-1].exp()[:, None, None]
-    before = network.synthesis(start * network.y_log_inverse_gain[-1].exp()[:, None, None])
+    inverse = network.y_log_inverse_gain[-1].exp()[:, None, None]
+    before = network.synthesis(start * inverse, rate)
     energy = []
     for channel in range(y.shape[1]):  # error of a step of the size that the channel's own spread has
         moved = start.clone()
         size = y[:, channel].std() * 0.2
         moved[:, channel] += torch.randn_like(moved[:, channel]) * size * network.y_log_gain[-1, channel].exp()
-        after = network.synthesis(moved * network.y_log_inverse_gain[-1].exp()[:, None, None])
+        after = network.synthesis(moved * inverse, rate)
         energy.append(((after - before).square().mean() / size.square()).sqrt())
     energy = torch.stack(energy)  # of one unit of y
     old_steps = (-network.y_log_gain[:, :count]).exp() * energy[:count]
