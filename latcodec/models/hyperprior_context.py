@@ -32,6 +32,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latcodec.models.details import RATE_FUNCTIONS, Details
@@ -161,12 +162,14 @@ class ContextHyperprior(nn.Module):
 
     def synthesis_after_first(self, h: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
         """What synthesis makes of its first convolution's output, float32 [B, widths[2], 2 h, 2 w]."""
-        h, stage = _at_stage(h, rate, 0), 1
+        gain, bias = _of_stage(rate, 0)
+        h, stage = torch.addcmul(h + bias, h, gain), 1
         with torch.autocast(h.device.type, torch.bfloat16, enabled=autocast):
             for layer in self.g_s[1:-1]:
-                h = layer(h)
                 if isinstance(layer, nn.ConvTranspose2d):
-                    h, stage = _at_stage(h, rate, stage), stage + 1
+                    h, stage = _at_rate(layer, h, *_of_stage(rate, stage)), stage + 1
+                else:
+                    h = layer(h)
         return self.g_s[-1](h.float()) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
@@ -265,9 +268,18 @@ class ContextHyperprior(nn.Module):
         return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": z_bits, "detail_bits": detail_bits}
 
 
-def _at_stage(h: Tensor, rate: dict[str, Tensor], stage: int) -> Tensor:
-    gain, bias = (rate[f"{name}.{stage}"] for name in STAGE_FUNCTIONS)
-    return torch.addcmul(h + bias.to(h.dtype), h, gain.to(h.dtype))  # 1 + gain would lose most of it in bf16
+def _of_stage(rate: dict[str, Tensor], stage: int) -> list[Tensor]:
+    return [rate[f"{name}.{stage}"] for name in STAGE_FUNCTIONS]
+
+
+def _at_rate(layer: nn.ConvTranspose2d, h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """(1 + gain) layer(h) + bias; gain and bias [B, C, 1, 1]. Of one rate it is a convolution, and costs no more."""
+    if len(gain) > 1:
+        h = layer(h)
+        return torch.addcmul(h + bias.to(h.dtype), h, gain.to(h.dtype))  # 1 + gain would lose most of it in bf16
+    scale = 1 + gain.view(1, -1, 1, 1)
+    shift = torch.addcmul(bias.flatten(), layer.bias, scale.flatten())
+    return F.conv_transpose2d(h, layer.weight * scale, shift, layer.stride, layer.padding, layer.output_padding)
 
 
 def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Tensor:
