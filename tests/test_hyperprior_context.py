@@ -99,7 +99,7 @@ def test_means_and_rows_of_z_are_those_of_the_floats(network, model, photograph,
             torch.cat(in_steps(planes, network.z_order), 1)
             for planes in (z * rate["z_log_gain"].exp(), residual, sigma)
         )
-    inside = there(z.shape[2:], model.z_order).reshape(residual.shape[1:])
+    inside = np.concatenate(there(z.shape[2:], model.z_order))
     means = (scaled - residual)[0].numpy()
     assert np.abs(coded.z_means / 2.0**MEAN_BITS - means)[inside].max() < 0.02
     assert np.abs(np.log(backend.sigmas()[coded.z_rows] / sigma[0].numpy()[inside])).max() < 0.15  # 0.128 apart

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from latcodec.backends import search
 from latcodec.backends.common import bounded, every_rate, part, some_rates
-from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SCALE_ROWS, SLOPE_BITS, rows_of
-from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
+from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SCALE_ROWS, activated, decoded, rows_of
+from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise
 from latcodec.models.details import BLOCK, GROUPS, SIGMA_MIN
 
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
@@ -63,11 +63,10 @@ class IntegerDetails:
         symbols, rows, before = [], [], []
         for k in range(GROUPS):
             h = f + self.nets["from_details"][k - 1](np.concatenate(before)) if k else f
-            log_scale = self.nets["to_scales"][k](np.maximum(h, shift_round(h, SLOPE_BITS)))
+            log_scale = self.nets["to_scales"][k](activated(h))
             rows.append(rows_of(log_scale, offsets[k]).ravel() + np.uint16(SCALE_ROWS))
             symbols.append(take(k, rows[-1]))
-            u_hat = np.clip(symbols[-1].astype(np.int64) << MEAN_BITS, -(2**30), 2**30)
-            before.append(shift_round(u_hat * gains[k], GAIN_BITS))
+            before.append(decoded(symbols[-1], 0, gains[k], GAIN_BITS))
         return np.concatenate(symbols), np.concatenate(rows)
 
 

@@ -120,7 +120,7 @@ class Model:
 
     network_class: type
     config_class: type
-    rates_class: type = RateTables
+    rates_class: type[RateTables]
 
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
         tensors = weights.tensors
@@ -163,14 +163,19 @@ class Model:
         return np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])[rows]
 
 
-def to_hyper_synthesis(symbols: np.ndarray, means: np.ndarray, inverse_gain: np.ndarray) -> np.ndarray:
-    """What the hyper-synthesis sees of z, int64 (FRACTION_BITS), from symbols int32 and means (MEAN_BITS), in steps.
+def decoded(symbols: np.ndarray, means: np.ndarray | int, gains: np.ndarray, gain_bits: int) -> np.ndarray:
+    """What a network sees of symbols, int32, and their means (MEAN_BITS), both in steps: int64 (FRACTION_BITS).
 
-    inverse_gain: int64 with INVERSE_BITS, of each channel. Law 1: integers only.
+    gains: integers of each channel, with gain_bits more than FRACTION_BITS - MEAN_BITS. Law 1: integers only.
     """
-    z_hat = (symbols.astype(np.int64) << MEAN_BITS) + means
+    values = (symbols.astype(np.int64) << MEAN_BITS) + means
     # Beyond this no trained latent goes; it keeps products within int64 whatever a file says.
-    return shift_round(np.clip(z_hat, -(2**30), 2**30) * inverse_gain, INVERSE_BITS)
+    return shift_round(np.clip(values, -(2**30), 2**30) * gains, gain_bits)
+
+
+def activated(h: np.ndarray) -> np.ndarray:
+    """The leaky ReLU between the networks of contexts and of details, of int64 (FRACTION_BITS)."""
+    return np.maximum(h, shift_round(h, SLOPE_BITS))
 
 
 def means_of(mean: np.ndarray, gain: np.ndarray) -> np.ndarray:

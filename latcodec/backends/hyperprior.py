@@ -28,6 +28,7 @@ from latcodec.backends.common import (
     to_image,
 )
 from latcodec.backends.hyper import (
+    INVERSE_BITS,
     MEAN_BITS,
     ROWS_PER_NAT,
     SCALE_ROWS,
@@ -35,12 +36,12 @@ from latcodec.backends.hyper import (
     Latents,
     Options,
     analyse,
+    decoded,
     functions_of_rate,
     means_of,
     rows_of,
     sigmas,
     soft,
-    to_hyper_synthesis,
 )
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
@@ -85,7 +86,7 @@ class Model(HyperModel):
     def hyper_synthesis(self, z_symbols: np.ndarray, rate_index: int) -> np.ndarray:
         """Means and log scales, int64 [2 C, 4 h', 4 w'], from z's symbols int32 [Z, h', w']. Law 1: integers only."""
         mean, inverse_gain = (v[rate_index][:, None, None] for v in (self.rates.z_mean, self.rates.z_inverse_gain))
-        return self.hyper(to_hyper_synthesis(z_symbols, mean, inverse_gain))
+        return self.hyper(decoded(z_symbols, mean, inverse_gain, INVERSE_BITS))
 
     def prior_of_y(
         self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]

@@ -77,8 +77,8 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
     shape = tuple(latents.y.shape[1:])
     encoder, bits = Encoder(model.tables), 0.0
 
-    def taker(values: torch.Tensor, gain: str, order: np.ndarray, weight: float) -> Take:
-        steps = in_steps((values.cpu() * rate[gain].exp())[None], torch.from_numpy(order))
+    def taker(values: torch.Tensor, gain: str, order: torch.Tensor, weight: float) -> Take:
+        steps = in_steps((values.cpu() * rate[gain].exp())[None], order)
 
         def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
             nonlocal bits

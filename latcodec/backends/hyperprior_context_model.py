@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 
 from latcodec.backends import details
-from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SLOPE_BITS, means_of, rows_of, to_hyper_synthesis
+from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, MEAN_BITS, activated, decoded, means_of, rows_of
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
-from latcodec.integer_net import FRACTION_BITS, LIMIT, shift_round
+from latcodec.integer_net import FRACTION_BITS, LIMIT
 from latcodec.models.hyperprior_context import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MIN, Config, ContextHyperprior
 from latcodec.models.layers import round_straight_through
-from latcodec.models.steps import STEPS
+from latcodec.models.steps import STEPS, from_steps, in_steps, of_steps
 
 CONTEXTS = ("from_seen", "from_first", "corrections")
 Z_CONTEXTS = ("z_from_seen", "z_corrections")
@@ -80,7 +80,8 @@ class Model(HyperModel):
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """The context networks, those of the details, and the coding order."""
         self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
-        self.order, self.z_order = self.network.order.numpy(), self.network.z_order.numpy()
+        self.order, self.z_order = self.network.order, self.network.z_order
+        self.inverse_order, self.inverse_z_order = self.network.inverse_order, self.network.inverse_z_order
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
 
     def sends_details(self, rate_index: int) -> bool:
@@ -106,7 +107,7 @@ class Model(HyperModel):
 
         The other steps of z are decoded, or found too short, before anything larger is allocated.
         """
-        channel, position = np.divmod(self.z_order[: len(self.z_order) // STEPS], STEPS)
+        channel, position = np.divmod(self.z_order.chunk(STEPS)[0].numpy(), STEPS)
         down, across = (shape[0] + 1 - position // 2) // 2, (shape[1] + 1 - position % 2) // 2
         rows = rows_of(np.zeros(len(channel), np.int64), self.rates.z_scale_offset[rate_index][channel])
         return float((self.least_bits(rows) * down * across).sum())
@@ -121,33 +122,29 @@ class Model(HyperModel):
         begin_details(symbols of y, means of y) gives `take` of `details.IntegerDetails.walk`.
         """
         z, hyper = self._walk_z(rate_index, shape, take_z)
-        height, width = (-(-side // 2) for side in shape)
-        squares = hyper[:, : 2 * height, : 2 * width].reshape(2, -1, height, 2, width, 2)
+        squares = hyper[:, : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2]
+        first = [_in_steps(half, self.order) for half in np.split(squares, 2)]
         gains, offsets, context_gains = _of_steps(
             rate_index, self.order, self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
         )
         all_there = there(shape, self.order)
-        # What the context networks see of the steps before; they clip it.
-        seen = np.zeros((len(self.order), height, width), np.int32)
-        each = len(self.order) // STEPS
-        symbols, means, rows = [], [], []
+        symbols, means, rows, seen = [], [], [], []
         for step in range(STEPS):
-            # Mean and log scale: those of the step's places in the 2x2 squares.
-            own = slice(step * each, (step + 1) * each)
-            channel, place = np.divmod(self.order[own], STEPS)
-            mean, log_scale = squares[:, channel, :, place // 2, :, place % 2].transpose(1, 0, 2, 3).astype(np.int64)
+            mean, log_scale = (half[step].astype(np.int64) for half in first)
             if step:
-                mean, log_scale = self._corrected(step, mean, log_scale, seen[: own.start])
+                more = self._correction(CONTEXTS, step, seen, mean, log_scale)
+                mean, log_scale = mean + more[0], log_scale + more[1]
             means.append(means_of(mean, gains[step]))
             rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
             symbols.append(take(step, means[-1], rows[-1], all_there[step]))
-            y_hat = np.clip((symbols[-1].astype(np.int64) << MEAN_BITS) + means[-1], -(2**30), 2**30)
-            seen[own] = shift_round(y_hat * context_gains[step], GAIN_BITS).clip(-LIMIT, LIMIT)
+            # The networks clip what they see to LIMIT in any case.
+            y_hat = decoded(symbols[-1], means[-1], context_gains[step], GAIN_BITS)
+            seen.append(y_hat.clip(-LIMIT, LIMIT).astype(np.int32))
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
         if not self.sends_details(rate_index):
             return Walked(*z, *y, np.zeros((0, *shape), np.int32), np.zeros(0, np.uint16))
-        decoded, hyper = to_planes(seen, shape, self.order), hyper[:, : shape[0], : shape[1]]
-        return Walked(*z, *y, *self.details.walk(decoded, hyper, rate_index, begin_details(*y[:2])))
+        y_hat, hyper = _from_steps(seen, self.inverse_order, shape), hyper[:, : shape[0], : shape[1]]
+        return Walked(*z, *y, *self.details.walk(y_hat, hyper, rate_index, begin_details(*y[:2])))
 
     def _walk_z(self, rate_index: int, shape: tuple[int, int], take: Take) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Symbols, means and rows of z, as in `Walked`; what the hyper-synthesis makes of them, int32 [2 C, h, w] with
@@ -160,43 +157,42 @@ class Model(HyperModel):
         for step in range(STEPS):
             mean = log_scale = np.zeros(all_there[step].shape, np.int64)
             if step:
-                from_seen, corrections = (self.contexts[one][step - 1] for one in Z_CONTEXTS)
-                h = from_seen(np.concatenate(seen))
-                mean, log_scale = np.split(corrections(np.maximum(h, shift_round(h, SLOPE_BITS))), 2)
+                mean, log_scale = self._correction(Z_CONTEXTS, step, seen)
             means.append((prior_means[step] + means_of(mean, gains[step])).astype(np.int32))
             rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
             symbols.append(take(step, means[-1], rows[-1], all_there[step]))
-            seen.append(to_hyper_synthesis(symbols[-1], means[-1], inverse_gains[step]))
-        hyper = self.hyper(to_planes(np.concatenate(seen), z_shape, self.z_order))
+            seen.append(decoded(symbols[-1], means[-1], inverse_gains[step], INVERSE_BITS))
+        hyper = self.hyper(_from_steps(seen, self.inverse_z_order, z_shape))
         # As int32, which all of it fits: the copies of a large picture add up.
         return (np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)), hyper.astype(np.int32)
 
-    def _corrected(
-        self, step: int, mean: np.ndarray, log_scale: np.ndarray, seen: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """What the hyper-synthesis says of a step, int64 [C, h2, w2] twice, after a look at the steps before."""
-        from_seen, from_first, corrections = (self.contexts[one][step - 1] for one in CONTEXTS)
-        h = from_seen(seen) + from_first(np.concatenate([mean, log_scale]))
-        more = corrections(np.maximum(h, shift_round(h, SLOPE_BITS)))
-        return mean + more[: len(mean)], log_scale + more[len(mean) :]
+    def _correction(self, names: tuple[str, ...], step: int, seen: list[np.ndarray], *own: np.ndarray) -> np.ndarray:
+        """What is to be added to a step's means and log scales, int64 [2, C, h2, w2], after a look at the steps before
+        and, where there is a network for it, at what the hyper-synthesis says of this one."""
+        from_seen, *from_first, corrections = (self.contexts[one][step - 1] for one in names)
+        h = from_seen(np.concatenate(seen))
+        for network in from_first:
+            h += network(np.concatenate(own))
+        return np.stack(np.split(corrections(activated(h)), 2))
 
 
-def _of_steps(rate_index: int, order: np.ndarray, *tables: np.ndarray) -> list[np.ndarray]:
-    """Of tables of every rate, [256, C], the values of what each step codes, [STEPS, C, 1, 1]."""
-    return [np.repeat(table[rate_index], STEPS)[order].reshape(STEPS, -1, 1, 1) for table in tables]
+def _of_steps(rate_index: int, order: torch.Tensor, *tables: np.ndarray) -> list[list[np.ndarray]]:
+    """Of tables of every rate, [256, C], the values of what each step codes, [C, 1, 1] each."""
+    found = (of_steps(torch.from_numpy(table[rate_index])[None, :, None, None], order) for table in tables)
+    return [[step[0].numpy() for step in steps] for steps in found]
 
 
-def there(shape: tuple[int, int], order: np.ndarray) -> np.ndarray:
-    """Which latents of each step lie inside, bool [STEPS, C, h2, w2]; shape (h, w) of all."""
-    height, width = (-(-side // 2) for side in shape)
-    position = order % STEPS
-    row = 2 * np.arange(height)[None, :, None] + position[:, None, None] // 2
-    column = 2 * np.arange(width)[None, None, :] + position[:, None, None] % 2
-    return ((row < shape[0]) & (column < shape[1])).reshape(STEPS, -1, height, width)
+def _in_steps(planes: np.ndarray, order: torch.Tensor) -> list[np.ndarray]:
+    """Integers [C, h, w] as what each step codes, [C, ceil(h / 2), ceil(w / 2)]."""
+    return [step[0].numpy() for step in in_steps(torch.from_numpy(planes)[None], order)]
 
 
-def to_planes(ordered: np.ndarray, shape: tuple[int, int], order: np.ndarray) -> np.ndarray:
-    """[4 C, h2, w2] in coding order to [C, h, w]."""
-    _, height, width = ordered.shape
-    planes = ordered[np.argsort(order)].reshape(-1, 2, 2, height, width).transpose(0, 3, 1, 4, 2)
-    return planes.reshape(-1, 2 * height, 2 * width)[:, : shape[0], : shape[1]]
+def _from_steps(steps: list[np.ndarray], inverse_order: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """The inverse of `_in_steps`; shape is (h, w)."""
+    planes = from_steps([torch.from_numpy(step)[None] for step in steps], inverse_order)
+    return planes[0, :, : shape[0], : shape[1]].numpy()
+
+
+def there(shape: tuple[int, int], order: torch.Tensor) -> list[np.ndarray]:
+    """Which latents of each step lie inside, bool [C, ceil(h / 2), ceil(w / 2)]; shape (h, w) of all."""
+    return _in_steps(np.ones((len(order) // STEPS, *shape), bool), order)

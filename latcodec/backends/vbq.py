@@ -26,7 +26,8 @@ from latcodec.backends.common import (
     to_image,
     to_tensor,
 )
-from latcodec.backends.vbq_model import MEAN_BITS, NO_LAMBDA, Model
+from latcodec.backends.hyper import MEAN_BITS
+from latcodec.backends.vbq_model import NO_LAMBDA, Model
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, OptionError

@@ -12,20 +12,17 @@ import numpy as np
 import torch
 
 from latcodec.backends.common import RATES, config_from, floats_to_arrays, load_floats, part
+from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, MEAN_BITS, ROWS_PER_NAT, SCALE_ROWS, decoded
 from latcodec.coding_tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
 from latcodec.latents.grids import LOG_BITS, SCALE_BITS, BookGrid, Field, PointGrid, StepGrid, fixed_exp
 from latcodec.latents.vbq import VALUE_BITS, Quantiles
 from latcodec.models.gaussian_vae import CURVATURE_REACH, Config, GaussianVAE
+from latcodec.models.hyperprior import SIGMA_MIN
 from latcodec.rates import lambda_of_index
 from latcodec.weights import Weights
 
-MEAN_BITS = 6  # of z
-GAIN_BITS, INVERSE_BITS = 16, 12
-Z_ROWS = 64
-Z_SIGMA_MIN, Z_SIGMA_MAX = 0.08, 256.0
-Z_ROWS_PER_NAT = (Z_ROWS - 1) / np.log(Z_SIGMA_MAX / Z_SIGMA_MIN)
 NO_LAMBDA = -(2**15)
 
 
@@ -94,9 +91,8 @@ class Model:
 
     def prior_of_y(self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]) -> Field:
         """What z's symbols int32 [Z, h', w'] say of y [C, h, w]. Law 1: integers only."""
-        z_hat = (z_symbols.astype(np.int64) << MEAN_BITS) + self.rates.z_mean[rate_index][:, None, None]
-        z_hat = np.clip(z_hat, -(2**30), 2**30)
-        fixed = shift_round(z_hat * self.rates.z_inverse_gain[rate_index][:, None, None], INVERSE_BITS)
+        z_mean, inverse_gain = (v[rate_index][:, None, None] for v in (self.rates.z_mean, self.rates.z_inverse_gain))
+        fixed = decoded(z_symbols, z_mean, inverse_gain, INVERSE_BITS)
         plane = np.full((1, *fixed.shape[1:]), self.rates.plane[rate_index])
         out = self.hyper(np.concatenate([fixed, plane]))[:, : shape[0], : shape[1]]
         mean, log_scale, log_h = np.split(out, 3)
@@ -144,12 +140,12 @@ def export(network: GaussianVAE) -> dict[str, np.ndarray]:
         rate = {
             k: v[:, :, 0, 0].double().numpy() for k, v in network.at_rate(torch.arange(RATES) / (RATES - 1)).items()
         }
-    z_row = np.rint((np.maximum(rate["z_log_sigma"], np.log(Z_SIGMA_MIN)) - np.log(Z_SIGMA_MIN)) * Z_ROWS_PER_NAT)
+    z_row = np.rint((np.maximum(rate["z_log_sigma"], np.log(SIGMA_MIN)) - np.log(SIGMA_MIN)) * ROWS_PER_NAT)
     noise = np.log([lambda_of_index(i) / math.log(2) for i in range(RATES)])
     inverse = 2.0 ** (FRACTION_BITS + INVERSE_BITS - MEAN_BITS) / np.exp(rate["z_log_gain"])
     integers = RateTables(
         z_mean=np.rint(rate["z_mean"] * 2**MEAN_BITS).astype(np.int32),
-        z_row=np.clip(z_row, 0, Z_ROWS - 1).astype(np.int32),
+        z_row=np.clip(z_row, 0, SCALE_ROWS - 1).astype(np.int32),
         z_inverse_gain=np.rint(inverse).astype(np.int32),
         mean_gain=np.rint(np.exp(rate["mean_log_gain"]) * 2**GAIN_BITS).astype(np.int32),
         scale_offset=np.rint(rate["scale_offset"] * 2**LOG_BITS).astype(np.int32),

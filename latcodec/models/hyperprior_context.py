@@ -162,8 +162,7 @@ class ContextHyperprior(nn.Module):
 
     def synthesis_after_first(self, h: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
         """What synthesis makes of its first convolution's output, float32 [B, widths[2], 2 h, 2 w]."""
-        gain, bias = _of_stage(rate, 0)
-        h, stage = torch.addcmul(h + bias, h, gain), 1
+        h, stage = _scaled(h, *_of_stage(rate, 0)), 1
         with torch.autocast(h.device.type, torch.bfloat16, enabled=autocast):
             for layer in self.g_s[1:-1]:
                 if isinstance(layer, nn.ConvTranspose2d):
@@ -272,11 +271,15 @@ def _of_stage(rate: dict[str, Tensor], stage: int) -> list[Tensor]:
     return [rate[f"{name}.{stage}"] for name in STAGE_FUNCTIONS]
 
 
+def _scaled(h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """(1 + gain) h + bias in the type of h; 1 + gain would lose most of it in bf16."""
+    return torch.addcmul(h + bias.to(h.dtype), h, gain.to(h.dtype))
+
+
 def _at_rate(layer: nn.ConvTranspose2d, h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """(1 + gain) layer(h) + bias; gain and bias [B, C, 1, 1]. Of one rate it is a convolution, and costs no more."""
     if len(gain) > 1:
-        h = layer(h)
-        return torch.addcmul(h + bias.to(h.dtype), h, gain.to(h.dtype))  # 1 + gain would lose most of it in bf16
+        return _scaled(layer(h), gain, bias)
     scale = 1 + gain.view(1, -1, 1, 1)
     shift = torch.addcmul(bias.flatten(), layer.bias, scale.flatten())
     return F.conv_transpose2d(h, layer.weight * scale, shift, layer.stride, layer.padding, layer.output_padding)
