@@ -74,7 +74,10 @@ class Details(nn.Module):
         [B, 2 C, h, w]; rate: `RATE_FUNCTIONS`, [B, ., 1, 1].
         """
         f = self.from_latents(seen) + self.from_first(first) + rate["bias"]
-        scaled = F.softshrink(u * rate["log_gain"].exp(), DEAD_ZONE).chunk(GROUPS, 1)
+        gain = rate["log_gain"].exp()
+        # The base learns what the sent ones save it and cost: most are rounded to 0 and correct nothing.
+        u = torch.where((u * gain).abs() > 0.5 + DEAD_ZONE, u, u.detach())
+        scaled = F.softshrink(u * gain, DEAD_ZONE).chunk(GROUPS, 1)
         offset, seen_gain = (rate[name].chunk(GROUPS, 1) for name in ("scale_offset", "seen_log_gain"))
         parts, before, prices = [], [], []
         for k in range(GROUPS):

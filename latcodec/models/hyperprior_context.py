@@ -215,8 +215,7 @@ class ContextHyperprior(nn.Module):
         x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), rate, autocast)
         if self.details is not None and x is not None:
             own = {name: rate[f"details.{name}"] for name in RATE_FUNCTIONS}
-            # Details are fitted to the base, not the base to details: most are rounded to 0 and correct nothing.
-            u = self.details.analysis(x - x_hat.detach())
+            u = self.details.analysis(x - x_hat)
             context = y_hat * rate["context_log_gain"].exp()
             u_hat, more = self.details.transmit(
                 u, context, hyper[:, :, :height, :width], own, quantise_details or quantise
