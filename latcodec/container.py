@@ -68,42 +68,38 @@ checksum and the head of one stream are at most 31 bytes for a picture within th
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .errors import FormatError, VersionError
-
-MAGIC = b"\xcaLC\n"
-VERSION = 1
-MAX_PIXELS = 268_435_456
-MAX_SIDE_PX = 2**31
-MAX_SECTIONS = 65_536
-
-STREAM, PARAMETERS, ALPHA = 0x01, 0x02, 0x03
-ANCILLARY = 0x80
-ICC, EXIF, XMP, GUARD = 0x81, 0x82, 0x83, 0x84
-KIND_NAMES = {STREAM: "stream", PARAMETERS: "parameters", ALPHA: "alpha", ICC: "icc", EXIF: "exif", XMP: "xmp",
-              GUARD: "guard"}  # fmt: skip
-
-_GRAY, _DEPTH16 = 0x01, 0x02
-_FIXED_BYTES = 16
-_CRC_BYTES = 4
-_VARINT_BYTES = 5
-_SMALLEST_BYTES = _FIXED_BYTES + 2 + 2 + _CRC_BYTES  # width, height and one empty section
-
-_OTHER_FORMATS = (  # offset, signature, what to call it
-    (0, b"\x89PNG", "a PNG picture"),
-    (0, b"\xff\xd8\xff", "a JPEG picture"),
-    (0, b"GIF8", "a GIF picture"),
-    (0, b"II*\0", "a TIFF picture"),
-    (0, b"MM\0*", "a TIFF picture"),
-    (8, b"WEBP", "a WebP picture"),
-    (4, b"ftypavi", "an AVIF picture"),
-    (4, b"ftyphei", "a HEIF picture"),
-    (0, b"\xff\x0a", "a JPEG XL picture"),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+from .container_symptoms import guess, symptom
+from .container_wire import (
+    ALPHA,
+    ANCILLARY,
+    CRC_BYTES,
+    DEPTH16,
+    EXIF,
+    GRAY,
+    GUARD,
+    ICC,
+    KIND_NAMES,
+    MAGIC,
+    MAX_PIXELS,
+    MAX_SECTIONS,
+    MAX_SIDE_PX,
+    PARAMETERS,
+    SMALLEST_BYTES,
+    STREAM,
+    VERSION,
+    XMP,
+    Section,
+    each_section,
+    guard_of,
+    kind_name,
+    read_sections,
+    read_size,
+    varint,
 )
+from .errors import FormatError, VersionError
 
 
 @dataclass(frozen=True)
@@ -134,21 +130,21 @@ def pack(payload: Payload) -> bytes:
     Raises ValueError for a field outside its range: nothing a file or a person says gets here unchecked.
     """
     _check_payload(payload)
-    head = bytes((VERSION, payload.backend_id, _GRAY * bool(payload.gray) | _DEPTH16 * (payload.depth == 16)))
+    head = bytes((VERSION, payload.backend_id, GRAY * bool(payload.gray) | DEPTH16 * (payload.depth == 16)))
     pieces = [MAGIC, head, bytes((payload.rate_index,)), payload.weights_id, payload.integers_crc.to_bytes(4, "little")]
-    pieces += [_varint(payload.width), _varint(payload.height)]
+    pieces += [varint(payload.width), varint(payload.height)]
     single = [(ALPHA, payload.alpha), (ICC, payload.icc), (EXIF, payload.exif), (XMP, payload.xmp)]
-    single.append((GUARD, bytes(_CRC_BYTES) if payload.guard else None))
+    single.append((GUARD, bytes(CRC_BYTES) if payload.guard else None))
     parts = [(PARAMETERS, payload.parameters), *((STREAM, s) for s in payload.streams), *single, *payload.extra]
     for kind, contents in parts:
         if contents is not None:
-            pieces += [bytes((kind,)), _varint(len(contents)), contents]
+            pieces += [bytes((kind,)), varint(len(contents)), contents]
     body = bytearray(b"".join(pieces))
     if payload.guard:
-        found = _walk(memoryview(body), _size(memoryview(body), len(body))[2], len(body))
+        found = read_sections(memoryview(body), read_size(memoryview(body), len(body))[2], len(body))
         start, end = next((start, end) for kind, _, start, end in found if kind == GUARD)
-        body[start:end] = _guard(memoryview(body), found)
-    return bytes(body) + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
+        body[start:end] = guard_of(memoryview(body), found)
+    return bytes(body) + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
 
 
 def unpack(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = False) -> Payload:
@@ -172,26 +168,26 @@ def survey(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[Payload, list[
         return unpack(data, max_pixels=max_pixels), sections(data), ""
     except FormatError as error:
         damage = error
-    view, end = memoryview(data).cast("B"), len(data) - _CRC_BYTES
-    if view[:4] != MAGIC or len(view) < _SMALLEST_BYTES or view[4] != VERSION:
+    view, end = memoryview(data).cast("B"), len(data) - CRC_BYTES
+    if view[:4] != MAGIC or len(view) < SMALLEST_BYTES or view[4] != VERSION:
         raise damage
     if int.from_bytes(view[end:], "little") == zlib.crc32(view[:end]):
         raise damage
     try:
-        width, height, after = _size(view, end)
+        width, height, after = read_size(view, end)
     except FormatError:
         raise damage from None
-    found: list[tuple[int, int, int, int]] = []
+    found: list[Section] = []
     with suppress(FormatError):
-        for section in _steps(view, after, end):
+        for section in each_section(view, after, end):
             found.append(section)
     stop = found[-1][3] if found else after
-    parts = [("header", 0, after), *((_kind_name(kind), offset, last - offset) for kind, offset, _, last in found)]
-    parts.append(("checksum", end, _CRC_BYTES) if stop == end else ("unreadable", stop, len(view) - stop))
+    parts = [("header", 0, after), *((kind_name(kind), offset, last - offset) for kind, offset, _, last in found)]
+    parts.append(("checksum", end, CRC_BYTES) if stop == end else ("unreadable", stop, len(view) - stop))
     return _payload(view, width, height, found), parts, str(damage)
 
 
-def _payload(view: memoryview, width: int, height: int, found: list[tuple[int, int, int, int]]) -> Payload:
+def _payload(view: memoryview, width: int, height: int, found: list[Section]) -> Payload:
     """Return what the header and the sections that were found say."""
     single: dict[int, bytes] = {}
     streams, extra = [], []
@@ -209,8 +205,8 @@ def _payload(view: memoryview, width: int, height: int, found: list[tuple[int, i
         rate_index=view[7],
         width=width,
         height=height,
-        gray=bool(view[6] & _GRAY),
-        depth=16 if view[6] & _DEPTH16 else 8,
+        gray=bool(view[6] & GRAY),
+        depth=16 if view[6] & DEPTH16 else 8,
         integers_crc=int.from_bytes(view[12:16], "little"),
         streams=tuple(streams),
         alpha=single.get(ALPHA),
@@ -230,39 +226,37 @@ def sections(data: bytes) -> list[tuple[str, int, int]]:
     """
     view, _, _, found = _checked(data, MAX_SIDE_PX**2)
     parts = [("header", 0, found[0][1])]
-    parts += [(_kind_name(kind), offset, end - offset) for kind, offset, _, end in found]
-    return [*parts, ("checksum", len(view) - _CRC_BYTES, _CRC_BYTES)]
+    parts += [(kind_name(kind), offset, end - offset) for kind, offset, _, end in found]
+    return [*parts, ("checksum", len(view) - CRC_BYTES, CRC_BYTES)]
 
 
-def _checked(
-    data: bytes, max_pixels: int, ignore_checksum: bool = False
-) -> tuple[memoryview, int, int, list[tuple[int, int, int, int]]]:
+def _checked(data: bytes, max_pixels: int, ignore_checksum: bool = False) -> tuple[memoryview, int, int, list[Section]]:
     """Run every check; return the file, width, height and (kind, offset, contents start, contents end) per section."""
     view = memoryview(data).cast("B")
     if view[:4] != MAGIC:
-        raise FormatError(f"not a latcodec file: {_guess(bytes(view[:64]))}")
-    if len(view) < _SMALLEST_BYTES:
-        raise FormatError(f"truncated: {len(view)} bytes, the smallest latcodec file has {_SMALLEST_BYTES}")
-    end = len(view) - _CRC_BYTES
+        raise FormatError(f"not a latcodec file: {guess(bytes(view[:64]))}")
+    if len(view) < SMALLEST_BYTES:
+        raise FormatError(f"truncated: {len(view)} bytes, the smallest latcodec file has {SMALLEST_BYTES}")
+    end = len(view) - CRC_BYTES
     stored, actual = int.from_bytes(view[end:], "little"), zlib.crc32(view[:end])
     if stored != actual and not ignore_checksum:
         raise FormatError(
             f"checksum at offset {end} is {stored:08x} but the contents give {actual:08x}: "
-            f"the file is damaged or incomplete{_symptom(view, end)}; get it again from where it came from"
+            f"the file is damaged or incomplete{symptom(view, end)}; get it again from where it came from"
         )
     if view[4] == 0:
         raise FormatError("format version at offset 4 is 0, which was never given out")
     if view[4] != VERSION:
         raise VersionError(f"format version at offset 4 is {view[4]}, this latcodec reads {VERSION}: update latcodec")
-    if view[6] & ~(_GRAY | _DEPTH16):
+    if view[6] & ~(GRAY | DEPTH16):
         raise VersionError(f"flags at offset 6 are 0x{view[6]:02x}, with bits of a newer latcodec: update latcodec")
-    width, height, position = _size(view, end)
+    width, height, position = read_size(view, end)
     if width * height > max_pixels:
         raise FormatError(
             f"the picture has {width} x {height} = {width * height} pixels, over the limit of {max_pixels}: "
             f"raise it with --max-pixels if you trust the file"
         )
-    found = _walk(view, position, end)
+    found = read_sections(view, position, end)
     seen = set()
     for kind, offset, _, _ in found:
         if kind not in KIND_NAMES and not kind & ANCILLARY:
@@ -279,107 +273,9 @@ def _checked(
             f"checksum at offset {end} does not fit, and the file has no guard that says its header is sound: "
             f"only files of codecs that can decode damage have one"
         )
-    if guards and guards[0] != _guard(view[:end], found):
+    if guards and guards[0] != guard_of(view[:end], found):
         raise FormatError("guard: more than the contents of the last stream is damaged: nothing can be decoded")
     return view, width, height, found
-
-
-def _guard(view: memoryview, found: list[tuple[int, int, int, int]]) -> bytes:
-    """Return what the guard of a file without its checksum has to be; found: as of `_walk`."""
-    last = max(start for kind, _, start, _ in found if kind == STREAM)
-    crc = position = 0
-    for kind, _, start, end in found:
-        if kind == GUARD or start == last:
-            crc, position = zlib.crc32(view[position:start], crc), end
-    return zlib.crc32(view[position:], crc).to_bytes(_CRC_BYTES, "little")
-
-
-def _size(view: memoryview, end: int) -> tuple[int, int, int]:
-    """Return width, height and the offset after them."""
-    width, position = _read_varint(view, _FIXED_BYTES, end, "width")
-    height, after = _read_varint(view, position, end, "height")
-    for name, value, offset in (("width", width, _FIXED_BYTES), ("height", height, position)):
-        if not 1 <= value <= MAX_SIDE_PX:
-            raise FormatError(f"{name} at offset {offset} is {value}, not in 1..{MAX_SIDE_PX}")
-    return width, height, after
-
-
-def _walk(view: memoryview, position: int, end: int) -> list[tuple[int, int, int, int]]:
-    """Return (kind, offset, contents start, contents end) of the sections that must fill position..end exactly."""
-    return list(_steps(view, position, end))
-
-
-def _steps(view: memoryview, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """As `_walk`, one section after the other, up to the first that does not fit."""
-    count = 0
-    while position < end:
-        offset, kind = position, view[position]
-        name = f"section {_kind_name(kind)}"
-        length, start = _read_varint(view, offset + 1, end, f"length of {name}")
-        if length > end - start:
-            raise FormatError(f"{name} at offset {offset} needs {length} bytes, {end - start} are there")
-        if count == MAX_SECTIONS:
-            raise FormatError(f"more than {MAX_SECTIONS} sections at offset {offset}")
-        position, count = start + length, count + 1
-        yield kind, offset, start, position
-
-
-def _read_varint(view: memoryview, position: int, end: int, field: str) -> tuple[int, int]:
-    """Return the value at `position` and the offset after it; `field` is its name in errors."""
-    value = 0
-    for i in range(_VARINT_BYTES):
-        if position + i >= end:
-            raise FormatError(f"{field} at offset {position} runs past the end")
-        byte = view[position + i]
-        value |= (byte & 0x7F) << (7 * i)
-        if byte < 0x80:
-            if byte == 0 and i > 0:
-                raise FormatError(f"{field} at offset {position} is not in its shortest form")
-            return value, position + i + 1
-    raise FormatError(f"{field} at offset {position} is longer than {_VARINT_BYTES} bytes")
-
-
-def _varint(value: int) -> bytes:
-    """Return the shortest LEB128 form of `value`, 0 <= value < 2**35."""
-    if not 0 <= value < 1 << 7 * _VARINT_BYTES:
-        raise ValueError(f"{value} does not fit into a varint of {_VARINT_BYTES} bytes")
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _kind_name(kind: int) -> str:
-    return KIND_NAMES.get(kind) or f"unknown 0x{kind:02x}"
-
-
-def _symptom(view: memoryview, end: int) -> str:
-    """Return " (first field that does not fit)" for a file whose checksum fails, or "" if its lengths do add up."""
-    if view[4] != VERSION:
-        return ""
-    try:
-        _walk(view, _size(view, end)[2], end)
-    except FormatError as error:
-        return f" ({error})"
-    return ""
-
-
-def _guess(start: bytes) -> str:
-    """Return what a file that starts with `start` seems to be, and what to do."""
-    if not start:
-        return "the file is empty"
-    if MAGIC.startswith(start):
-        return f"truncated after {len(start)} bytes"
-    for offset, signature, name in _OTHER_FORMATS:
-        if start[offset : offset + len(signature)] == signature:
-            return f"this is {name}; `latcodec encode` makes a latcodec file of it"
-    if start.startswith(b"\xcaLC\r\n") or start.startswith(b"\xef\xbf\xbdLC"):
-        return "it was transferred as text, which damaged it; transfer it as binary"
-    if all(byte in b"\t\n\r\f" or 0x20 <= byte < 0x7F for byte in start):
-        return "this is a text file"
-    return f"it starts with {start[:4].hex(' ')}, not {MAGIC.hex(' ')}"
 
 
 def _check_payload(payload: Payload) -> None:
