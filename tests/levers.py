@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latcodec import codec, images, metrics, weights
-from latcodec.backends import search
+from latcodec.backends import hyperprior_context_model, search
 from latcodec.images import Picture
 
 LAMBDAS = "20,12.8,6.4,3.2,1.6,0.8,0.4,0.1"
@@ -74,11 +74,13 @@ def main() -> None:
     parser.add_argument("arguments", nargs="+")
     parser.add_argument("--lambdas", default=LAMBDAS)
     parser.add_argument("--crop", type=lambda text: tuple(map(int, text.split("x"))))
-    parser.add_argument("--rounding", type=float, default=search.ROUNDING)
+    parser.add_argument("--rounding", type=float)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    search.ROUNDING = given.rounding
+    if given.rounding is not None:
+        search.ROUNDING = given.rounding
+        hyperprior_context_model.Model.rounding = lambda model: given.rounding
     lambdas = [float(text) for text in given.lambdas.split(",")]
     pictures = [middle(images.read(path), given.crop) for path in sorted(given.pictures.iterdir())]
     codec.decode_picture(codec.encode_picture(pictures[0], settings(given.arguments[0], 1.0)[0]).data,

@@ -107,7 +107,7 @@ def test_rows_are_those_of_the_float_network(network, model, photograph, x):
             taken.append(residual)
             return residual.round() if len(taken) <= 2 * STEPS else next(heard)  # z and y, then details
 
-        _, prices = network.transmit(y, network.hyper_analysis(y), rate, quantise, x=x)
+        _, prices = network.transmit(y, network.hyper_analysis(y), rate, quantise, x=x, by_price=True)
     expected = torch.cat([sigma for _, _, sigma in prices[-GROUPS:]], 1).ravel().numpy()
     found = sigmas()[coded.detail_rows - SCALE_ROWS]
     assert np.abs(np.log(found / expected)).max() < 0.15  # rows lie 0.128 apart

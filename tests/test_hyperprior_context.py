@@ -9,7 +9,6 @@ import torch
 from skimage import data
 
 from latcodec.backends import hyperprior_context as backend
-from latcodec.backends import search
 from latcodec.backends.hyper import MEAN_BITS, rows_of
 from latcodec.backends.hyperprior_context_model import there
 from latcodec.container import Payload
@@ -72,8 +71,7 @@ def test_the_order_codes_every_latent_once_and_diagonals_first():
 
 
 @pytest.mark.parametrize("index", [0, 100, 255])
-def test_integers_cost_what_the_floats_say(network, model, photograph, index, monkeypatch):
-    monkeypatch.setattr(search, "ROUNDING", 0.0)  # the floats round to the nearest
+def test_integers_cost_what_the_floats_say(network, model, photograph, index):
     coded = backend.encode(model, photograph, backend.Options(index))
     x = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
@@ -83,6 +81,28 @@ def test_integers_cost_what_the_floats_say(network, model, photograph, index, mo
     decoded = backend.decode(model, payload(coded, index, 192, 192))
     x_hat = (out["x_hat"][0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
     assert np.abs(decoded - x_hat).mean() < 0.6
+
+
+def test_symbols_are_rounded_by_price_as_in_training(network, photograph):
+    """The encoder's are the float network's, but for those that fixed point decides; many are not the nearest."""
+    dear = ContextHyperprior(replace(NARROW, rounding=2.0)).eval()
+    dear.load_state_dict(network.state_dict())
+    model = backend.Model(
+        Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(dear),
+                backend.export(dear, logistic_tables(backend.sigmas())))
+    )  # fmt: skip
+    coded = backend.encode(model, photograph, backend.Options(100))
+    latents = backend.analyse(model, photograph)
+    of_floats = []
+    with torch.no_grad():
+        for by_price in (True, False):
+            _, prices = dear.transmit(
+                latents.y[None], latents.z[None], dear.at_rate(torch.tensor([100 / 255])), torch.round,
+                by_price=by_price,
+            )  # fmt: skip
+            of_floats.append(torch.cat([quantised for _, quantised, _ in prices[1:]], 1)[0].numpy())
+    other, not_nearest = ((coded.symbols != symbols).mean() for symbols in of_floats)
+    assert 5 * other < not_nearest and not_nearest > 0.05
 
 
 @pytest.mark.parametrize("index", [0, 100, 255])

@@ -66,7 +66,7 @@ def sigmas() -> np.ndarray:
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(model, latents, options, _code, _verify, shown, soft)
+    return search.code(model, latents, options, _code, _verify, shown, soft, model.rounding())
 
 
 @torch.inference_mode()

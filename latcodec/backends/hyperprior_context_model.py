@@ -88,6 +88,10 @@ class Model(HyperModel):
         """Whether details pay at this rate."""
         return self.details is not None and rate_index >= self.details.first
 
+    def rounding(self) -> float:
+        """Bits that a squared error of one step of y counts as in rounding by rate and distortion, as in training."""
+        return self.network.config.rounding
+
     def halo(self) -> int:
         """How far the transforms reach beyond a strip, latents: 30 px, and a sample of its stage for each block."""
         blocks = self.network.config.blocks

@@ -60,19 +60,24 @@ class Options:
             raise OptionError(f"max_seconds {self.max_seconds} is not a time")
 
 
-def code(model, latents, options: Options, plain: Callable, decodes: Callable, shown: Callable, soft: Callable):
+def code(
+    model, latents, options: Options, plain: Callable, decodes: Callable, shown: Callable, soft: Callable,
+    rounding: float | None = None,
+):  # fmt: skip
     """The Coded of latents at one rate: that of plain latents, or with an effort the cheapest that is found.
 
     plain(model, latents, options, rounding) -> Coded; decodes(model, coded, rate_index, shape of y) says whether the
     decoder finds the same integers; shown(model, coded, rate_index, size, gray, depth): its picture; soft(model,
-    rate_index) -> (transmit, gains) of `refine`. Raises DriftError if what was written does not decode (law 5).
+    rate_index) -> (transmit, gains) of `refine`; rounding: bits that a squared error of one step counts as, ROUNDING
+    if None. Raises DriftError if what was written does not decode (law 5).
     """
     start = time.perf_counter()
+    rounding = ROUNDING if rounding is None else rounding
     if options.effort and latents.image is not None:
-        coded = _cheapest(model, latents, options, plain, shown, soft, start)
+        coded = _cheapest(model, latents, options, plain, shown, soft, start, rounding)
         coded = replace(coded, seconds={"search": time.perf_counter() - start} | coded.seconds)
     else:
-        coded = plain(model, latents, options, ROUNDING)
+        coded = plain(model, latents, options, rounding)
     if options.verify:
         start = time.perf_counter()
         if not decodes(model, coded, options.rate_index, tuple(latents.y.shape[1:])):
@@ -81,7 +86,7 @@ def code(model, latents, options: Options, plain: Callable, decodes: Callable, s
     return coded
 
 
-def _cheapest(model, latents, options: Options, plain, shown, soft, start: float):
+def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, by_price: float):
     """Of the ways to code latents the one of least bits + weight * squared error; without search is one of them."""
     image, index = latents.image, options.rate_index
     gray = bool((image == image[..., :1]).all())
@@ -91,7 +96,7 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
         coded = plain(model, these, options, rounding)
         return price(coded, shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize), image, index), coded
 
-    tries = [tried(latents, ROUNDING)]
+    tries = [tried(latents, by_price)]
     transmit, gains = soft(model, index)
     heard = _gray(transmit) if gray else transmit
     names = [name for name in ("y", "z") if hasattr(latents, name)]
@@ -100,7 +105,7 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
     steps = STEPS[options.effort]
     found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
     better = replace(latents, **dict(zip(names, found, strict=True)))
-    tries += [tried(better, 0.0), tried(better, ROUNDING)]
+    tries += [tried(better, 0.0), tried(better, by_price)]
     return min(tries, key=lambda one: one[0])[1]
 
 

@@ -24,7 +24,9 @@ on, its own channel's neighbours. A_k and E_k are 3x3 convolutions, B_k, C_k and
 then this is the hyperprior without context, whose weights training can start from (`train/start_context.py`). t in
 0..1 is the rate index / 255; a, b, c, e, g, i, n, p, q, v are piecewise linear in t, per channel (a, b, e, g, i in the
 log domain), so that the networks see the same domain at every rate. L is the logistic distribution of that mean and
-standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are.
+standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are. Of y, round
+takes the integer next to the nearest, towards 0, where the bits it saves are worth more than its error:
+`layers.rounded_by_price`.
 """
 
 import math
@@ -47,6 +49,7 @@ from latcodec.models.layers import (
     logistic_bits,
     lower_bound,
     round_straight_through,
+    rounded_by_price,
 )
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
 
@@ -61,7 +64,8 @@ STAGE_FUNCTIONS = ("stage_gain", "stage_bias")
 class Config:
     """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
     context networks of y and of z; number of rate knots; details of a block, and width of the network that tells their
-    spread."""
+    spread; bits that a squared error of one step of y counts as in rounding by rate and distortion, 0: to the
+    nearest."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
     blocks: tuple[int, int, int] = (0, 0, 0)
@@ -73,6 +77,7 @@ class Config:
     knots: int = 9
     details: int = 0
     detail_width: int = 64
+    rounding: float = 60.0
 
 
 class ContextHyperprior(nn.Module):
@@ -180,11 +185,13 @@ class ContextHyperprior(nn.Module):
     def transmit(
         self, y: Tensor, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor],
         autocast: bool = False, x: Tensor | None = None, quantise_details: Callable[[Tensor], Tensor] | None = None,
+        by_price: bool = False,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:  # fmt: skip
         """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
 
         quantise: residual -> symbols, or something softer. x: the picture [B, 3, 16 h, 16 w], whose details are sent
-        too if this network has any; None: not. quantise_details: theirs, if another one. Returns x_hat [B, 3, 16 h,
+        too if this network has any; None: not. quantise_details: theirs, if another one. by_price: y, which `quantise`
+        rounds to the nearest, is then rounded by rate and distortion, as the encoder does. Returns x_hat [B, 3, 16 h,
         16 w] and, of z, of each step of y and of each group of details, (residual, quantised residual, standard
         deviation of its logistic), all in steps. Where h or w is odd, residuals beyond y are 0.
         """
@@ -208,6 +215,8 @@ class ContextHyperprior(nn.Module):
             sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (y_steps[step] - mu) * there[step]
             quantised = quantise(residual)
+            if by_price and self.config.rounding:
+                quantised = rounded_by_price(residual, quantised, sigma, self.config.rounding)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
             parts.append(quantised + mu)
             seen.append(parts[-1] * context_gain[step].exp())
@@ -254,11 +263,11 @@ class ContextHyperprior(nn.Module):
         """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat; y_bits, z_bits, detail_bits [B].
 
         With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
-        rounded values (straight-through); without, everything is rounded and the rate is what the tables will charge.
+        rounded values (straight-through), y's by rate and distortion; without, the rate is that of what was rounded.
         """
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
-        x_hat, prices = self.transmit(y, z, self.at_rate(t), round_straight_through, autocast, x)
+        x_hat, prices = self.transmit(y, z, self.at_rate(t), round_straight_through, autocast, x, by_price=True)
         of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
         z_bits, y_bits = price(*of_z, noise), torch.stack([price(*part, noise) for part in of_y]).sum(0)
         # Nearly all details are 0 and free: noise on them would cost what they do not.

@@ -108,6 +108,24 @@ def logistic_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     return log_mass * (-1 / math.log(2))
 
 
+@torch.no_grad()
+def _nearer_to_zero(residual: Tensor, nearest: Tensor, sigma: Tensor, rounding: float) -> Tensor:
+    """Where an integer one nearer to 0 saves more bits than the error it adds is worth: its sign, elsewhere 0."""
+    inner = nearest - nearest.sign()
+    saved = logistic_bits(nearest, sigma) - logistic_bits(inner, sigma)
+    added = rounding * ((residual - inner).square() - (residual - nearest).square())
+    return torch.where(saved > added, nearest.sign(), 0.0)
+
+
+def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, rounding: float) -> Tensor:
+    """What an encoder that rounds by rate and distortion makes of nearest integers; the gradient stays that of those.
+
+    residual, quantised: float32, in steps; sigma: of the logistic distribution that codes them; rounding: bits that a
+    squared error of one step counts as.
+    """
+    return quantised - _nearer_to_zero(residual, quantised.detach(), sigma, rounding)
+
+
 def distortion_weights(t: Tensor) -> Tensor:
     """lc of L = bpp + lc * 255^2 * MSE at rate positions t (rate index / 255), same shape; see latcodec/rates.py."""
     return distortion_weight(LAMBDA_MAX) * torch.exp(t * math.log(LAMBDA_MAX / LAMBDA_MIN))

@@ -32,7 +32,7 @@ def fit(network: ContextHyperprior, batches: list[torch.Tensor]) -> None:
     def base(x: torch.Tensor, t: float) -> torch.Tensor:
         y = network.analysis(x)
         rate = network.at_rate(torch.full((len(x),), t))
-        return network.transmit(y, network.hyper_analysis(y), rate, torch.round)[0]
+        return network.transmit(y, network.hyper_analysis(y), rate, torch.round, by_price=True)[0]
 
     for x in batches:
         blocks = F.pixel_unshuffle(x - base(x, 1.0), BLOCK).flatten(2).transpose(1, 2).flatten(0, 1).double()
