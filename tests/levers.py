@@ -3,7 +3,7 @@
 Each argument is a weights file, a codec with options, or `CODEC:OPTIONS@WEIGHTS`. The first is what the others are
 compared with. Prints BD-rate over the pictures, medians of encode and decode seconds of a picture, parameters, and
 multiplications of the decoder a pixel. `--crop 256x192` takes the middle of each picture, `--lambdas 12.8,3.2,0.8,0.1`
-other rates; `--rounding 0` rounds to the nearest without regard to the rate. Run it on a quiet machine.
+other rates; `--step-error-bits 0` rounds to the nearest without regard to the rate. Run it on a quiet machine.
 """
 
 import argparse
@@ -74,13 +74,13 @@ def main() -> None:
     parser.add_argument("arguments", nargs="+")
     parser.add_argument("--lambdas", default=LAMBDAS)
     parser.add_argument("--crop", type=lambda text: tuple(map(int, text.split("x"))))
-    parser.add_argument("--rounding", type=float)
+    parser.add_argument("--step-error-bits", type=float)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    if given.rounding is not None:
-        search.ROUNDING = given.rounding
-        hyperprior_context_model.Model.rounding = lambda model: given.rounding
+    if given.step_error_bits is not None:
+        search.STEP_ERROR_BITS = given.step_error_bits
+        hyperprior_context_model.Model.step_error_bits = lambda model: given.step_error_bits
     lambdas = [float(text) for text in given.lambdas.split(",")]
     pictures = [middle(images.read(path), given.crop) for path in sorted(given.pictures.iterdir())]
     codec.decode_picture(codec.encode_picture(pictures[0], settings(given.arguments[0], 1.0)[0]).data,

@@ -15,8 +15,9 @@ from latcodec.backends.common import crc_of, every_rate, some_rates
 from latcodec.backends.hyper import SCALE_ROWS, sigmas, soft
 from latcodec.container import Payload
 from latcodec.errors import DriftError, OptionError
-from latcodec.models.details import BLOCK, GROUPS, Details
+from latcodec.models.details import BLOCK, GROUPS, RATE_FUNCTIONS, Details
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
+from latcodec.models.layers import logistic_bits, round_straight_through
 from latcodec.models.steps import STEPS
 from latcodec.train import export_hyperprior_context, start_details, widen
 from latcodec.train.checkpoint import initialise
@@ -212,9 +213,35 @@ def test_the_basis_is_orthonormal_and_holds_the_most(network, x):
         u = torch.randn(1, 64, 3, 2)
         assert torch.allclose(network.details.analysis(network.details.synthesis(u)), u, atol=1e-4)
         y = network.analysis(x)
-        rest = x - network.transmit(y, network.hyper_analysis(y), network.at_rate(torch.ones(1)), torch.round)[0]
+        rest = (
+            x
+            - network.transmit(
+                y, network.hyper_analysis(y), network.at_rate(torch.ones(1)), torch.round, by_price=True
+            )[0]
+        )
         held = network.details.analysis(rest).square().sum() / rest.square().sum()
         assert held > 0.5 > 2 * details.analysis(rest).square().sum() / rest.square().sum()
+
+
+def test_the_base_hears_of_the_details_that_are_sent(network, x, monkeypatch):
+    """Bits and error of those that are sent depend on the base; those that are rounded to 0 change nothing."""
+    with torch.no_grad():
+        rate = network.at_rate(torch.ones(1))
+        own = {name: rate[f"details.{name}"] for name in RATE_FUNCTIONS}
+        y = network.analysis(x)
+        base = network.transmit(y, network.hyper_analysis(y), rate, torch.round)[0]
+        u = network.details.analysis(x - base)
+        seen, first = torch.zeros_like(y), torch.zeros(1, 2 * y.shape[1], *y.shape[2:])
+    u.requires_grad_()
+    u_hat, prices = network.details.transmit(u, seen, first, own, round_straight_through)
+    heard = torch.autograd.grad(u_hat.sum() + sum(logistic_bits(q, sigma).sum() for _, q, sigma in prices), u)[0]
+    sent = torch.cat([q for _, q, _ in prices], 1) != 0
+    assert torch.equal(heard != 0, sent) and 0 < sent.float().mean() < 1
+    base.requires_grad_()
+    monkeypatch.setattr(network, "synthesis", lambda *anything: base)
+    _, prices = network.transmit(y, network.hyper_analysis(y), rate, round_straight_through, x=x)
+    bits = sum(logistic_bits(q, sigma).sum() for _, q, sigma in prices[-GROUPS:])
+    assert torch.autograd.grad(bits, base)[0].abs().max() > 0
 
 
 def test_wrong_numbers_of_details_are_refused():

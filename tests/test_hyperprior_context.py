@@ -9,6 +9,7 @@ import torch
 from skimage import data
 
 from latcodec.backends import hyperprior_context as backend
+from latcodec.backends import search
 from latcodec.backends.hyper import MEAN_BITS, rows_of
 from latcodec.backends.hyperprior_context_model import there
 from latcodec.container import Payload
@@ -85,7 +86,7 @@ def test_integers_cost_what_the_floats_say(network, model, photograph, index):
 
 def test_symbols_are_rounded_by_price_as_in_training(network, photograph):
     """The encoder's are the float network's, but for those that fixed point decides; many are not the nearest."""
-    dear = ContextHyperprior(replace(NARROW, rounding=2.0)).eval()
+    dear = ContextHyperprior(replace(NARROW, step_error_bits=2.0)).eval()
     dear.load_state_dict(network.state_dict())
     model = backend.Model(
         Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(dear),
@@ -103,6 +104,31 @@ def test_symbols_are_rounded_by_price_as_in_training(network, photograph):
             of_floats.append(torch.cat([quantised for _, quantised, _ in prices[1:]], 1)[0].numpy())
     other, not_nearest = ((coded.symbols != symbols).mean() for symbols in of_floats)
     assert 5 * other < not_nearest and not_nearest > 0.05
+
+
+def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, monkeypatch):
+    plain = ContextHyperprior(replace(NARROW, step_error_bits=0.0)).eval()
+    plain.load_state_dict(network.state_dict())
+    monkeypatch.setattr(search, "round_by_price", lambda *given: pytest.fail("rounded by price"))
+    model = backend.Model(
+        Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(plain),
+                backend.export(plain, logistic_tables(backend.sigmas())))
+    )  # fmt: skip
+    backend.encode(model, photograph, backend.Options(100))
+    latents = backend.analyse(model, photograph)
+    rate = plain.at_rate(torch.tensor([100 / 255]))
+    with torch.no_grad():
+        results = [
+            plain.transmit(latents.y[None], latents.z[None], rate, torch.round, by_price=by_price)[0]
+            for by_price in (True, False)
+        ]
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("bits", [-1.0, float("nan"), float("inf")])
+def test_a_price_of_errors_that_makes_no_sense_is_refused(bits):
+    with pytest.raises(ValueError, match="step_error_bits"):
+        ContextHyperprior(replace(NARROW, step_error_bits=bits))
 
 
 @pytest.mark.parametrize("index", [0, 100, 255])

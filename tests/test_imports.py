@@ -89,7 +89,7 @@ def imports_of(room: Path) -> list[tuple[str, bool]]:
 def room_of(part: str) -> str:
     """The room of a file or folder: `images_alpha.py` belongs to `images.py`, `cli_long.py` to `cli.py`."""
     name = part.removesuffix(".py")
-    rooms = ("coding", "images", "codec", "cli", "bench", "report")
+    rooms = ("coding", "container", "images", "codec", "cli", "bench", "report")
     return next((room for room in rooms if name.startswith(f"{room}_")), name)
 
 

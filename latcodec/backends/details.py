@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from latcodec.backends import search
 from latcodec.backends.common import bounded, every_rate, part, some_rates
-from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SCALE_ROWS, activated, decoded, rows_of
+from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SCALE_ROWS, dequantised, leaky_relu, rows_of
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise
 from latcodec.models.details import BLOCK, GROUPS, SIGMA_MIN
 
@@ -46,27 +46,30 @@ class IntegerDetails:
         self.first = int(own["first"][0])
         self.rates = Rates(**{k: every_rate(v) for k, v in part(own, "rates.").items()})
 
+    def start(self, first: np.ndarray, rate_index: int) -> np.ndarray:
+        """What `walk` wants of the hyper-synthesis' output, integers [2 C, h, w] with FRACTION_BITS; it is smaller."""
+        return self.nets["from_first"][0](first) + self.rates.bias[rate_index][:, None, None]
+
     def walk(
-        self, seen: np.ndarray, first: np.ndarray, rate_index: int, take: Callable[[int, np.ndarray], np.ndarray]
+        self, seen: np.ndarray, start: np.ndarray, rate_index: int, take: Callable[[int, np.ndarray], np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Go through the groups, in either direction: symbols int32 [K, h, w] and their rows uint16 [K * h * w].
 
-        seen: decoded latents, int64 [C, h, w], and first: the hyper-synthesis' output, [2 C, h, w], both with
-        FRACTION_BITS. take(group, rows) gives the symbols of a group, int32 [K / GROUPS, h, w].
+        seen: decoded latents, integers [C, h, w] with FRACTION_BITS; start: see there. take(group, rows) gives the
+        symbols of a group, int32 [K / GROUPS, h, w].
         """
         offsets, gains = (
             np.split(table[rate_index][:, None, None], GROUPS)
             for table in (self.rates.scale_offset, self.rates.seen_gain)
         )
-        from_latents, from_first = self.nets["from_latents"][0], self.nets["from_first"][0]
-        f = from_latents(seen) + from_first(first) + self.rates.bias[rate_index][:, None, None]
+        f = self.nets["from_latents"][0](seen) + start
         symbols, rows, before = [], [], []
         for k in range(GROUPS):
             h = f + self.nets["from_details"][k - 1](np.concatenate(before)) if k else f
-            log_scale = self.nets["to_scales"][k](activated(h))
+            log_scale = self.nets["to_scales"][k](leaky_relu(h))
             rows.append(rows_of(log_scale, offsets[k]).ravel() + np.uint16(SCALE_ROWS))
             symbols.append(take(k, rows[-1]))
-            before.append(decoded(symbols[-1], 0, gains[k], GAIN_BITS))
+            before.append(dequantised(symbols[-1], 0, gains[k], GAIN_BITS))
         return np.concatenate(symbols), np.concatenate(rows)
 
 

@@ -1,4 +1,5 @@
-"""What the two hyperprior codecs share: options, results, the integers of each rate, analysis.
+"""What the two hyperprior codecs share: options, results, the integers of each rate, analysis; vbq has the same fixed
+point, rows and z, so that a change of those breaks its files too.
 
 Fixed point: means have MEAN_BITS bits after the point, in units of the quantiser's step; table rows are evenly spaced
 in the logarithm of the standard deviation.
@@ -34,7 +35,7 @@ from latcodec.weights import Weights
 
 MEAN_BITS = 6
 GAIN_BITS = 16  # of the gains that means are multiplied by
-INVERSE_BITS = 12  # of the factor from z's symbols to the hyper-synthesis' input
+INVERSE_BITS = 12  # of the factor from z's values to what networks see of them
 SLOPE_BITS = 3  # of the activation between the networks of contexts and of details: 2**-3
 SCALE_ROWS = 64
 ROWS_PER_NAT = (SCALE_ROWS - 1) / np.log(SIGMA_MAX / SIGMA_MIN)
@@ -163,18 +164,18 @@ class Model:
         return np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])[rows]
 
 
-def decoded(symbols: np.ndarray, means: np.ndarray | int, gains: np.ndarray, gain_bits: int) -> np.ndarray:
+def dequantised(symbols: np.ndarray, means: np.ndarray | int, gains: np.ndarray, gain_bits: int) -> np.ndarray:
     """What a network sees of symbols, int32, and their means (MEAN_BITS), both in steps: int64 (FRACTION_BITS).
 
-    gains: integers of each channel, with gain_bits more than FRACTION_BITS - MEAN_BITS. Law 1: integers only.
+    gains: of each channel, with gain_bits + FRACTION_BITS - MEAN_BITS bits after the point. Law 1: integers only.
     """
     values = (symbols.astype(np.int64) << MEAN_BITS) + means
     # Beyond this no trained latent goes; it keeps products within int64 whatever a file says.
     return shift_round(np.clip(values, -(2**30), 2**30) * gains, gain_bits)
 
 
-def activated(h: np.ndarray) -> np.ndarray:
-    """The leaky ReLU between the networks of contexts and of details, of int64 (FRACTION_BITS)."""
+def leaky_relu(h: np.ndarray) -> np.ndarray:
+    """The activation between the networks of contexts and of details, of int64 (FRACTION_BITS)."""
     return np.maximum(h, shift_round(h, SLOPE_BITS))
 
 

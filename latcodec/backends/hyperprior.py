@@ -36,7 +36,7 @@ from latcodec.backends.hyper import (
     Latents,
     Options,
     analyse,
-    decoded,
+    dequantised,
     functions_of_rate,
     means_of,
     rows_of,
@@ -86,7 +86,7 @@ class Model(HyperModel):
     def hyper_synthesis(self, z_symbols: np.ndarray, rate_index: int) -> np.ndarray:
         """Means and log scales, int64 [2 C, 4 h', 4 w'], from z's symbols int32 [Z, h', w']. Law 1: integers only."""
         mean, inverse_gain = (v[rate_index][:, None, None] for v in (self.rates.z_mean, self.rates.z_inverse_gain))
-        return self.hyper(decoded(z_symbols, mean, inverse_gain, INVERSE_BITS))
+        return self.hyper(dequantised(z_symbols, mean, inverse_gain, INVERSE_BITS))
 
     def prior_of_y(
         self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]
@@ -107,7 +107,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
 
 
 @torch.inference_mode()
-def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.0) -> Coded:
+def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
     start = time.perf_counter()
     index = options.rate_index
     rate = {k: v[0].cpu() for k, v in model.at_rate(index).items()}
@@ -117,9 +117,9 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
     networks = time.perf_counter()
     residual = latents.y.cpu() * rate["y_log_gain"].exp() - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
     y_symbols = rounded(residual)
-    if rounding:
+    if error_bits:
         flat = bounded(residual).numpy().ravel()
-        y_symbols = search.round_by_price(flat, y_rows, model.tables, rounding).reshape(y_symbols.shape)
+        y_symbols = search.round_by_price(flat, y_rows, model.tables, error_bits).reshape(y_symbols.shape)
     encoder = Encoder(model.tables)
     encoder.put(z_symbols.ravel(), z_rows)
     encoder.put(y_symbols.ravel(), y_rows)

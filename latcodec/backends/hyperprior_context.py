@@ -66,11 +66,11 @@ def sigmas() -> np.ndarray:
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(model, latents, options, _code, _verify, shown, soft, model.rounding())
+    return search.code(model, latents, options, _code, _verify, shown, soft, model.step_error_bits())
 
 
 @torch.inference_mode()
-def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.0) -> Coded:
+def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
     start = time.perf_counter()
     index = options.rate_index
     rate = {k: v[0].cpu() for k, v in model.at_rate(index).items()}
@@ -93,7 +93,7 @@ def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.
         return take
 
     take_z = taker(latents.z, "z_log_gain", model.z_order, 0.0)
-    take_y = taker(latents.y, "y_log_gain", model.order, rounding)
+    take_y = taker(latents.y, "y_log_gain", model.order, error_bits)
 
     def begin_details(symbols: np.ndarray, means: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
         if latents.image is None:

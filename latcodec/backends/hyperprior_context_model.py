@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from latcodec.backends import details
-from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, MEAN_BITS, activated, decoded, means_of, rows_of
+from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, MEAN_BITS, dequantised, leaky_relu, means_of, rows_of
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
 from latcodec.integer_net import FRACTION_BITS, LIMIT
@@ -80,17 +80,18 @@ class Model(HyperModel):
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """The context networks, those of the details, and the coding order."""
         self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
-        self.order, self.z_order = self.network.order, self.network.z_order
-        self.inverse_order, self.inverse_z_order = self.network.inverse_order, self.network.inverse_z_order
+        # On the CPU, where integers are, also when the network moves on.
+        self.order, self.z_order = self.network.order.cpu(), self.network.z_order.cpu()
+        self.inverse_order, self.inverse_z_order = torch.argsort(self.order), torch.argsort(self.z_order)
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
 
     def sends_details(self, rate_index: int) -> bool:
         """Whether details pay at this rate."""
         return self.details is not None and rate_index >= self.details.first
 
-    def rounding(self) -> float:
-        """Bits that a squared error of one step of y counts as in rounding by rate and distortion, as in training."""
-        return self.network.config.rounding
+    def step_error_bits(self) -> float:
+        """Bits that a squared error of one step of y counts as where the encoder rounds by rate and distortion."""
+        return self.network.config.step_error_bits
 
     def halo(self) -> int:
         """How far the transforms reach beyond a strip, latents: 30 px, and a sample of its stage for each block."""
@@ -126,15 +127,19 @@ class Model(HyperModel):
         begin_details(symbols of y, means of y) gives `take` of `details.IntegerDetails.walk`.
         """
         z, hyper = self._walk_z(rate_index, shape, take_z)
-        squares = hyper[:, : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2]
-        first = [_in_steps(half, self.order) for half in np.split(squares, 2)]
+        has_details = self.sends_details(rate_index)
+        if has_details:
+            start = self.details.start(hyper[:, : shape[0], : shape[1]], rate_index)
+        squares = torch.from_numpy(hyper[None, :, : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2])
+        squares = F.pixel_unshuffle(squares, 2)[0].unflatten(0, (2, -1))
+        del hyper  # the copies of a large picture add up
         gains, offsets, context_gains = _of_steps(
             rate_index, self.order, self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
         )
-        all_there = there(shape, self.order)
+        all_there, orders = there(shape, self.order), self.order.chunk(STEPS)
         symbols, means, rows, seen = [], [], [], []
         for step in range(STEPS):
-            mean, log_scale = (half[step].astype(np.int64) for half in first)
+            mean, log_scale = squares[:, orders[step]].numpy().astype(np.int64)
             if step:
                 more = self._correction(CONTEXTS, step, seen, mean, log_scale)
                 mean, log_scale = mean + more[0], log_scale + more[1]
@@ -142,13 +147,14 @@ class Model(HyperModel):
             rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
             symbols.append(take(step, means[-1], rows[-1], all_there[step]))
             # The networks clip what they see to LIMIT in any case.
-            y_hat = decoded(symbols[-1], means[-1], context_gains[step], GAIN_BITS)
+            y_hat = dequantised(symbols[-1], means[-1], context_gains[step], GAIN_BITS)
             seen.append(y_hat.clip(-LIMIT, LIMIT).astype(np.int32))
+        del squares
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
-        if not self.sends_details(rate_index):
+        if not has_details:
             return Walked(*z, *y, np.zeros((0, *shape), np.int32), np.zeros(0, np.uint16))
-        y_hat, hyper = _from_steps(seen, self.inverse_order, shape), hyper[:, : shape[0], : shape[1]]
-        return Walked(*z, *y, *self.details.walk(y_hat, hyper, rate_index, begin_details(*y[:2])))
+        y_hat = _from_steps(seen, self.inverse_order, shape)
+        return Walked(*z, *y, *self.details.walk(y_hat, start, rate_index, begin_details(*y[:2])))
 
     def _walk_z(self, rate_index: int, shape: tuple[int, int], take: Take) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Symbols, means and rows of z, as in `Walked`; what the hyper-synthesis makes of them, int32 [2 C, h, w] with
@@ -165,9 +171,9 @@ class Model(HyperModel):
             means.append((prior_means[step] + means_of(mean, gains[step])).astype(np.int32))
             rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
             symbols.append(take(step, means[-1], rows[-1], all_there[step]))
-            seen.append(decoded(symbols[-1], means[-1], inverse_gains[step], INVERSE_BITS))
+            seen.append(dequantised(symbols[-1], means[-1], inverse_gains[step], INVERSE_BITS))
         hyper = self.hyper(_from_steps(seen, self.inverse_z_order, z_shape))
-        # As int32, which all of it fits: the copies of a large picture add up.
+        # As int32, which all of it fits.
         return (np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)), hyper.astype(np.int32)
 
     def _correction(self, names: tuple[str, ...], step: int, seen: list[np.ndarray], *own: np.ndarray) -> np.ndarray:
@@ -177,7 +183,7 @@ class Model(HyperModel):
         h = from_seen(np.concatenate(seen))
         for network in from_first:
             h += network(np.concatenate(own))
-        return np.stack(np.split(corrections(activated(h)), 2))
+        return corrections(leaky_relu(h)).reshape(2, -1, *h.shape[1:])
 
 
 def _of_steps(rate_index: int, order: torch.Tensor, *tables: np.ndarray) -> list[list[np.ndarray]]:

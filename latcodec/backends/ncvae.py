@@ -132,9 +132,9 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
 
 @torch.inference_mode()
 def transcribe(
-    model: Model, latents: Latents, options: Options, coder, adaptive: bool = True, rounding: float = 0.0
+    model: Model, latents: Latents, options: Options, coder, adaptive: bool = True, error_bits: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise latents and put them into a coder: (symbols, means) of `walk`; rounding: see `search.round_by_price`."""
+    """Quantise latents, put them into a coder: (symbols, means) of `walk`; error_bits: see `search.round_by_price`."""
     gain = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))["gain"][0].cpu()
     # NaN and infinities of a strange picture must not reach the coder as undefined integers.
     scaled = bounded(latents.y.cpu() * gain).numpy()
@@ -143,10 +143,10 @@ def transcribe(
 
     def by_price(step: Step) -> np.ndarray:
         residual = step.sign * (step.pick(scaled) - step.centre)
-        chosen = search.round_by_price(residual.ravel(), step.rows.ravel(), model.tables, rounding)
+        chosen = search.round_by_price(residual.ravel(), step.rows.ravel(), model.tables, error_bits)
         return step.sign * chosen.reshape(residual.shape) + step.centre
 
-    choose = by_price if rounding else lambda step: step.pick(nearest)
+    choose = by_price if error_bits else lambda step: step.pick(nearest)
     return walk(model.contexts, model.tables, index, shape, coder, choose, adaptive)
 
 
@@ -191,10 +191,10 @@ def _rate_of_contexts(model: Model, rate_index: int) -> dict[str, torch.Tensor]:
     return {k: torch.from_numpy(v).float().view(1, -1, 1, 1).to(model.device) for k, v in found.items()}
 
 
-def _code(model: Model, latents: Latents, options: Options, rounding: float = 0.0) -> Coded:
+def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
     start = time.perf_counter()
     metered = Metered(Encoder(model.tables))
-    symbols, means = transcribe(model, latents, options, metered, rounding=rounding)
+    symbols, means = transcribe(model, latents, options, metered, error_bits=error_bits)
     stream = metered.encoder.finish()
     seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc_of(symbols, means), metered.bits, symbols, means, seconds)

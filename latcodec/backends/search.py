@@ -35,7 +35,8 @@ MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
 STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
 JUDGED = 12  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
-ROUNDING = 60.0  # bits that a squared error of one step counts as, in rounding by rate and distortion
+# Bits that a squared error of one step counts as in rounding by rate and distortion, where training knew nothing of it.
+STEP_ERROR_BITS = 60.0
 ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
 
 
@@ -62,22 +63,22 @@ class Options:
 
 def code(
     model, latents, options: Options, plain: Callable, decodes: Callable, shown: Callable, soft: Callable,
-    rounding: float | None = None,
+    step_error_bits: float | None = None,
 ):  # fmt: skip
     """The Coded of latents at one rate: that of plain latents, or with an effort the cheapest that is found.
 
-    plain(model, latents, options, rounding) -> Coded; decodes(model, coded, rate_index, shape of y) says whether the
+    plain(model, latents, options, error bits) -> Coded; decodes(model, coded, rate_index, shape of y) says whether the
     decoder finds the same integers; shown(model, coded, rate_index, size, gray, depth): its picture; soft(model,
-    rate_index) -> (transmit, gains) of `refine`; rounding: bits that a squared error of one step counts as, ROUNDING
-    if None. Raises DriftError if what was written does not decode (law 5).
+    rate_index) -> (transmit, gains) of `refine`; step_error_bits: what `round_by_price` takes for an error of one step,
+    STEP_ERROR_BITS if None, 0 for the nearest integers. Raises DriftError if what was written does not decode (law 5).
     """
     start = time.perf_counter()
-    rounding = ROUNDING if rounding is None else rounding
+    error_bits = STEP_ERROR_BITS if step_error_bits is None else step_error_bits
     if options.effort and latents.image is not None:
-        coded = _cheapest(model, latents, options, plain, shown, soft, start, rounding)
+        coded = _cheapest(model, latents, options, plain, shown, soft, start, error_bits)
         coded = replace(coded, seconds={"search": time.perf_counter() - start} | coded.seconds)
     else:
-        coded = plain(model, latents, options, rounding)
+        coded = plain(model, latents, options, error_bits)
     if options.verify:
         start = time.perf_counter()
         if not decodes(model, coded, options.rate_index, tuple(latents.y.shape[1:])):
@@ -86,17 +87,17 @@ def code(
     return coded
 
 
-def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, by_price: float):
+def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, error_bits: float):
     """Of the ways to code latents the one of least bits + weight * squared error; without search is one of them."""
     image, index = latents.image, options.rate_index
     gray = bool((image == image[..., :1]).all())
     deadline = start + options.max_seconds if options.max_seconds else math.inf
 
-    def tried(these, rounding: float) -> tuple[float, object]:
-        coded = plain(model, these, options, rounding)
+    def tried(these, error_bits: float) -> tuple[float, object]:
+        coded = plain(model, these, options, error_bits)
         return price(coded, shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize), image, index), coded
 
-    tries = [tried(latents, by_price)]
+    tries = [tried(latents, error_bits)]
     transmit, gains = soft(model, index)
     heard = _gray(transmit) if gray else transmit
     names = [name for name in ("y", "z") if hasattr(latents, name)]
@@ -105,7 +106,7 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
     steps = STEPS[options.effort]
     found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
     better = replace(latents, **dict(zip(names, found, strict=True)))
-    tries += [tried(better, 0.0), tried(better, by_price)]
+    tries += [tried(better, bits) for bits in dict.fromkeys((0.0, error_bits))]
     return min(tries, key=lambda one: one[0])[1]
 
 
@@ -137,19 +138,21 @@ def error_weight(rate_index: int) -> float:
     return distortion_weight(lambda_of_index(rate_index)) * 255**2 / 3
 
 
-def round_by_price(residual: np.ndarray, rows: np.ndarray, tables: Tables, rounding: float | np.ndarray) -> np.ndarray:
+def round_by_price(
+    residual: np.ndarray, rows: np.ndarray, tables: Tables, error_bits: float | np.ndarray
+) -> np.ndarray:
     """Nearest integers, int32, but one nearer to 0 where its table makes it cheaper than the error it adds.
 
-    residual: float32 [n]; rows: uint16 [n]; rounding: bits that a squared error of 1 counts as, of all or
-    of each. Source: rate-distortion
-    optimised quantisation as video encoders do it.
+    residual: float32 [n]; rows: uint16 [n]; error_bits: bits that a squared error of 1 counts as, of all
+    or of each. Source: rate-distortion optimised quantisation as video encoders do it. In training:
+    `layers.rounded_by_price`.
     """
     nearest = np.rint(residual).astype(np.int32)
     places = np.flatnonzero(nearest)
     near, away = nearest[places], residual[places]
     inner = near - np.sign(near)
     saved = symbol_bits(near, rows[places], tables) - symbol_bits(inner, rows[places], tables)
-    added = (rounding if np.isscalar(rounding) else rounding[places]) * (
+    added = (error_bits if np.isscalar(error_bits) else error_bits[places]) * (
         np.square(away - inner) - np.square(away - near)
     )
     nearest[places] = np.where(saved > added, inner, near)

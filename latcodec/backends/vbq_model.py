@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from latcodec.backends.common import RATES, config_from, floats_to_arrays, load_floats, part
-from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, MEAN_BITS, ROWS_PER_NAT, SCALE_ROWS, decoded
+from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, MEAN_BITS, ROWS_PER_NAT, SCALE_ROWS, dequantised
 from latcodec.coding_tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
@@ -92,7 +92,7 @@ class Model:
     def prior_of_y(self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]) -> Field:
         """What z's symbols int32 [Z, h', w'] say of y [C, h, w]. Law 1: integers only."""
         z_mean, inverse_gain = (v[rate_index][:, None, None] for v in (self.rates.z_mean, self.rates.z_inverse_gain))
-        fixed = decoded(z_symbols, z_mean, inverse_gain, INVERSE_BITS)
+        fixed = dequantised(z_symbols, z_mean, inverse_gain, INVERSE_BITS)
         plane = np.full((1, *fixed.shape[1:]), self.rates.plane[rate_index])
         out = self.hyper(np.concatenate([fixed, plane]))[:, : shape[0], : shape[1]]
         mean, log_scale, log_h = np.split(out, 3)

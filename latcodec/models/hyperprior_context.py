@@ -34,7 +34,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latcodec.models.details import RATE_FUNCTIONS, Details
@@ -43,6 +42,7 @@ from latcodec.models.layers import (
     Residual,
     conv,
     deconv,
+    deconv_at_rate,
     distortion_weights,
     interpolate_knots,
     leaky,
@@ -50,6 +50,7 @@ from latcodec.models.layers import (
     lower_bound,
     round_straight_through,
     rounded_by_price,
+    scaled,
 )
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
 
@@ -64,8 +65,8 @@ STAGE_FUNCTIONS = ("stage_gain", "stage_bias")
 class Config:
     """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
     context networks of y and of z; number of rate knots; details of a block, and width of the network that tells their
-    spread; bits that a squared error of one step of y counts as in rounding by rate and distortion, 0: to the
-    nearest."""
+    spread; bits that a squared error of one step of y counts as in rounding by rate and distortion, 0 for the nearest
+    integers: weights that do not say it were trained with 0 and are coded with 60."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
     blocks: tuple[int, int, int] = (0, 0, 0)
@@ -77,7 +78,7 @@ class Config:
     knots: int = 9
     details: int = 0
     detail_width: int = 64
-    rounding: float = 60.0
+    step_error_bits: float = 60.0
 
 
 class ContextHyperprior(nn.Module):
@@ -85,6 +86,8 @@ class ContextHyperprior(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
+        if not 0 <= config.step_error_bits < math.inf:
+            raise ValueError(f"step_error_bits is {config.step_error_bits}, not 0 or more")
         self.config = config
         a, b, c = config.widths
         y, h, z, k = config.latent, config.hyper_width, config.hyper_latent, config.knots
@@ -167,11 +170,11 @@ class ContextHyperprior(nn.Module):
 
     def synthesis_after_first(self, h: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
         """What synthesis makes of its first convolution's output, float32 [B, widths[2], 2 h, 2 w]."""
-        h, stage = _scaled(h, *_of_stage(rate, 0)), 1
+        h, stage = scaled(h, *_of_stage(rate, 0)), 1
         with torch.autocast(h.device.type, torch.bfloat16, enabled=autocast):
             for layer in self.g_s[1:-1]:
                 if isinstance(layer, nn.ConvTranspose2d):
-                    h, stage = _at_rate(layer, h, *_of_stage(rate, stage)), stage + 1
+                    h, stage = deconv_at_rate(layer, h, *_of_stage(rate, stage)), stage + 1
                 else:
                     h = layer(h)
         return self.g_s[-1](h.float()) + 0.5
@@ -215,8 +218,8 @@ class ContextHyperprior(nn.Module):
             sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (y_steps[step] - mu) * there[step]
             quantised = quantise(residual)
-            if by_price and self.config.rounding:
-                quantised = rounded_by_price(residual, quantised, sigma, self.config.rounding)
+            if by_price and self.config.step_error_bits:
+                quantised = rounded_by_price(residual, quantised, sigma, self.config.step_error_bits)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
             parts.append(quantised + mu)
             seen.append(parts[-1] * context_gain[step].exp())
@@ -263,7 +266,8 @@ class ContextHyperprior(nn.Module):
         """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat; y_bits, z_bits, detail_bits [B].
 
         With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
-        rounded values (straight-through), y's by rate and distortion; without, the rate is that of what was rounded.
+        rounded values (straight-through), y's by rate and distortion: scales are then a little wide, which the tables
+        fitted to symbols make up for. Without, the rate is that of what was rounded.
         """
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
@@ -277,20 +281,6 @@ class ContextHyperprior(nn.Module):
 
 def _of_stage(rate: dict[str, Tensor], stage: int) -> list[Tensor]:
     return [rate[f"{name}.{stage}"] for name in STAGE_FUNCTIONS]
-
-
-def _scaled(h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """(1 + gain) h + bias in the type of h; 1 + gain would lose most of it in bf16."""
-    return torch.addcmul(h + bias.to(h.dtype), h, gain.to(h.dtype))
-
-
-def _at_rate(layer: nn.ConvTranspose2d, h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """(1 + gain) layer(h) + bias; gain and bias [B, C, 1, 1]. Of one rate it is a convolution, and costs no more."""
-    if len(gain) > 1:
-        return _scaled(layer(h), gain, bias)
-    scale = 1 + gain.view(1, -1, 1, 1)
-    shift = torch.addcmul(bias.flatten(), layer.bias, scale.flatten())
-    return F.conv_transpose2d(h, layer.weight * scale, shift, layer.stride, layer.padding, layer.output_padding)
 
 
 def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Tensor:

@@ -108,22 +108,37 @@ def logistic_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     return log_mass * (-1 / math.log(2))
 
 
+def scaled(h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """(1 + gain) h + bias in the type of h; 1 + gain would lose most of it in bf16."""
+    return torch.addcmul(h + bias.to(h.dtype), h, gain.to(h.dtype))
+
+
+def deconv_at_rate(layer: nn.ConvTranspose2d, h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """(1 + gain) layer(h) + bias; gain and bias [B, C, 1, 1]. Of one rate it is a convolution, and costs no more."""
+    if len(gain) > 1:
+        return scaled(layer(h), gain, bias)
+    scale = 1 + gain.view(1, -1, 1, 1)
+    shift = torch.addcmul(bias.flatten(), layer.bias, scale.flatten())
+    return F.conv_transpose2d(h, layer.weight * scale, shift, layer.stride, layer.padding, layer.output_padding)
+
+
 @torch.no_grad()
-def _nearer_to_zero(residual: Tensor, nearest: Tensor, sigma: Tensor, rounding: float) -> Tensor:
+def _nearer_to_zero(residual: Tensor, nearest: Tensor, sigma: Tensor, error_bits: float) -> Tensor:
     """Where an integer one nearer to 0 saves more bits than the error it adds is worth: its sign, elsewhere 0."""
     inner = nearest - nearest.sign()
     saved = logistic_bits(nearest, sigma) - logistic_bits(inner, sigma)
-    added = rounding * ((residual - inner).square() - (residual - nearest).square())
+    added = error_bits * ((residual - inner).square() - (residual - nearest).square())
     return torch.where(saved > added, nearest.sign(), 0.0)
 
 
-def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, rounding: float) -> Tensor:
+def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, error_bits: float) -> Tensor:
     """What an encoder that rounds by rate and distortion makes of nearest integers; the gradient stays that of those.
 
-    residual, quantised: float32, in steps; sigma: of the logistic distribution that codes them; rounding: bits that a
-    squared error of one step counts as.
+    residual, quantised: float32, in steps; sigma: of the logistic distribution that codes them; error_bits: bits that a
+    squared error of one step counts as. The same with the tables of a file: `backends.search.round_by_price`. Source:
+    rate-distortion optimised quantisation as video encoders do it.
     """
-    return quantised - _nearer_to_zero(residual, quantised.detach(), sigma, rounding)
+    return quantised - _nearer_to_zero(residual, quantised.detach(), sigma, error_bits)
 
 
 def distortion_weights(t: Tensor) -> Tensor:
