@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from latcodec.images import Picture
 
-# Measured beyond what torch takes to start: hyperprior-context 117 at 24 megapixels, 150 at 6; vbq 132 at 3.
+# Measured beyond what torch takes to start: hyperprior-context 111 at 24 megapixels, 147 at 6; vbq 132 at 3.
 MEMORY_BYTES_PER_PIXEL = 150
 
 
