@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from latcodec.images import Picture
 
-# Measured beyond what torch takes to start: hyperprior-context 111 at 24 megapixels, 147 at 6; vbq 132 at 3.
-MEMORY_BYTES_PER_PIXEL = 150
+# Measured beyond what torch takes to start, of hyperprior-context: 717 MB at 4 megapixels, 884 at 6, 2,670 at 24.
+MEMORY_BYTES, MEMORY_BYTES_PER_PIXEL = 350_000_000, 110
 
 
 def set_threads(count: int) -> None:
@@ -47,7 +47,7 @@ def check_options(codec: str, device: str, flags: Collection[str] = ()) -> None:
 @contextmanager
 def _within_memory(width: int, height: int) -> Iterator[None]:
     """Refuse what this machine cannot hold before it is allocated; torch's own failures become MemoryError."""
-    need = MEMORY_BYTES_PER_PIXEL * (width + -width % 64) * (height + -height % 64)
+    need = MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * (width + -width % 64) * (height + -height % 64)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else need
     size = f"{width} x {height} pixels need about {need / 2**30:.1f} GiB"
     if need > have:

@@ -213,12 +213,8 @@ def test_the_basis_is_orthonormal_and_holds_the_most(network, x):
         u = torch.randn(1, 64, 3, 2)
         assert torch.allclose(network.details.analysis(network.details.synthesis(u)), u, atol=1e-4)
         y = network.analysis(x)
-        rest = (
-            x
-            - network.transmit(
-                y, network.hyper_analysis(y), network.at_rate(torch.ones(1)), torch.round, by_price=True
-            )[0]
-        )
+        z, rate = network.hyper_analysis(y), network.at_rate(torch.ones(1))
+        rest = x - network.transmit(y, z, rate, torch.round, by_price=True)[0]
         held = network.details.analysis(rest).square().sum() / rest.square().sum()
         assert held > 0.5 > 2 * details.analysis(rest).square().sum() / rest.square().sum()
 

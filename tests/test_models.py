@@ -18,9 +18,10 @@ from latcodec.models.layers import (
     lower_bound,
     round_straight_through,
     rounded_by_price,
+    with_gamma,
 )
 from latcodec.train.optimizer import MuonAdam, orthogonalise
-from latcodec.train.start import start_from_klt
+from latcodec.train.start import fit_norms, start_from_klt
 
 SMALL = Config(widths=(12, 24, 32), latent=48, hyper_width=16, hyper_latent=8, knots=5)
 
@@ -41,11 +42,13 @@ def test_gdn_follows_its_equation():
     x = torch.randn(2, 5, 4, 3)
     gdn = GDN(5)
     with torch.no_grad():
-        gdn.gamma_root.copy_(torch.rand(5, 5))
+        gdn.gamma.copy_(torch.rand(5, 5))
+        gdn.gamma_unit.copy_(torch.rand(5) + 0.5)
         gdn.beta_root.copy_(torch.rand(5) + 0.5)
     inverse = GDN(5, inverse=True)
     inverse.load_state_dict(gdn.state_dict())
-    norm = torch.einsum("ij,bjhw->bihw", gdn.gamma_root**2, x.abs()) + (gdn.beta_root**2 + 1e-4)[:, None, None]
+    gamma = gdn.gamma * gdn.gamma_unit  # a unit for each input
+    norm = torch.einsum("ij,bjhw->bihw", gamma, x.abs()) + (gdn.beta_root**2 + 1e-4)[:, None, None]
     torch.testing.assert_close(gdn(x), x / norm)
     torch.testing.assert_close(inverse(x), x * norm)
 
@@ -60,10 +63,56 @@ def test_inverse_gdn_nearly_undoes_gdn_at_the_start():
 def test_gdn_norm_stays_positive():
     gdn = GDN(3)
     with torch.no_grad():
-        gdn.gamma_root.fill_(-2)
+        gdn.gamma.fill_(-2)
         gdn.beta_root.fill_(0)
     x = torch.randn(1, 3, 4, 4)
     assert torch.isfinite(gdn(x)).all() and torch.equal(gdn(x).sign(), x.sign())
+
+
+def test_a_gamma_that_reached_0_can_come_back():
+    gdn = GDN(2, inverse=True)
+    with torch.no_grad():
+        gdn.gamma.copy_(torch.tensor([[0.0, -0.01], [0.02, 0.0]]))
+    x = torch.rand(1, 2, 4, 4) + 0.1
+    (up,) = torch.autograd.grad(-gdn(x).sum(), gdn.gamma)  # descent makes every gamma larger
+    assert (up < 0).all()
+    (down,) = torch.autograd.grad(gdn(x).sum(), gdn.gamma)
+    assert down[1, 0] > 0 and down[0, 1] == 0
+
+
+def test_units_of_gamma_follow_the_size_of_what_comes_in():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8) * torch.tensor([0.02, 1.0, 0.0])[:, None, None]
+    gdn = GDN(3)
+    with torch.no_grad():
+        gdn.gamma.add_(torch.rand(3, 3))
+    before = gdn(x)
+    gdn.fit_units(x)
+    torch.testing.assert_close(gdn(x), before)
+    torch.testing.assert_close(gdn.gamma_unit[:2] * x.abs().mean((0, 2, 3))[:2], torch.full((2,), 0.5))
+    assert torch.isfinite(gdn.gamma_unit).all()
+
+
+def test_older_weights_hold_the_square_root_of_gamma():
+    root, beta_root, x = torch.randn(3, 3), torch.ones(3), torch.randn(1, 3, 4, 4)
+    norm = torch.nn.functional.conv2d(x.abs(), root.square()[:, :, None, None], beta_root.square() + 1e-4)
+    gdn = GDN(3)
+    found = with_gamma({"gamma_root": root.half(), "beta_root": beta_root})
+    gdn.load_state_dict(found)
+    torch.testing.assert_close(gdn(x), x / norm, rtol=2e-3, atol=1e-4)
+    assert with_gamma(found).keys() == found.keys() == gdn.state_dict().keys()
+    assert set(with_gamma({"g_a.1.gamma_root": root})) == {"g_a.1.gamma", "g_a.1.gamma_unit"}
+
+
+def test_training_fits_the_units_of_every_norm_and_changes_no_picture():
+    model, x = Hyperprior(SMALL), smooth_picture(64)
+    x = torch.cat([x, 1 - x])
+    t = torch.linspace(0, 1, len(x))
+    before = model(x, t, noise=False)["x_hat"]
+    fit_norms(model, loss, x, (0.0, 1.0))
+    norms = [module for module in model.modules() if isinstance(module, GDN)]
+    assert len(norms) == 6 and all((norm.gamma_unit != 1).all() for norm in norms)
+    torch.testing.assert_close(model(x, t, noise=False)["x_hat"], before, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 16, 17])
@@ -244,15 +293,15 @@ def test_normalisation_on_a_cpu_has_the_gradient_of_its_formula(inverse):
     torch.manual_seed(0)
     norm = GDN(5, inverse)
     with torch.no_grad():
-        norm.gamma_root.add_(0.3 * torch.rand(5, 5))
+        norm.gamma.add_(0.3 * torch.rand(5, 5))
+        norm.gamma_unit.copy_(torch.rand(5) + 0.5)
     x = torch.randn(2, 5, 4, 3).to(memory_format=torch.channels_last).requires_grad_()
     towards = torch.randn(2, 5, 4, 3)
-    scale = torch.nn.functional.conv2d(
-        x.abs(), norm.gamma_root.square()[:, :, None, None], norm.beta_root.square() + 1e-4
-    )
+    gamma = norm.gamma * norm.gamma_unit
+    scale = torch.nn.functional.conv2d(x.abs(), gamma[:, :, None, None], norm.beta_root.square() + 1e-4)
     plain, found = x * scale if inverse else x / scale, norm(x)
     torch.testing.assert_close(found, plain)
-    inputs = [x, norm.gamma_root, norm.beta_root]
+    inputs = [x, norm.gamma, norm.beta_root]
     for ours, theirs in zip(
         torch.autograd.grad((found * towards).sum(), inputs),
         torch.autograd.grad((plain * towards).sum(), inputs),

@@ -39,7 +39,7 @@ def pictures(tmp_path_factory) -> Path:
 
 def given(pictures: Path, out: Path, codec_name: str = "hyperprior", **more) -> TrainSettings:
     sizes = {"steps": 2, "patch": 64, "final_patch": 64, "batch_size": 2, "autocast": False}
-    sizes |= {"options": tuple(CODECS[codec_name].items())}
+    sizes |= {"options": tuple(CODECS.get(codec_name, NARROW).items())}
     return TrainSettings(codec_name, (str(pictures),), str(out), **sizes | more)
 
 
@@ -274,6 +274,19 @@ def test_a_resumed_run_says_what_is_other_than_before(pictures, tmp_path):
     (few / "0.png").write_bytes((pictures / "0.png").read_bytes())
     _, lines = trained(given(few, tmp_path, steps=3, lr=1e-4, resume=True))
     assert any(line.endswith("; other steps, lr, pictures than before") for line in lines)
+
+
+def test_a_resumed_run_says_what_its_checkpoint_did_not_know(pictures, tmp_path):
+    trained(given(pictures, tmp_path, "hyperprior-context"))
+    state = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)
+    config = json.loads(state["config"])
+    del config["step_error_bits"]
+    torch.save(state | {"config": json.dumps(config)}, tmp_path / loop.CHECKPOINT)
+    _, lines = trained(given(pictures, tmp_path, "hyperprior-context", steps=3, resume=True))
+    assert any(line.endswith("; other steps, step_error_bits than before") for line in lines)
+    wider = (*NARROW.items(), ("step_error_bits", "7"))
+    _, lines = trained(given(pictures, tmp_path, "hyperprior-context", steps=4, resume=True, options=wider))
+    assert any(line.endswith("; other steps, step_error_bits than before") for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["tensor", "array", "device"])

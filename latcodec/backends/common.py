@@ -17,6 +17,7 @@ from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, WeightsError
 from latcodec.integer_net import IntegerNet
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE
+from latcodec.models.layers import with_gamma
 
 RATES = 256
 RATE_STEP = 5  # divides 255
@@ -101,7 +102,7 @@ def floats_from_arrays(tensors: dict[str, np.ndarray]) -> dict[str, Tensor]:
         state[name] = torch.from_numpy(value).float()
         if unit is not None:
             state[name] *= torch.from_numpy(unit)[:, None, None, None]
-    return state
+    return with_gamma(state)
 
 
 def load_floats(network: nn.Module, tensors: dict[str, np.ndarray], keep: Callable[[str], bool]) -> None:

@@ -80,6 +80,28 @@ class Coded:
         return self.symbols.ravel(), self.rows
 
 
+def gains_and_means(rate: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """z_mean, z_inverse_gain and mean_gain, int32 [256, channels], from the functions of the rate in float64."""
+    inverse = 2.0 ** (FRACTION_BITS + INVERSE_BITS - MEAN_BITS) / np.exp(rate["z_log_gain"])
+    return {
+        "z_mean": np.rint(rate["z_mean"] * 2**MEAN_BITS).astype(np.int32),
+        "z_inverse_gain": np.rint(inverse).astype(np.int32),
+        "mean_gain": np.rint(np.exp(rate["mean_log_gain"]) * 2**GAIN_BITS).astype(np.int32),
+    }
+
+
+def z_rows(rate: dict[str, np.ndarray]) -> np.ndarray:
+    """The table row of each channel of a z whose prior is fixed, int32 [256, Z], from the functions of the rate."""
+    row = np.rint((np.maximum(rate["z_log_sigma"], np.log(SIGMA_MIN)) - np.log(SIGMA_MIN)) * ROWS_PER_NAT)
+    return np.clip(row, 0, SCALE_ROWS - 1).astype(np.int32)
+
+
+def fixed_prior_of_z(rates, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z; rates: tables with z_mean and z_row."""
+    rows = np.repeat(rates.z_row[rate_index].astype(np.uint16), shape[0] * shape[1])
+    return rates.z_mean[rate_index][:, None, None], rows
+
+
 @dataclass(frozen=True)
 class RateTables:
     """Integers of every rate index, [256, channels]: see `Model` for their use."""
@@ -92,14 +114,8 @@ class RateTables:
     @classmethod
     def of(cls, rate: dict[str, np.ndarray], **more: np.ndarray) -> RateTables:
         """From the functions of the rate, float64 [256, channels], and the integers `more` of a subclass."""
-        inverse = 2.0 ** (FRACTION_BITS + INVERSE_BITS - MEAN_BITS) / np.exp(rate["z_log_gain"])
-        return cls(
-            z_mean=np.rint(rate["z_mean"] * 2**MEAN_BITS).astype(np.int32),
-            z_inverse_gain=np.rint(inverse).astype(np.int32),
-            mean_gain=np.rint(np.exp(rate["mean_log_gain"]) * 2**GAIN_BITS).astype(np.int32),
-            scale_offset=np.rint((rate["scale_offset"] - np.log(SIGMA_MIN)) * 2**FRACTION_BITS).astype(np.int32),
-            **more,
-        )
+        offset = np.rint((rate["scale_offset"] - np.log(SIGMA_MIN)) * 2**FRACTION_BITS).astype(np.int32)
+        return cls(**gains_and_means(rate), scale_offset=offset, **more)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """ "rates.NAME" for a weights file."""

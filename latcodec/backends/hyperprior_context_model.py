@@ -82,7 +82,7 @@ class Model(HyperModel):
         self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
         # On the CPU, where integers are, also when the network moves on.
         self.order, self.z_order = self.network.order.cpu(), self.network.z_order.cpu()
-        self.inverse_order, self.inverse_z_order = torch.argsort(self.order), torch.argsort(self.z_order)
+        self.inverse_order, self.inverse_z_order = self.network.inverse_order.cpu(), self.network.inverse_z_order.cpu()
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
 
     def sends_details(self, rate_index: int) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from latcodec.coding_tables import Tables
 from latcodec.errors import DriftError, OptionError
+from latcodec.models.layers import STEP_ERROR_BITS
 from latcodec.rates import distortion_weight, lambda_of_index
 
 TILE, MARGIN = 64, 8  # latents, multiples of those under a 2x2 square of hyper-latents, which are coded in steps
@@ -35,8 +36,6 @@ MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
 STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
 JUDGED = 12  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
-# Bits that a squared error of one step counts as in rounding by rate and distortion, where training knew nothing of it.
-STEP_ERROR_BITS = 60.0
 ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
 
 

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 
 from latcodec.backends.common import RATES, config_from, floats_to_arrays, load_floats, part
-from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, MEAN_BITS, ROWS_PER_NAT, SCALE_ROWS, dequantised
+from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, dequantised, fixed_prior_of_z, gains_and_means, z_rows
 from latcodec.coding_tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
 from latcodec.latents.grids import LOG_BITS, SCALE_BITS, BookGrid, Field, PointGrid, StepGrid, fixed_exp
 from latcodec.latents.vbq import VALUE_BITS, Quantiles
 from latcodec.models.gaussian_vae import CURVATURE_REACH, Config, GaussianVAE
-from latcodec.models.hyperprior import SIGMA_MIN
 from latcodec.rates import lambda_of_index
 from latcodec.weights import Weights
 
@@ -86,8 +85,7 @@ class Model:
 
     def prior_of_z(self, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z."""
-        rows = np.repeat(self.rates.z_row[rate_index].astype(np.uint16), shape[0] * shape[1])
-        return self.rates.z_mean[rate_index][:, None, None], rows
+        return fixed_prior_of_z(self.rates, rate_index, shape)
 
     def prior_of_y(self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]) -> Field:
         """What z's symbols int32 [Z, h', w'] say of y [C, h, w]. Law 1: integers only."""
@@ -140,14 +138,10 @@ def export(network: GaussianVAE) -> dict[str, np.ndarray]:
         rate = {
             k: v[:, :, 0, 0].double().numpy() for k, v in network.at_rate(torch.arange(RATES) / (RATES - 1)).items()
         }
-    z_row = np.rint((np.maximum(rate["z_log_sigma"], np.log(SIGMA_MIN)) - np.log(SIGMA_MIN)) * ROWS_PER_NAT)
     noise = np.log([lambda_of_index(i) / math.log(2) for i in range(RATES)])
-    inverse = 2.0 ** (FRACTION_BITS + INVERSE_BITS - MEAN_BITS) / np.exp(rate["z_log_gain"])
     integers = RateTables(
-        z_mean=np.rint(rate["z_mean"] * 2**MEAN_BITS).astype(np.int32),
-        z_row=np.clip(z_row, 0, SCALE_ROWS - 1).astype(np.int32),
-        z_inverse_gain=np.rint(inverse).astype(np.int32),
-        mean_gain=np.rint(np.exp(rate["mean_log_gain"]) * 2**GAIN_BITS).astype(np.int32),
+        **gains_and_means(rate),
+        z_row=z_rows(rate),
         scale_offset=np.rint(rate["scale_offset"] * 2**LOG_BITS).astype(np.int32),
         plane=np.rint((2 * np.arange(RATES) / (RATES - 1) - 1) * 2**FRACTION_BITS).astype(np.int32),
         noise=np.rint(noise * 2**LOG_BITS).astype(np.int32),

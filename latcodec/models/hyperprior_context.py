@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from latcodec.models.details import RATE_FUNCTIONS, Details
 from latcodec.models.layers import (
     GDN,
+    STEP_ERROR_BITS,
     Residual,
     conv,
     deconv,
@@ -78,7 +79,7 @@ class Config:
     knots: int = 9
     details: int = 0
     detail_width: int = 64
-    step_error_bits: float = 60.0
+    step_error_bits: float = STEP_ERROR_BITS
 
 
 class ContextHyperprior(nn.Module):

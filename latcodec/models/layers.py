@@ -8,27 +8,57 @@ from torch import Tensor, nn
 
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, distortion_weight
 
+STEP_ERROR_BITS = 60.0  # that a squared error of one step is worth to an encoder whose training did not say
+SMALLEST_SIZE = 0.003  # of a channel that GDN sees, of the range of a picture
+
 
 class GDN(nn.Module):
     """Divisive normalisation with absolute values, x / (beta + gamma |x|), or its inverse x * (beta + gamma |x|).
 
     Source: Balle et al. 2016, "Density modeling of images using a generalized normalization transformation"; the
     square-root-free form is Johnston et al. 2019, "Computationally efficient neural image compression", section 3.1.
-    `gamma` and `beta` are squares of the stored parameters, so they stay non-negative.
+    Each column of `gamma` has a unit of its own, float32 [C], so that a step of the learning rate moves the norm alike
+    whether a channel's values are a hundredth of the picture's range or all of it: `fit_units`. Below 0 gamma counts as
+    0 and can come back; beta is the square of what is stored: neither is ever negative.
     """
 
     def __init__(self, channels: int, inverse: bool = False):
         super().__init__()
         self.inverse = inverse
-        # Next to the identity: gamma = 0.01 I, and off the diagonal small enough not to matter, large enough to learn.
-        self.gamma_root = nn.Parameter(0.1 * torch.eye(channels) + 0.001 * (1 - torch.eye(channels)))
+        self.gamma = nn.Parameter(0.01 * torch.eye(channels))  # next to the identity
+        self.register_buffer("gamma_unit", torch.ones(channels))
         self.beta_root = nn.Parameter(torch.ones(channels))
 
+    def coefficients(self) -> tuple[Tensor, Tensor]:
+        """gamma float32 [C, C] and beta [C], none of them negative."""
+        return lower_bound(self.gamma, 0.0) * self.gamma_unit, self.beta_root.square() + 1e-4
+
+    @torch.no_grad()
+    def fit_units(self, x: Tensor) -> None:
+        """Choose the units for inputs like x, float32 [B, C, H, W]; gamma times unit stays what it is."""
+        unit = 0.5 / x.abs().mean((0, 2, 3)).clamp_min(SMALLEST_SIZE)
+        self.gamma.mul_(self.gamma_unit / unit)
+        self.gamma_unit.copy_(unit)
+
     def forward(self, x: Tensor) -> Tensor:
+        gamma, beta = self.coefficients()
         if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
-            return _NormOnCPU.apply(x, self.gamma_root.square(), self.beta_root.square() + 1e-4, self.inverse)
-        norm = F.conv2d(x.abs(), self.gamma_root.square()[:, :, None, None], self.beta_root.square() + 1e-4)
+            return _NormOnCPU.apply(x, gamma, beta, self.inverse)
+        norm = F.conv2d(x.abs(), gamma[:, :, None, None], beta)
         return x * norm if self.inverse else x / norm
+
+
+def with_gamma(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by name in which a gamma of GDN and its units stand for every `gamma_root`, the square root of gamma that
+    older weights hold."""
+    found = {}
+    for name, value in tensors.items():
+        norm = name.removesuffix("gamma_root")
+        if norm == name:
+            found[name] = value
+        else:
+            found |= {f"{norm}gamma": value.float().square(), f"{norm}gamma_unit": torch.ones(len(value))}
+    return found
 
 
 class _NormOnCPU(torch.autograd.Function):
@@ -122,15 +152,6 @@ def deconv_at_rate(layer: nn.ConvTranspose2d, h: Tensor, gain: Tensor, bias: Ten
     return F.conv_transpose2d(h, layer.weight * scale, shift, layer.stride, layer.padding, layer.output_padding)
 
 
-@torch.no_grad()
-def _nearer_to_zero(residual: Tensor, nearest: Tensor, sigma: Tensor, error_bits: float) -> Tensor:
-    """Where an integer one nearer to 0 saves more bits than the error it adds is worth: its sign, elsewhere 0."""
-    inner = nearest - nearest.sign()
-    saved = logistic_bits(nearest, sigma) - logistic_bits(inner, sigma)
-    added = error_bits * ((residual - inner).square() - (residual - nearest).square())
-    return torch.where(saved > added, nearest.sign(), 0.0)
-
-
 def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, error_bits: float) -> Tensor:
     """What an encoder that rounds by rate and distortion makes of nearest integers; the gradient stays that of those.
 
@@ -138,7 +159,12 @@ def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, error_b
     squared error of one step counts as. The same with the tables of a file: `backends.search.round_by_price`. Source:
     rate-distortion optimised quantisation as video encoders do it.
     """
-    return quantised - _nearer_to_zero(residual, quantised.detach(), sigma, error_bits)
+    with torch.no_grad():
+        inner = quantised - quantised.sign()
+        saved = logistic_bits(quantised, sigma) - logistic_bits(inner, sigma)
+        added = error_bits * ((residual - inner).square() - (residual - quantised).square())
+        toward_zero = torch.where(saved > added, quantised.sign(), 0.0)
+    return quantised - toward_zero
 
 
 def distortion_weights(t: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from latcodec import files, weights
 from latcodec.backends.common import floats_from_arrays, floats_of_integers, integer_nets
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.latents import contexts
+from latcodec.models.layers import with_gamma
 from latcodec.train.settings import config_of, parts_of
 
 CHECKPOINT = "checkpoint.pt"
@@ -91,7 +92,7 @@ def averaged_network(path: Path, codec: str) -> torch.nn.Module:
         if unknown:
             raise ValueError(f"{codec} has no option {sorted(unknown)[0]}")
         network = network_class(config_of(codec, config_class, config, ()))
-        network.load_state_dict({name: value.float() for name, value in state["ema"].items()})
+        network.load_state_dict({name: value.float() for name, value in with_gamma(state["ema"]).items()})
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OptionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
         raise WeightsError(f"{path}: not a checkpoint of {codec}: {reason}") from None
@@ -108,7 +109,7 @@ def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:
     state = read_checkpoint(path, "cpu")
     if not isinstance(state.get("ema"), dict):
         raise WeightsError(f"{path}: neither weights nor a checkpoint: it has no averages")
-    return state.get("codec"), json.loads(state.get("config", "{}")), state["ema"]
+    return state.get("codec"), json.loads(state.get("config", "{}")), with_gamma(state["ema"])
 
 
 def parameters_of(found: weights.Weights) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from latcodec.train.objective import BATCH, evaluate, objective, reconstructions
 from latcodec.train.optimizer import MuonAdam
 from latcodec.train.record import SHOWN_CROPS, Record
 from latcodec.train.settings import EXACT, TrainSettings, check, choose_trained, config_of, parts_of
-from latcodec.train.start import start_from_klt
+from latcodec.train.start import FITTED_CROPS, fit_norms, start_from_klt
 from latcodec.train.step import Stepper
 
 __all__ = ["AVERAGE", "CHECKPOINT", "Stopped", "TrainSettings", "read_checkpoint", "run"]
@@ -70,6 +70,7 @@ def run(
         raise OptionError(f"{checkpoint} exists: go on with --resume, or name another folder")
     device = torch.device(pick_device(settings.device))
     torch.backends.cudnn.benchmark = device.type == "cuda"
+    torch.set_flush_denormal(True)  # they take a CPU a hundred times as long, and mean nothing here
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
     config = config_of(settings.codec, config_class, _stored_config(settings, resumes), settings.options)
     loss = objective(loss, settings.metric, config)
@@ -101,7 +102,7 @@ def run(
     if resumes:
         state = load_into(checkpoint, settings.codec, model, optimizer, device)
         ema, step, elapsed = state["ema"], state["step"], state["elapsed_s"]
-        report(f"resumed at step {step}, {elapsed / 60:.1f} min{_differences(state, settings, pictures)}")
+        report(f"resumed at step {step}, {elapsed / 60:.1f} min{_differences(state, settings, model.config, pictures)}")
     else:
         first, _ = crops.batch(2**40, 32, settings.final_patch)
         x = torch.from_numpy(first).to(device).float() / 255 - 0.5
@@ -114,6 +115,7 @@ def run(
         if settings.init is not None:
             taken, total = initialise(model, settings.codec, Path(settings.init))
             report(f"{settings.init}: {taken} of {total} tensors taken over")
+        fit_norms(model, loss, x[:FITTED_CROPS] + 0.5, settings.t_range())
         workers.same_start(list(model.state_dict().values()))
         ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -214,10 +216,12 @@ def _stored_config(settings: TrainSettings, resumes: bool) -> dict:
     return {}
 
 
-def _differences(state: dict, settings: TrainSettings, pictures: str) -> str:
-    """What keeps a resumed run from being the uninterrupted one, as the end of a sentence."""
+def _differences(state: dict, settings: TrainSettings, config, pictures: str) -> str:
+    """What keeps a resumed run from being the uninterrupted one, as the end of a sentence; config: a dataclass."""
     before, now = json.loads(state["settings"]), json.loads(json.dumps(asdict(settings)))
     other = [name for name in EXACT if name in before and before[name] != now[name]]
+    configured, now = json.loads(state.get("config", "{}")), json.loads(json.dumps(asdict(config)))
+    other += [name for name in now if configured.get(name, object()) != now[name]]
     other += ["pictures"] if state.get("pictures", pictures) != pictures else []
     return f"; other {', '.join(other)} than before" if other else ""
 
