@@ -21,6 +21,7 @@ from latcodec.codec import pick_device
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.models.precision import bf16_is_fast
 from latcodec.train import data, diagnostics, distributed
+from latcodec.train.allocator import keep_freed_memory
 from latcodec.train.checkpoint import AVERAGE, CHECKPOINT, initialise, load_into, read_checkpoint, stored, write_all
 from latcodec.train.meter import Meter
 from latcodec.train.objective import BATCH, evaluate, objective, reconstructions
@@ -70,6 +71,8 @@ def run(
         raise OptionError(f"{checkpoint} exists: go on with --resume, or name another folder")
     device = torch.device(pick_device(settings.device))
     torch.backends.cudnn.benchmark = device.type == "cuda"
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.set_flush_denormal(True)  # they take a CPU a hundred times as long, and mean nothing here
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
     config = config_of(settings.codec, config_class, _stored_config(settings, resumes), settings.options)
