@@ -1,5 +1,4 @@
-"""Memory that a step frees stays with the process for the next one: a fresh page costs more than what is written on it.
-"""
+"""Memory that a step frees stays with the process for the next one: a fresh page costs more than what is written on it."""
 
 import ctypes
 
