@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from latcodec.images import Picture
 
-# Measured beyond what torch takes to start, of hyperprior-context: 717 MB at 4 megapixels, 884 at 6, 2,670 at 24.
-MEMORY_BYTES, MEMORY_BYTES_PER_PIXEL = 350_000_000, 110
+# Measured beyond what torch takes to start, of hyperprior-context: 717 MB at 4 megapixels, 884 at 6, 2,670 at 24; of
+# vbq 132 bytes a pixel at 3.
+MEMORY_BYTES, MEMORY_BYTES_PER_PIXEL = 350_000_000, 130
 
 
 def set_threads(count: int) -> None:

@@ -12,6 +12,8 @@ from latcodec.errors import OptionError
 LAMBDA_MIN, LAMBDA_MAX = 0.1, 20.0
 LIKELIHOOD_VARIANCE = 0.001
 MAX_INDEX = 255
+# That a squared error of one step counts as in rounding by rate and distortion, where the weights do not say.
+STEP_ERROR_BITS = 60.0
 
 
 def lambda_of_index(index: float) -> float:

@@ -17,12 +17,12 @@ from latcodec.container import Payload
 from latcodec.errors import DriftError, OptionError
 from latcodec.models.details import BLOCK, GROUPS, RATE_FUNCTIONS, Details
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
-from latcodec.models.layers import logistic_bits, round_straight_through
+from latcodec.models.layers import GDN, logistic_bits, round_straight_through
 from latcodec.models.steps import STEPS
 from latcodec.train import export_hyperprior_context, start_details, widen
 from latcodec.train.checkpoint import initialise
 from latcodec.train.settings import choose_trained
-from latcodec.train.start import start_from_klt
+from latcodec.train.start import fit_norms, start_from_klt
 from latcodec.train.tables import logistic_tables
 from latcodec.weights import Weights
 
@@ -270,6 +270,9 @@ def narrow(x) -> ContextHyperprior:
             last.weight.normal_(std=0.1)
         for knots in (*network.stage_gain, *network.stage_bias):
             knots.normal_(std=0.05)
+        for norm in (module for module in network.modules() if isinstance(module, GDN)):
+            norm.gamma.add_(0.1 * torch.rand(norm.gamma.shape))
+    fit_norms(network, loss, x, (0.0, 1.0))
     return network.eval()
 
 

@@ -223,7 +223,8 @@ def test_fine_tuned_weights_are_others_and_encode(pictures, tmp_path):
     invoke("train", str(pictures), "-o", str(first), *common, *base)
     start = first / "hyperprior.safetensors"
     said = invoke("train", str(pictures), "-o", str(second), *common, "--init", str(start), "--only", "g_,h_")
-    assert "48 of 48 tensors taken over" in said
+    total = len(network("hyperprior", **SMALL)[0].state_dict())
+    assert f"{total} of {total} tensors taken over" in said
     assert [row["step"] for row in read_lines(second / "log.jsonl")] == [0, 2]  # what there was to improve on, first
     one, two = (json.loads((out / "index.json").read_text())["hyperprior.safetensors"] for out in (first, second))
     assert one["id"] != two["id"] and "--init hyperprior.safetensors --only g_,h_" in two["command"]
@@ -243,12 +244,55 @@ def test_fine_tuned_weights_are_others_and_encode(pictures, tmp_path):
 def test_a_start_that_fits_nothing_is_told(pictures, tmp_path):
     trained(given(pictures, tmp_path / "pln", "pln"))
     options = (("widths", "20,24,28"), ("latent", "20"), ("hyper_width", "20"), ("hyper_latent", "12"))
-    with pytest.raises(WeightsError, match="1 of 48 tensors of pln fit this hyperprior network"):
+    total = len(network("hyperprior", **SMALL)[0].state_dict())
+    with pytest.raises(WeightsError, match=f"1 of {total} tensors of pln fit this hyperprior network"):
         run(given(pictures, tmp_path / "a", options=options, init=str(tmp_path / "pln" / "ema.pt")), lambda line: None)
     (tmp_path / "other.pt").write_bytes(b"")
     torch.save({"weights": 1}, tmp_path / "other.pt")
     with pytest.raises(WeightsError, match="neither weights nor a checkpoint"):
         run(given(pictures, tmp_path / "b", init=str(tmp_path / "other.pt")), lambda line: None)
+
+
+def test_training_fits_the_units_of_norms_that_it_trains(pictures, tmp_path):
+    first, _ = trained(given(pictures, tmp_path / "first"))
+    units = [name for name in first["model"] if name.endswith("gamma_unit")]
+    assert len(units) == 6 and all((first["model"][name] != 1).all() for name in units)
+    start = str(tmp_path / "first" / "checkpoint.pt")
+    other, _ = trained(given(pictures, tmp_path / "other", init=start, only="h_s.", seed=5))
+    for name, value in other["model"].items():
+        assert name.startswith("h_s.") or torch.equal(value, first["ema"][name]), name
+
+
+def test_averages_of_an_older_version_are_a_start_but_its_run_is_over(pictures, tmp_path):
+    now, _ = trained(given(pictures, tmp_path))
+    older = {}
+    for name, value in now["ema"].items():
+        if name.endswith("gamma"):
+            value = (value.clamp_min(0) * now["ema"][f"{name}_unit"]).sqrt()
+        if not name.endswith("gamma_unit"):
+            older[f"{name}_root" if name.endswith("gamma") else name] = value
+    torch.save(now | {"model": older, "ema": older}, tmp_path / loop.CHECKPOINT)
+    with pytest.raises(WeightsError, match="older version; go on from its averages in a new run: --init ema.pt"):
+        run(given(pictures, tmp_path, resume=True), lambda line: None)
+    _, lines = trained(given(pictures, tmp_path / "next", init=str(tmp_path / loop.CHECKPOINT)))
+    assert any(f"{len(now['ema'])} of {len(now['ema'])} tensors taken over" in line for line in lines)
+    found = checkpoint.averaged_network(tmp_path / loop.CHECKPOINT, "hyperprior")
+    x, t = torch.rand(1, 3, 64, 64), torch.tensor([0.5])
+    model, _ = network("hyperprior", **SMALL)
+    model.load_state_dict(now["ema"])
+    torch.testing.assert_close(found(x, t, noise=False)["x_hat"], model(x, t, noise=False)["x_hat"], atol=1e-4, rtol=0)
+
+
+def test_denormals_are_0_while_a_run_lasts_and_no_longer(pictures, tmp_path, monkeypatch):
+    tiny, seen, real = torch.tensor([1e-40]), [], loop.parts_of
+
+    def looks(codec_name):
+        seen.append((tiny * 1.5).item())
+        return real(codec_name)
+
+    monkeypatch.setattr(loop, "parts_of", looks)
+    run(given(pictures, tmp_path), lambda line: None)
+    assert set(seen) == {0.0} and (tiny * 1.5).item() > 0
 
 
 # Failure.
@@ -283,7 +327,7 @@ def test_a_resumed_run_says_what_its_checkpoint_did_not_know(pictures, tmp_path)
     del config["step_error_bits"]
     torch.save(state | {"config": json.dumps(config)}, tmp_path / loop.CHECKPOINT)
     _, lines = trained(given(pictures, tmp_path, "hyperprior-context", steps=3, resume=True))
-    assert any(line.endswith("; other steps, step_error_bits than before") for line in lines)
+    assert any(line.endswith("; other steps than before; it did not say step_error_bits 60.0") for line in lines)
     wider = (*NARROW.items(), ("step_error_bits", "7"))
     _, lines = trained(given(pictures, tmp_path, "hyperprior-context", steps=4, resume=True, options=wider))
     assert any(line.endswith("; other steps, step_error_bits than before") for line in lines)

@@ -90,16 +90,15 @@ def gains_and_means(rate: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def z_rows(rate: dict[str, np.ndarray]) -> np.ndarray:
+def rows_of_channels(rate: dict[str, np.ndarray]) -> np.ndarray:
     """The table row of each channel of a z whose prior is fixed, int32 [256, Z], from the functions of the rate."""
     row = np.rint((np.maximum(rate["z_log_sigma"], np.log(SIGMA_MIN)) - np.log(SIGMA_MIN)) * ROWS_PER_NAT)
     return np.clip(row, 0, SCALE_ROWS - 1).astype(np.int32)
 
 
-def fixed_prior_of_z(rates, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z; rates: tables with z_mean and z_row."""
-    rows = np.repeat(rates.z_row[rate_index].astype(np.uint16), shape[0] * shape[1])
-    return rates.z_mean[rate_index][:, None, None], rows
+def fixed_prior_of_z(mean: np.ndarray, row: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z, from those of each channel, [Z]."""
+    return mean[:, None, None], np.repeat(row.astype(np.uint16), shape[0] * shape[1])
 
 
 @dataclass(frozen=True)

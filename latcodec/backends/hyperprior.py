@@ -39,9 +39,9 @@ from latcodec.backends.hyper import (
     functions_of_rate,
     means_of,
     rows_of,
+    rows_of_channels,
     sigmas,
     soft,
-    z_rows,
 )
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
@@ -65,7 +65,7 @@ class RateTables(HyperRateTables):
     @classmethod
     def of(cls, rate: dict[str, np.ndarray], **more: np.ndarray) -> RateTables:
         """See `hyper.RateTables.of`."""
-        return super().of(rate, z_row=z_rows(rate), **more)
+        return super().of(rate, z_row=rows_of_channels(rate), **more)
 
 
 class Model(HyperModel):
@@ -75,7 +75,7 @@ class Model(HyperModel):
 
     def prior_of_z(self, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z."""
-        return fixed_prior_of_z(self.rates, rate_index, shape)
+        return fixed_prior_of_z(self.rates.z_mean[rate_index], self.rates.z_row[rate_index], shape)
 
     def least_bits_of_z(self, rate_index: int, shape: tuple[int, int]) -> float:
         """The bits that z costs at least; shape (h, w) of z."""
@@ -109,7 +109,7 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
     start = time.perf_counter()
     index = options.rate_index
     rate = {k: v[0].cpu() for k, v in model.at_rate(index).items()}
-    z_mean, rows_of_z = model.prior_of_z(index, latents.z.shape[1:])
+    z_mean, z_rows = model.prior_of_z(index, latents.z.shape[1:])
     z_symbols = rounded(latents.z.cpu() * rate["z_log_gain"].exp() - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
     means, y_rows = model.prior_of_y(z_symbols, index, latents.y.shape[1:])
     networks = time.perf_counter()
@@ -119,12 +119,12 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
         flat = bounded(residual).numpy().ravel()
         y_symbols = search.round_by_price(flat, y_rows, model.tables, error_bits).reshape(y_symbols.shape)
     encoder = Encoder(model.tables)
-    encoder.put(z_symbols.ravel(), rows_of_z)
+    encoder.put(z_symbols.ravel(), z_rows)
     encoder.put(y_symbols.ravel(), y_rows)
     stream = encoder.finish()
     crc = crc_of(z_symbols, y_symbols, means, y_rows)
     coded = time.perf_counter()
-    bits = ideal_bits(z_symbols.ravel(), rows_of_z, model.tables) + ideal_bits(y_symbols.ravel(), y_rows, model.tables)
+    bits = ideal_bits(z_symbols.ravel(), z_rows, model.tables) + ideal_bits(y_symbols.ravel(), y_rows, model.tables)
     seconds = {"hyper": networks - start, "entropy": coded - networks}
     return Coded((stream,), crc, bits, y_symbols, means, y_rows, seconds)
 
@@ -145,8 +145,8 @@ def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[i
     """Symbols of z and y, means and rows; shape is (h, w) of y."""
     h, w = (-(-side // HYPER_STRIDE) for side in shape)
     decoder = Decoder(stream, model.tables)
-    _, rows_of_z = model.prior_of_z(rate_index, (h, w))
-    z_symbols = decoder.get(rows_of_z).reshape(-1, h, w)
+    _, z_rows = model.prior_of_z(rate_index, (h, w))
+    z_symbols = decoder.get(z_rows).reshape(-1, h, w)
     means, y_rows = model.prior_of_y(z_symbols, rate_index, shape)
     y_symbols = decoder.get(y_rows).reshape(means.shape)
     decoder.finish()

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from latcodec.coding_tables import Tables
 from latcodec.errors import DriftError, OptionError
-from latcodec.models.layers import STEP_ERROR_BITS
-from latcodec.rates import distortion_weight, lambda_of_index
+from latcodec.rates import STEP_ERROR_BITS, distortion_weight, lambda_of_index
 
 TILE, MARGIN = 64, 8  # latents, multiples of those under a 2x2 square of hyper-latents, which are coded in steps
 STRIDE, HYPER_STRIDE = 16, 4

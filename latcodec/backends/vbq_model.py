@@ -12,7 +12,14 @@ import numpy as np
 import torch
 
 from latcodec.backends.common import RATES, config_from, floats_to_arrays, load_floats, part
-from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, dequantised, fixed_prior_of_z, gains_and_means, z_rows
+from latcodec.backends.hyper import (
+    GAIN_BITS,
+    INVERSE_BITS,
+    dequantised,
+    fixed_prior_of_z,
+    gains_and_means,
+    rows_of_channels,
+)
 from latcodec.coding_tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise, shift_round
@@ -85,7 +92,7 @@ class Model:
 
     def prior_of_z(self, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z."""
-        return fixed_prior_of_z(self.rates, rate_index, shape)
+        return fixed_prior_of_z(self.rates.z_mean[rate_index], self.rates.z_row[rate_index], shape)
 
     def prior_of_y(self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]) -> Field:
         """What z's symbols int32 [Z, h', w'] say of y [C, h, w]. Law 1: integers only."""
@@ -141,7 +148,7 @@ def export(network: GaussianVAE) -> dict[str, np.ndarray]:
     noise = np.log([lambda_of_index(i) / math.log(2) for i in range(RATES)])
     integers = RateTables(
         **gains_and_means(rate),
-        z_row=z_rows(rate),
+        z_row=rows_of_channels(rate),
         scale_offset=np.rint(rate["scale_offset"] * 2**LOG_BITS).astype(np.int32),
         plane=np.rint((2 * np.arange(RATES) / (RATES - 1) - 1) * 2**FRACTION_BITS).astype(np.int32),
         noise=np.rint(noise * 2**LOG_BITS).astype(np.int32),

@@ -39,7 +39,6 @@ from torch import Tensor, nn
 from latcodec.models.details import RATE_FUNCTIONS, Details
 from latcodec.models.layers import (
     GDN,
-    STEP_ERROR_BITS,
     Residual,
     conv,
     deconv,
@@ -54,6 +53,7 @@ from latcodec.models.layers import (
     scaled,
 )
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
+from latcodec.rates import STEP_ERROR_BITS
 
 SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 IMAGE_STRIDE, HYPER_STRIDE = 16, 4

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, distortion_weight
 
-STEP_ERROR_BITS = 60.0  # that a squared error of one step is worth to an encoder whose training did not say
 SMALLEST_SIZE = 0.003  # of a channel that GDN sees, of the range of a picture
 
 
@@ -53,11 +52,12 @@ def with_gamma(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     older weights hold."""
     found = {}
     for name, value in tensors.items():
-        norm = name.removesuffix("gamma_root")
-        if norm == name:
+        prefix = name.removesuffix("gamma_root")
+        if prefix == name:
             found[name] = value
         else:
-            found |= {f"{norm}gamma": value.float().square(), f"{norm}gamma_unit": torch.ones(len(value))}
+            gamma = value.float().square()
+            found |= {f"{prefix}gamma": gamma, f"{prefix}gamma_unit": gamma.new_ones(len(gamma))}
     return found
 
 

@@ -64,6 +64,8 @@ def load_into(path: Path, codec: str, model: torch.nn.Module, optimizer: torch.o
     if state.get("codec", codec) != codec:
         raise WeightsError(f"{path}: a checkpoint of {state['codec']}, not of {codec}")
     try:
+        if any(name.endswith("gamma_root") for name in state["model"]):
+            raise ValueError(f"it is of an older version; go on from its averages in a new run: --init {AVERAGE}")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if state["ema"].keys() != model.state_dict().keys():
@@ -109,7 +111,10 @@ def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:
     state = read_checkpoint(path, "cpu")
     if not isinstance(state.get("ema"), dict):
         raise WeightsError(f"{path}: neither weights nor a checkpoint: it has no averages")
-    return state.get("codec"), json.loads(state.get("config", "{}")), with_gamma(state["ema"])
+    try:
+        return state.get("codec"), json.loads(state.get("config", "{}")), with_gamma(state["ema"])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a checkpoint: {error}") from None
 
 
 def parameters_of(found: weights.Weights) -> dict[str, Tensor]:

@@ -21,14 +21,14 @@ from latcodec.codec import pick_device
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.models.precision import bf16_is_fast
 from latcodec.train import data, diagnostics, distributed
-from latcodec.train.allocator import keep_freed_memory
 from latcodec.train.checkpoint import AVERAGE, CHECKPOINT, initialise, load_into, read_checkpoint, stored, write_all
+from latcodec.train.cpu import keep_freed_memory, no_denormals
 from latcodec.train.meter import Meter
 from latcodec.train.objective import BATCH, evaluate, objective, reconstructions
 from latcodec.train.optimizer import MuonAdam
 from latcodec.train.record import SHOWN_CROPS, Record
 from latcodec.train.settings import EXACT, TrainSettings, check, choose_trained, config_of, parts_of
-from latcodec.train.start import FITTED_CROPS, fit_norms, start_from_klt
+from latcodec.train.start import fit_norms, start_from_klt
 from latcodec.train.step import Stepper
 
 __all__ = ["AVERAGE", "CHECKPOINT", "Stopped", "TrainSettings", "read_checkpoint", "run"]
@@ -47,6 +47,7 @@ def _learning_rate(progress: float, settings: TrainSettings) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
+@no_denormals()
 def run(
     settings: TrainSettings,
     report: Callable[[str], None] = print,
@@ -73,7 +74,6 @@ def run(
     torch.backends.cudnn.benchmark = device.type == "cuda"
     if device.type == "cpu":
         keep_freed_memory()
-    torch.set_flush_denormal(True)  # they take a CPU a hundred times as long, and mean nothing here
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
     config = config_of(settings.codec, config_class, _stored_config(settings, resumes), settings.options)
     loss = objective(loss, settings.metric, config)
@@ -108,17 +108,19 @@ def run(
         report(f"resumed at step {step}, {elapsed / 60:.1f} min{_differences(state, settings, model.config, pictures)}")
     else:
         first, _ = crops.batch(2**40, 32, settings.final_patch)
-        x = torch.from_numpy(first).to(device).float() / 255 - 0.5
-        std = start_from_klt(model.g_a, model.g_s, x)
+        x = torch.from_numpy(first).to(device).float() / 255
+        std = start_from_klt(model.g_a, model.g_s, x - 0.5)
         if settings.init is not None:
             initialise(model, settings.codec, Path(settings.init), ("g_a.", "g_s."))
             with torch.no_grad():
-                std = model.g_a(x).std((0, 2, 3))
+                std = model.g_a(x - 0.5).std((0, 2, 3))
         model.start_from_latent_std(std)
         if settings.init is not None:
             taken, total = initialise(model, settings.codec, Path(settings.init))
             report(f"{settings.init}: {taken} of {total} tensors taken over")
-        fit_norms(model, loss, x[:FITTED_CROPS] + 0.5, settings.t_range())
+        some = x[: min(BATCH, settings.batch_size)]
+        with _memory(len(some), settings.final_patch, step):
+            fit_norms(model, loss, some, settings.t_range())
         workers.same_start(list(model.state_dict().values()))
         ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -223,10 +225,12 @@ def _differences(state: dict, settings: TrainSettings, config, pictures: str) ->
     """What keeps a resumed run from being the uninterrupted one, as the end of a sentence; config: a dataclass."""
     before, now = json.loads(state["settings"]), json.loads(json.dumps(asdict(settings)))
     other = [name for name in EXACT if name in before and before[name] != now[name]]
-    configured, now = json.loads(state.get("config", "{}")), json.loads(json.dumps(asdict(config)))
-    other += [name for name in now if configured.get(name, object()) != now[name]]
+    then, made = json.loads(state["config"]), json.loads(json.dumps(asdict(config)))
+    other += [name for name in made if name in then and then[name] != made[name]]
     other += ["pictures"] if state.get("pictures", pictures) != pictures else []
-    return f"; other {', '.join(other)} than before" if other else ""
+    unsaid = [f"{name} {made[name]}" for name in made if name not in then]
+    said = f"; other {', '.join(other)} than before" if other else ""
+    return said + (f"; it did not say {', '.join(unsaid)}" if unsaid else "")
 
 
 def _named(device: torch.device) -> str:

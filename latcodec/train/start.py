@@ -1,4 +1,5 @@
-"""Where training starts: transforms that are a Karhunen-Loeve block transform, worth ten times the steps.
+"""Where training starts: transforms that are a Karhunen-Loeve block transform, worth ten times the steps, and norms
+whose parameters have units that fit what they see.
 
 Each analysis stage takes the leading eigenvectors of the covariance of 2x2 blocks of its input as taps of its stride-2
 convolution, and the matching synthesis stage the same basis, so that step 0 is a 16x16 block transform codec.
@@ -12,15 +13,17 @@ from torch import Tensor, nn
 
 from latcodec.models.layers import GDN
 
-FITTED_CROPS = 8
-
 
 @torch.no_grad()
 def fit_norms(model: nn.Module, loss: Callable, x: Tensor, t_range: tuple[float, float]) -> None:
-    """Choose the units of every GDN of a model for crops like x float32 [B, 3, H, W] in 0..1, rates all over a range
-    of t; what the model computes stays the same but for the last bits."""
-    norms = [module for module in model.modules() if isinstance(module, GDN)]
-    hooks = [norm.register_forward_pre_hook(lambda norm, inputs: norm.fit_units(inputs[0].float())) for norm in norms]
+    """Choose the units of every GDN that is trained for crops like x float32 [B, 3, H, W] in 0..1, rates all over a
+    range of t; what the model computes stays the same but for the last bits."""
+
+    def fit(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        norm.fit_units(inputs[0].float())
+
+    trained = [module for module in model.modules() if isinstance(module, GDN) and module.gamma.requires_grad]
+    hooks = [norm.register_forward_pre_hook(fit) for norm in trained]
     try:
         loss(model, x, torch.linspace(*t_range, len(x), device=x.device), False, False)
     finally:

@@ -47,8 +47,8 @@ def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
     for part in ("g_a", "g_s"):
         layers = [[m for m in getattr(network, part) if isinstance(m, MAIN)] for network in (old, new)]
         for was, now in zip(*layers, strict=True):
-            for name, value in now.named_parameters():
-                source = dict(was.named_parameters())[name]
+            for name, value in now.state_dict().items():
+                source = was.state_dict()[name]
                 value.zero_()
                 value[tuple(slice(side) for side in source.shape)] = source
     for was, now in zip(old.h_a, new.h_a, strict=True):

@@ -8,7 +8,7 @@ import pytest
 PAGES = """
 import resource, sys
 import torch
-from latcodec.train.allocator import keep_freed_memory
+from latcodec.train.cpu import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit(3)
 faults = []
