@@ -33,8 +33,10 @@ FIRST, LAST = 1.0, 0.25  # temperatures
 NOISE = 0.4  # of a Gumbel softmax: all of it drowns what a step finds out
 MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
 STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
-JUDGED = 12  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
+JUDGED = 30  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
+# What `round_by_price` takes for latents that were found, one after another: the search has weighed most of it already.
+FOUND_ERROR_BITS = (0.0, 30.0, 60.0, 100.0)
 ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
 
 
@@ -104,15 +106,16 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
     steps = STEPS[options.effort]
     found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
     better = replace(latents, **dict(zip(names, found, strict=True)))
-    tries += [tried(better, bits) for bits in dict.fromkeys((0.0, error_bits))]
+    tries += [tried(better, bits) for bits in FOUND_ERROR_BITS]
     return min(tries, key=lambda one: one[0])[1]
 
 
 def price(coded, decoded: np.ndarray, image: np.ndarray, rate_index: int) -> float:
-    """bits + weight * squared error, which training minimises; decoded, image: uint8 or uint16 [H, W, 3]."""
+    """Bits of the streams + weight * squared error, of which training minimises an estimate; decoded, image: uint8 or
+    uint16 [H, W, 3]."""
     peak = 65535 if image.dtype == np.uint16 else 255
     error = float(np.square(decoded.astype(np.float64) - image).sum())
-    return coded.estimated_bits + error_weight(rate_index) * error / peak**2
+    return 8 * sum(map(len, coded.streams)) + error_weight(rate_index) * error / peak**2
 
 
 def _gray(transmit: Transmit) -> Transmit:
