@@ -1,5 +1,6 @@
 """Details beside the latents: exact integers, both directions on odd sizes, and what they buy."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from latcodec.backends import search
 from latcodec.backends.common import crc_of, every_rate, some_rates
 from latcodec.backends.hyper import SCALE_ROWS, sigmas, soft
 from latcodec.container import Payload
-from latcodec.errors import DriftError, OptionError
-from latcodec.models.details import BLOCK, GROUPS, RATE_FUNCTIONS, Details
+from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
+from latcodec.integer_net import FRACTION_BITS
+from latcodec.models.details import BLOCK, GROUPS, LARGEST, RATE_FUNCTIONS, Details, cosine_basis, groups_of
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
 from latcodec.models.layers import GDN, logistic_bits, round_straight_through
 from latcodec.models.steps import STEPS
-from latcodec.train import export_hyperprior_context, start_details, widen
+from latcodec.train import start_details, widen
 from latcodec.train.checkpoint import initialise
 from latcodec.train.settings import choose_trained
 from latcodec.train.start import fit_norms, start_from_klt
@@ -29,7 +31,7 @@ from latcodec.weights import Weights
 pytestmark = pytest.mark.usefixtures("one_thread")
 NARROW = Config(
     (8, 12, 16), (0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16, knots=3, details=64,
-    detail_width=16,
+    detail_width=16, details_from=100,
 )  # fmt: skip
 
 
@@ -94,14 +96,16 @@ def test_more_bits_buy_more_than_the_latents_can_hold(model, photograph):
     assert np.count_nonzero(coded.detail_symbols) > 1000 and with_details < 0.5 * without
 
 
-def test_rows_are_those_of_the_float_network(network, model, photograph, x):
+def test_rows_are_those_of_the_float_network(network, model, photograph, x, monkeypatch):
     index = 200
+    monkeypatch.setattr(details_backend, "_best_shift", lambda *anything: 0)
     coded = backend.encode(model, photograph, backend.Options(index))
-    symbols = torch.from_numpy(coded.detail_symbols)[None].float()
+    sent = len(coded.detail_symbols)
+    symbols = torch.from_numpy(np.pad(coded.detail_symbols, ((0, 64 - sent), (0, 0), (0, 0))))[None].float()
     with torch.no_grad():
         rate = network.at_rate(torch.tensor([index / 255]))
         y = network.analysis(x)
-        heard = iter(symbols.chunk(GROUPS, 1))
+        heard = iter(symbols.split(groups_of(64), 1))
         taken = []
 
         def quantise(residual: torch.Tensor) -> torch.Tensor:
@@ -109,12 +113,12 @@ def test_rows_are_those_of_the_float_network(network, model, photograph, x):
             return residual.round() if len(taken) <= 2 * STEPS else next(heard)  # z and y, then details
 
         _, prices = network.transmit(y, network.hyper_analysis(y), rate, quantise, x=x, by_price=True)
-    expected = torch.cat([sigma for _, _, sigma in prices[-GROUPS:]], 1).ravel().numpy()
+    expected = torch.cat([sigma for _, _, sigma in prices[-GROUPS:]], 1)[:, :sent].ravel().numpy()
     found = sigmas()[coded.detail_rows - SCALE_ROWS]
     assert np.abs(np.log(found / expected)).max() < 0.15  # rows lie 0.128 apart
 
 
-@pytest.mark.parametrize("name", ["scale_offset", "seen_gain", "bias", "from_latents", "from_details", "to_scales"])
+@pytest.mark.parametrize("name", ["scale_offset", "bias", "from_latents", "from_details", "to_scales"])
 def test_a_platform_that_computes_something_else_is_told(network, photograph, name):
     model = model_of(network)
     coded = backend.encode(model, photograph, backend.Options(255))
@@ -145,18 +149,18 @@ def test_the_checksum_covers_the_details(model, photograph, monkeypatch):
 def test_latents_without_a_picture_have_no_details(model, photograph):
     latents = replace(backend.analyse(model, photograph), image=None)
     coded = backend.code(model, latents, backend.Options(255))
-    assert not coded.detail_symbols.any()
+    assert coded.detail_symbols.shape == (0, 24, 24)
 
 
 def test_a_network_without_details_codes_as_if_there_were_none(network, photograph):
     plain = ContextHyperprior(replace(NARROW, details=0))
     plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("details.")})
-    coded = backend.encode(model_of(plain), photograph, backend.Options(90))
-    assert coded.detail_symbols.shape == (0, 12, 12) and len(coded.detail_rows) == 0
+    coded = backend.encode(model_of(plain), photograph, backend.Options(255))
+    assert coded.detail_symbols.shape == (0, 24, 24) and len(coded.detail_rows) == 0
     assert crc_of(np.zeros(0, np.int32)) == 0  # so a checksum says nothing of them
 
 
-def test_a_search_counts_the_details(model, photograph):
+def test_a_search_counts_the_details(model, photograph, monkeypatch):
     image = np.ascontiguousarray(photograph[40:104, 60:140])
     prices = []
     for effort in (0, 2):
@@ -165,7 +169,8 @@ def test_a_search_counts_the_details(model, photograph):
     assert prices[1] < prices[0]
     latents, x = backend.analyse(model, image), torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     found = []
-    for model.details.first in (0, 256):
+    for sends in (True, False):
+        monkeypatch.setattr(type(model), "sends_details", lambda model, rate_index, sends=sends: sends)
         transmit, _ = soft(model, 200)
         with torch.no_grad():
             found.append(transmit((latents.y[None], latents.z[None]), torch.round, x))
@@ -182,17 +187,110 @@ def test_bands_join(model, photograph, monkeypatch):
     assert np.abs(again.astype(int) - decoded).max() <= 1
 
 
-def test_details_begin_where_they_pay(network, photograph, monkeypatch):
-    model = model_of(network)
-    assert export_hyperprior_context.first_details(model, [photograph]) == 0  # a transform as poor as this one's
-    monkeypatch.setattr(export_hyperprior_context, "WORTH", 0.35)
-    first = export_hyperprior_context.first_details(model, [photograph])
-    assert 0 < first < 255
-    model.details.first = first
-    below, above = (backend.encode(model, photograph, backend.Options(index)) for index in (first - 1, 255))
-    assert below.detail_symbols.shape == (0, 12, 12) and above.detail_symbols.any()
-    decoded = backend.decode(model, payload(below, first - 1, photograph))
-    assert np.array_equal(decoded, backend.shown(model, below, first - 1, (192, 192), False, 8))
+def test_details_begin_at_one_rate_and_the_base_ends_there(network, model, photograph):
+    below, first, above = (backend.encode(model, photograph, backend.Options(index)) for index in (99, 100, 255))
+    assert below.detail_symbols.shape == (0, 24, 24) and first.detail_symbols.any()
+    decoded = backend.decode(model, payload(below, 99, photograph))
+    assert np.array_equal(decoded, backend.shown(model, below, 99, (192, 192), False, 8))
+    assert np.array_equal(first.symbols, above.symbols) and not np.array_equal(first.symbols, below.symbols)
+    rate = network.at_rate(torch.tensor([99, 100, 255]) / 255)
+    for name, value in rate.items():
+        varies = not torch.equal(value[1], value[2])
+        assert varies == (name.startswith("details.") and name != "details.bias"), name  # the bias starts at 0
+
+
+@pytest.mark.parametrize(("channels", "sixteenths"), [(0, 0), (3, 1), (4, 1), (5, 2), (33, 9), (64, 16)])
+def test_frequencies_that_hold_nothing_are_not_sent(network, model, channels, sixteenths):
+    u = torch.zeros(1, 64, 4, 6)
+    u[:, :channels] = torch.randn(1, channels, 4, 6)
+    residual = network.details.synthesis(u)
+    found, _, take = details_backend.chooser(network.details, model.at_rate(255), residual, 255, model.tables)
+    assert found == sixteenths
+    rows = np.full(4 * 24, SCALE_ROWS + 40, np.uint16)
+    assert (take(0, rows) != 0).any() == bool(channels)
+
+
+def test_pictures_unlike_photographs_shift_the_rows(model, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    coded = backend.encode(model, noise, backend.Options(255))
+    assert np.array_equal(backend.decode(model, payload(coded, 255, noise)),
+                          backend.shown(model, coded, 255, (48, 64), False, 8))  # fmt: skip
+    monkeypatch.setattr(details_backend, "_best_shift", lambda *anything: 0)
+    unmoved = backend.encode(model, noise, backend.Options(255))
+    assert len(coded.streams[0]) < 0.8 * len(unmoved.streams[0])
+
+
+def test_the_shift_that_costs_least_is_found(model):
+    prices = details_backend._prices(model.tables)
+    sigma = sigmas()[35]
+    wanted = np.random.default_rng(0).logistic(0, sigma * math.sqrt(3) / math.pi, 20_000).astype(np.float32)
+    for said in (25, 35, 45):
+        found = details_backend._best_shift(np.full(20_000, said, np.uint16), wanted, prices)
+        assert abs(said + found - 35) <= 1
+    assert details_backend._best_shift(np.full(5, 3, np.uint16), np.zeros(5, np.float32), prices) == 0
+
+
+@pytest.mark.parametrize("sixteenths", [0, 1, 3, 4, 9, 16])
+@pytest.mark.parametrize("shift", [0, -100, 100])
+def test_any_part_of_them_decodes(model, photograph, monkeypatch, sixteenths, shift):
+    monkeypatch.setattr(details_backend, "_worth_sending", lambda *anything: sixteenths)
+    monkeypatch.setattr(details_backend, "_best_shift", lambda *anything: shift)
+    image = np.ascontiguousarray(photograph[:70, :90])
+    coded = backend.encode(model, image, backend.Options(230))
+    assert coded.detail_symbols.shape == (4 * sixteenths, 10, 12) and coded.detail_rows.size == 480 * sixteenths
+    decoded = backend.decode(model, payload(coded, 230, image))
+    assert np.array_equal(decoded, backend.shown(model, coded, 230, (70, 90), False, 8))
+
+
+@pytest.mark.parametrize("extreme", [-(2**31), 2**31 - 1])
+def test_symbols_that_no_encoder_writes_are_no_trouble(model, extreme):
+    shape, counts = (2, 3), []
+
+    def take(group: int, rows: np.ndarray) -> np.ndarray:
+        counts.append(len(rows))
+        return np.full(len(rows), extreme, np.int32)
+
+    seen, first = np.zeros((24, *shape), np.int64), np.zeros((48, *shape), np.int64)
+    shifts = lambda group, rows: np.full(len(rows), extreme, np.int32)  # noqa: E731
+    symbols, rows = model.details.walk(seen, model.details.start(first), 255, 16, shifts, take)
+    assert symbols.shape == (64, 4, 6) and sum(counts) == rows.size
+    assert SCALE_ROWS <= rows.min() == rows.max() < 2 * SCALE_ROWS
+
+
+def test_gray_pictures_pay_for_no_colour(model, photograph):
+    image = photograph.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2)
+    gray, colour = (backend.encode(model, image, backend.Options(220, gray=gray)) for gray in (True, False))
+    assert not np.delete(gray.detail_symbols, np.s_[::3], 0).any() and colour.detail_symbols[1::3].any()
+    shown = [backend.shown(model, coded, 220, (192, 192), True, 8) for coded in (gray, colour)]
+    assert len(gray.streams[0]) < len(colour.streams[0])
+    assert error(shown[0], image) < 1.02 * error(shown[1], image)
+
+
+def test_details_begin_where_integers_are_kept(network):
+    network.config = replace(NARROW, details_from=101)
+    with pytest.raises(OptionError, match="details_from"):
+        model_of(network)
+    network.config = NARROW
+
+
+def test_a_config_of_impossible_details_is_told(network):
+    tensors = backend.export(network, logistic_tables(backend.sigmas()))
+    for wrong in ({"details": 24}, {"details_from": 300}):
+        config = backend.stored_config(network) | wrong
+        with pytest.raises(WeightsError, match=next(iter(wrong))):
+            backend.Model(Weights(Path("test"), "0" * 64, "x", config, tensors))
+
+
+def test_how_many_are_sent_is_checked():
+    assert [details_backend.count_of(details_backend.counted(n)[0]) for n in (0, 7, 16)] == [0, 7, 16]
+    for wrong in (-1, 17):
+        with pytest.raises(FormatError, match="sixteenths"):
+            details_backend.count_of(details_backend.counted(wrong)[0])
+
+
+def test_sizes_are_the_logarithms_that_training_sees():
+    sizes = np.arange(LARGEST + 1)
+    assert np.array_equal(details_backend.SIZES, np.rint(2**FRACTION_BITS * np.log2(1 + sizes)))
 
 
 def test_integers_of_every_rate_from_those_of_some():
@@ -205,18 +303,17 @@ def test_integers_of_every_rate_from_those_of_some():
     assert np.array_equal(every_rate(table), table)
 
 
-def test_the_basis_is_orthonormal_and_holds_the_most(network, x):
-    basis = network.details.basis
-    assert torch.allclose(basis.T @ basis, torch.eye(64), atol=1e-4)
-    details = Details(64, 24, 8, 3)
-    with torch.no_grad():
-        u = torch.randn(1, 64, 3, 2)
-        assert torch.allclose(network.details.analysis(network.details.synthesis(u)), u, atol=1e-4)
-        y = network.analysis(x)
-        z, rate = network.hyper_analysis(y), network.at_rate(torch.ones(1))
-        rest = x - network.transmit(y, z, rate, torch.round, by_price=True)[0]
-        held = network.details.analysis(rest).square().sum() / rest.square().sum()
-        assert held > 0.5 > 2 * details.analysis(rest).square().sum() / rest.square().sum()
+def test_the_basis_is_orthonormal_and_goes_from_low_to_high(x):
+    basis = cosine_basis()
+    assert torch.allclose(basis.T @ basis, torch.eye(192), atol=1e-5)
+    details, every = Details(64, 24, 8, 3), Details(192, 24, 8, 3)
+    u = every.analysis(x)
+    assert torch.allclose(every.synthesis(u), x, atol=1e-5) and torch.equal(details.analysis(x), u[:, :64])
+    assert torch.allclose(every.synthesis(u[:, :64]), details.synthesis(u[:, :64]), atol=1e-6)
+    gray = u.square().mean((0, 2, 3))[::3]
+    assert gray[0] > gray[1:9].sum() > gray[9:].sum()
+    flat = every.analysis(torch.full((1, 3, 8, 8), 0.25))
+    assert flat[0, 0] == pytest.approx(0.25 * math.sqrt(192)) and flat[0, 1:].abs().max() < 1e-6
 
 
 def test_the_base_hears_of_the_details_that_are_sent(network, x, monkeypatch):
@@ -241,7 +338,7 @@ def test_the_base_hears_of_the_details_that_are_sent(network, x, monkeypatch):
 
 
 def test_wrong_numbers_of_details_are_refused():
-    for channels in (3, 3 * BLOCK**2 + GROUPS):
+    for channels in (0, 24, 3 * BLOCK**2 + 16):
         with pytest.raises(ValueError, match="details"):
             Details(channels, 24, 8, 3)
 
@@ -286,7 +383,7 @@ def test_a_wider_network_does_what_the_narrow_one_did(narrow, x):
 
 
 def test_only_more_can_be_had(narrow):
-    for other in ({"latent": 16}, {"context_width": 8}, {"details": 8}):
+    for other in ({"latent": 16}, {"context_width": 8}, {"details": 16}):
         with pytest.raises(OptionError):
             widen.widened(narrow, replace(narrow.config, **other))
 
@@ -308,4 +405,4 @@ def test_parameters_of_a_checkpoint_are_taken(network, tmp_path):
     other = ContextHyperprior(NARROW)
     taken, _ = initialise(other, "hyperprior-context", tmp_path / "a.pt", ("details.",))
     assert taken == sum(name.startswith("details.") for name in network.state_dict())
-    assert torch.equal(other.details.basis, network.details.basis)
+    assert torch.equal(other.details.from_first.weight, network.details.from_first.weight)

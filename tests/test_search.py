@@ -82,7 +82,7 @@ def test_an_encoder_that_searched_codes_plainly_as_before(module, model):
 def test_tiles_join(backend, module, model, monkeypatch):
     image, index = crop(240, 176), 90
     latents = module.analyse(model, image)
-    whole = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=2)), index)
+    whole = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=3)), index)
     plain = price(backend, module, model, image, module.code(model, latents, module.Options(index)), index)
     monkeypatch.setattr(search, "TILE", 8)
     tiles = list(search._tiles(*latents.y.shape[1:]))
@@ -91,7 +91,7 @@ def test_tiles_join(backend, module, model, monkeypatch):
     for top, bottom, left, right in tiles:
         covered[top:bottom, left:right] += 1
     assert (covered == 1).all()
-    parts = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=2)), index)
+    parts = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=3)), index)
     assert parts < plain - 0.5 * (plain - whole)
 
 

@@ -68,7 +68,7 @@ def split_name(name: str) -> tuple[str, dict[str, str]]:
 
 def make_options(module: ModuleType, rate_index: int, verify: bool, given: dict[str, str]):
     """The `Options` of a backend module from texts, each read as the type of its field; raises OptionError."""
-    known = {f.name: f for f in fields(module.Options) if f.name not in ("rate_index", "verify", "progress")}
+    known = {f.name: f for f in fields(module.Options) if f.name not in ("rate_index", "verify", "progress", "gray")}
     values: dict[str, object] = {}
     for key, text in given.items():
         if key not in known:

@@ -1,11 +1,15 @@
 """Details of the context codec in integers: rows of their symbols, and the symbols themselves; see `models/details.py`.
 
 The networks that tell the rows see what is decoded: latents, the hyper-synthesis' output, and groups of details before.
-Their table rows follow those of the latents. Law 1: integers only.
+Their table rows follow those of the latents. Frequencies above the highest that is sent are 0 and cost nothing: a
+symbol before them says how many sixteenths of all are sent. Before each group stands a symbol for each of its
+sixteenths: by how many rows the spread in this picture differs from what the networks say, which have seen photographs.
+Law 1: integers only.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,79 +19,142 @@ from torch import Tensor, nn
 
 from latcodec.backends import search
 from latcodec.backends.common import bounded, every_rate, part, some_rates
-from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SCALE_ROWS, dequantised, leaky_relu, rows_of
+from latcodec.backends.hyper import SCALE_ROWS, leaky_relu, rows_of
+from latcodec.coding_tables import Tables
+from latcodec.errors import FormatError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise
-from latcodec.models.details import BLOCK, GROUPS, SIGMA_MIN
+from latcodec.models.details import BLOCK, DEAD_ZONE, LARGEST, PER_LATENT, SHARES, SIGMA_MIN, groups_of
 
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
-BAND = 64  # rows of blocks that are transformed at once
+BAND = 128  # rows of blocks that are transformed at once
+SIXTEENTHS = sum(SHARES)
+COUNT_ROW = 2 * SCALE_ROWS - 1  # of the symbol that says how many sixteenths are sent: wide enough for it
+SHIFT_ROW = SCALE_ROWS + 23  # of the symbols that shift rows, most of them 0
+MOST_SHIFT = 40  # rows: a factor of 170
+# 4096 log2(1 + n), rounded: what the networks see of symbols of size n. Written out because it decides rows.
+SIZES = np.array(
+    [0, 4096, 6492, 8192, 9511, 10588, 11499, 12288, 12984, 13607, 14170, 14684, 15157, 15595, 16003, 16384],
+    np.int32,
+)
+SYMBOL_BITS, ZERO_BITS = 10.0, 0.02  # about what a detail costs that is not 0 where others are, and one that is
+SHIFT_BITS = 2.0  # about what a row more of shift costs
+Shift = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [sixteenths, n]) -> int32 [sixteenths]
+Take = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [n]) -> int32 [n]
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Integers of every rate index: scale_offset and seen_gain [256, K], bias [256, width]."""
+    """Integers of every rate index: scale_offset [256, K], bias [256, width]."""
 
     scale_offset: np.ndarray
-    seen_gain: np.ndarray
     bias: np.ndarray
 
 
 class IntegerDetails:
-    """The networks of the details as integers, of all nets and tensors of a weights file; raises KeyError.
-
-    first: the rate index from which details are sent; below it they would save nothing.
-    """
+    """The networks of the details as integers, of all nets and tensors of a weights file; raises KeyError."""
 
     def __init__(self, nets: dict[str, IntegerNet], tensors: dict[str, np.ndarray]):
-        own = part(tensors, "details.")
         self.nets = {
             name: [net for key, net in nets.items() if key.startswith(f"details.{name}.")] for name in NETWORKS
         }
-        self.first = int(own["first"][0])
-        self.rates = Rates(**{k: every_rate(v) for k, v in part(own, "rates.").items()})
+        self.rates = Rates(**{k: every_rate(v) for k, v in part(tensors, "details.rates.").items()})
 
-    def start(self, first: np.ndarray, rate_index: int) -> np.ndarray:
+    def start(self, first: np.ndarray) -> np.ndarray:
         """What `walk` wants of the hyper-synthesis' output, integers [2 C, h, w] with FRACTION_BITS; it is smaller."""
-        return self.nets["from_first"][0](first) + self.rates.bias[rate_index][:, None, None]
+        return self.nets["from_first"][0](first)
 
     def walk(
-        self, seen: np.ndarray, start: np.ndarray, rate_index: int, take: Callable[[int, np.ndarray], np.ndarray]
+        self, seen: np.ndarray, start: np.ndarray, rate_index: int, sixteenths: int, shift: Shift, take: Take
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Go through the groups, in either direction: symbols int32 [K, h, w] and their rows uint16 [K * h * w].
+        """Go through the groups, in either direction: symbols int32 [S, 2 h, 2 w] of the S channels that are sent, and
+        their rows uint16 [4 S h w].
 
-        seen: decoded latents, integers [C, h, w] with FRACTION_BITS; start: see there. take(group, rows) gives the
-        symbols of a group, int32 [K / GROUPS, h, w].
+        seen: decoded latents, integers [C, h, w] with FRACTION_BITS; start: see there; sixteenths: of all channels that
+        are sent. shift and take give what is sent of a group: by how many rows those that the networks say are to be
+        moved, of each sixteenth; the symbols, in the order of their rows.
         """
-        offsets, gains = (
-            np.split(table[rate_index][:, None, None], GROUPS)
-            for table in (self.rates.scale_offset, self.rates.seen_gain)
-        )
-        f = self.nets["from_latents"][0](seen) + start
-        symbols, rows, before = [], [], []
-        for k in range(GROUPS):
-            h = f + self.nets["from_details"][k - 1](np.concatenate(before)) if k else f
-            log_scale = self.nets["to_scales"][k](leaky_relu(h))
-            rows.append(rows_of(log_scale, offsets[k]).ravel() + np.uint16(SCALE_ROWS))
-            symbols.append(take(k, rows[-1]))
-            before.append(dequantised(symbols[-1], 0, gains[k], GAIN_BITS))
+        offsets = self.rates.scale_offset[rate_index][:, None, None]
+        ends = list(itertools.accumulate(groups_of(len(offsets))))
+        sent = len(offsets) * sixteenths // SIXTEENTHS
+        if not sent:
+            return none(seen.shape[1:])
+        f = _up(self.nets["from_latents"][0](seen) + start) + self.rates.bias[rate_index][:, None, None]
+        symbols, rows, sizes = [], [], []
+        for k, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
+            if begin >= sent:
+                break
+            count = min(end, sent) - begin
+            h = f + self.nets["from_details"][k - 1](np.concatenate(sizes)) if k else f
+            log_scale = self.nets["to_scales"][k](leaky_relu(h))[:count]
+            said = [
+                rows_of(*one).ravel()
+                for one in zip(
+                    _sixteenths(log_scale, len(offsets)),
+                    _sixteenths(offsets[begin:][:count], len(offsets)),
+                    strict=True,
+                )
+            ]
+            said = np.stack(said)
+            rows.append(_moved(said, shift(k, said)).ravel())
+            del h, log_scale, said
+            symbols.append(take(k, rows[-1]).reshape(count, *f.shape[1:]))
+            sizes.append(SIZES[np.abs(symbols[-1].clip(-LARGEST, LARGEST))])
         return np.concatenate(symbols), np.concatenate(rows)
 
 
+def _sixteenths(planes: np.ndarray, channels: int) -> list[np.ndarray]:
+    """[K, h, w] in parts of a sixteenth of all channels."""
+    return np.split(planes, len(planes) * SIXTEENTHS // channels)
+
+
+def _moved(rows: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Rows of the details' tables, uint16 [n, m], from what the networks say, moved by int32 [n]."""
+    moved = rows.astype(np.int16)
+    moved += shifts.clip(-SCALE_ROWS, SCALE_ROWS).astype(np.int16)[:, None]
+    moved.clip(0, SCALE_ROWS - 1, out=moved)
+    moved += SCALE_ROWS
+    return moved.view(np.uint16)
+
+
+def none(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols and rows where no details are sent; shape (h, w) of y."""
+    return np.zeros((0, PER_LATENT * shape[0], PER_LATENT * shape[1]), np.int32), np.zeros(0, np.uint16)
+
+
+def _up(planes: np.ndarray) -> np.ndarray:
+    """[4 C, h, w] to [C, 2 h, 2 w], as `pixel_shuffle`."""
+    return torch.pixel_shuffle(torch.from_numpy(planes)[None], PER_LATENT)[0].numpy()
+
+
+def counted(sixteenths: int) -> tuple[np.ndarray, np.ndarray]:
+    """The symbol int32 [1] that says how many sixteenths of the details are sent, and its row uint16 [1]."""
+    return np.array([sixteenths], np.int32), np.array([COUNT_ROW], np.uint16)
+
+
+def count_of(symbols: np.ndarray) -> int:
+    """How many sixteenths a decoded symbol, int32 [1], says; raises FormatError if there are not so many."""
+    if not 0 <= symbols[0] <= SIXTEENTHS:
+        raise FormatError(f"field stream: {symbols[0]} sixteenths of the details")
+    return int(symbols[0])
+
+
+def shift_rows(count: int) -> np.ndarray:
+    """Rows, uint16, of the symbols that shift so many sixteenths."""
+    return np.full(count, SHIFT_ROW, np.uint16)
+
+
 def runs_as_floats(name: str) -> bool:
-    """Basis and gains do; the networks of the details decide bits."""
+    """Gains do; the networks of the details decide bits."""
     return not name.startswith(tuple(f"details.{network}." for network in NETWORKS))
 
 
 def export(details: nn.Module, rate: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The integers of a weights file; rate: the functions of the rate, float64 [256, channels], by name."""
-    seen_gain = np.exp(rate["details.seen_log_gain"]) * 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
     rates = {
         "scale_offset": (rate["details.scale_offset"] - np.log(SIGMA_MIN)) * 2**FRACTION_BITS,
-        "seen_gain": seen_gain,
         "bias": rate["details.bias"] * 2**FRACTION_BITS,
     }
     tensors = {f"details.rates.{k}": some_rates(np.rint(v).astype(np.int32)) for k, v in rates.items()}
-    tensors["details.first"] = np.zeros(1, np.int32)
     for name in NETWORKS:
         found = getattr(details, name)
         for n, layer in enumerate(found if isinstance(found, nn.ModuleList) else [found]):
@@ -97,29 +164,66 @@ def export(details: nn.Module, rate: dict[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def chooser(
-    details: nn.Module, rate: dict[str, Tensor], residual: Tensor, rate_index: int, tables
-) -> Callable[[int, np.ndarray], np.ndarray]:
-    """`take` of an encoder: u of residual, float32 [1, 3, 16 h, 16 w], rounded by rate and distortion.
+    details: nn.Module, rate: dict[str, Tensor], residual: Tensor, rate_index: int, tables: Tables
+) -> tuple[int, Shift, Take]:
+    """What an encoder gives `walk`, of residual, float32 [1, 3, 16 h, 16 w]: u of it, rounded by rate and distortion.
 
     The basis is orthonormal, so what a step of error costs in the picture is known exactly. rate: of one rate index.
     """
-    bands = [details.analysis(residual[:, :, top : top + BAND * BLOCK]) for top in _tops(residual.shape[2])]
-    step = rate["details.log_inverse_gain"].exp()
-    u = bounded(torch.cat(bands, 2) / step).cpu().numpy()[0]
-    weights = (search.error_weight(rate_index) * step.square()).cpu().numpy()[0]
-    groups, of_group = np.split(u, GROUPS), np.split(weights, GROUPS)
+    step = (-rate["details.log_gain"]).exp()
+    u = step.new_empty(details.channels, *(side // BLOCK for side in residual.shape[2:]))
+    for top in _tops(residual.shape[2]):
+        band = details.analysis(residual[:, :, top : top + BAND * BLOCK])
+        u[:, top // BLOCK : top // BLOCK + BAND] = bounded(band / step)[0]
+    weight = float(search.error_weight(rate_index) * step.square())
+    sixteenths = _worth_sending(u, weight)
+    groups, prices = u.cpu().split(details.sizes), _prices(tables)
+
+    def shift(k: int, rows: np.ndarray) -> np.ndarray:
+        wanted = groups[k].numpy().ravel()[: rows.size].reshape(rows.shape)
+        return np.array([_best_shift(*one, prices) for one in zip(rows, wanted, strict=True)], np.int32)
 
     def take(k: int, rows: np.ndarray) -> np.ndarray:
-        wanted = groups[k]
-        prices = np.broadcast_to(of_group[k], wanted.shape).ravel()
-        return search.round_by_price(wanted.ravel(), rows, tables, prices).reshape(wanted.shape)
+        of_channels = rows.reshape(-1, u.shape[1] * u.shape[2])
+        wanted = groups[k].flatten(1).numpy()[: len(of_channels)]
+        one_by_one = zip(wanted, of_channels, strict=True)  # all at once takes much memory
+        return np.concatenate([search.round_by_price(*one, tables, weight) for one in one_by_one])
 
-    return take
+    return sixteenths, shift, take
+
+
+def _prices(tables: Tables) -> np.ndarray:
+    """Bits of a symbol of each size up to LARGEST in each row of the details, float64 [SCALE_ROWS, LARGEST + 1]."""
+    rows, symbols = np.mgrid[SCALE_ROWS : 2 * SCALE_ROWS, -LARGEST : LARGEST + 1]
+    bits = search.symbol_bits(symbols.ravel().astype(np.int32), rows.ravel(), tables).reshape(rows.shape)
+    return (bits[:, LARGEST:] + bits[:, LARGEST::-1]) / 2
+
+
+def _best_shift(rows: np.ndarray, wanted: np.ndarray, prices: np.ndarray) -> int:
+    """By how many rows to move them all so that what rounds from wanted, float32 [n], costs least."""
+    sizes = np.minimum(np.abs(wanted) + (0.5 - DEAD_ZONE), LARGEST).astype(np.int64)
+    found = np.bincount(rows * np.int64(LARGEST + 1) + sizes, minlength=prices.size).reshape(prices.shape)
+    shifts = np.arange(-MOST_SHIFT, MOST_SHIFT + 1)
+    moved = np.clip(np.arange(SCALE_ROWS) + shifts[:, None], 0, SCALE_ROWS - 1)
+    bits = (found * prices[moved]).sum((1, 2)) + SHIFT_BITS * np.abs(shifts)
+    return int(shifts[bits.argmin()])
+
+
+def _worth_sending(u: Tensor, weight: float) -> int:
+    """Sixteenths up to the last that saves more than it costs; u: float32 [K, h, w], in steps; weight: bits that a
+    squared error of one step is worth."""
+    pays = 0
+    for n, some in enumerate(u.chunk(SIXTEENTHS), 1):
+        size = some.abs()
+        saved = weight * (size.square() - (size - size.round()).square()) - SYMBOL_BITS
+        if saved.clamp_min(0).sum() > ZERO_BITS * size.numel():
+            pays = n
+    return pays
 
 
 def picture(details: nn.Module, rate: dict[str, Tensor], symbols: np.ndarray, base: Tensor) -> Tensor:
-    """base, float32 [1, 3, 16 h, 16 w], with what symbols, int32 [K, h, w], add to it, in place."""
-    step = rate["details.log_inverse_gain"].exp()
+    """base, float32 [1, 3, 16 h, 16 w], with what symbols, int32 [K, 2 h, 2 w], add to it, in place."""
+    step = (-rate["details.log_gain"]).exp()
     for top in _tops(base.shape[2]):
         some = torch.from_numpy(symbols[None, :, top // BLOCK : top // BLOCK + BAND]).to(base.device)
         if some.any():

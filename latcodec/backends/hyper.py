@@ -148,7 +148,7 @@ class Model:
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
             self.rates = self.rates_class(**{k: every_rate(v) for k, v in part(tensors, "rates.").items()})
             self.load_more(tensors)
-        except (KeyError, TypeError, RuntimeError, WeightsError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not hyperprior weights: {error}") from None
         self.weights_id = weights.id
         self.device, self.autocast = torch.device(device), autocast

@@ -1,13 +1,13 @@
 """The hyperprior codec with its context model: quantising, bytes, pictures.
 
-One stream: the symbols of z in four steps, those of y in four, those of the details; the table row of each is computed
-in integers, in the order of `hyperprior_context_model.py`. Fixed point: see `hyper.py`.
+One stream: the symbols of z in four steps, those of y in four; where there are details, how many sixteenths of their
+frequencies are sent, and of each group of these the shifts of its rows and the symbols. The table row of each symbol is
+computed in integers, in the order of `hyperprior_context_model.py` and `details.py`. Fixed point: see `hyper.py`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 
 from latcodec.backends import details, search
 from latcodec.backends.common import (
+    RATE_STEP,
     RATES,
     bounded,
     crc_of,
@@ -37,6 +38,7 @@ from latcodec.backends.hyperprior_context_model import CONTEXTS, Z_CONTEXTS, Mod
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
+from latcodec.errors import OptionError
 from latcodec.integer_net import quantise
 from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
 from latcodec.models.steps import from_steps, in_steps
@@ -77,17 +79,21 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
     shape = tuple(latents.y.shape[1:])
     encoder, bits = Encoder(model.tables), 0.0
 
+    def put(symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        nonlocal bits
+        encoder.put(symbols, rows)
+        bits += ideal_bits(symbols, rows, model.tables)
+        return symbols
+
     def taker(values: torch.Tensor, gain: str, order: torch.Tensor, weight: float) -> Take:
         steps = in_steps((values.cpu() * rate[gain].exp())[None], order)
 
         def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
-            nonlocal bits
             residual = steps[step][0] - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
             symbols = np.where(there, rounded(residual), 0)
             if weight:
                 symbols[there] = search.round_by_price(bounded(residual).numpy()[there], rows, model.tables, weight)
-            encoder.put(symbols[there], rows)
-            bits += ideal_bits(symbols[there], rows, model.tables)
+            put(symbols[there], rows)
             return symbols.astype(np.int32)
 
         return take
@@ -95,22 +101,22 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
     take_z = taker(latents.z, "z_log_gain", model.z_order, 0.0)
     take_y = taker(latents.y, "y_log_gain", model.order, error_bits)
 
-    def begin_details(symbols: np.ndarray, means: np.ndarray) -> Callable[[int, np.ndarray], np.ndarray]:
-        if latents.image is None:
-            choose = None
-        else:
+    def begin_details(symbols: np.ndarray, means: np.ndarray) -> tuple[int, details.Shift, details.Take]:
+        sixteenths, shift, choose = 0, None, None
+        if latents.image is not None:
             residual = to_tensor(latents.image, model.device)
             residual -= _base(model, symbols, means, index, latents.image.shape[:2])
-            choose = details.chooser(model.network.details, model.at_rate(index), residual, index, model.tables)
-
-        def take_details(group: int, rows: np.ndarray) -> np.ndarray:
-            nonlocal bits
-            chosen = np.zeros(len(rows), np.int32) if choose is None else choose(group, rows)
-            encoder.put(chosen.ravel(), rows)
-            bits += ideal_bits(chosen.ravel(), rows, model.tables)
-            return chosen.reshape(-1, *shape)
-
-        return take_details
+            if options.gray:
+                residual[:] = residual.mean(1, keepdim=True)
+            sixteenths, shift, choose = details.chooser(
+                model.network.details, model.at_rate(index), residual, index, model.tables
+            )
+        put(*details.counted(sixteenths))
+        return (
+            sixteenths,
+            lambda group, rows: put(shift(group, rows), details.shift_rows(len(rows))),
+            lambda group, rows: put(choose(group, rows), rows),
+        )
 
     walked = model.walk(index, shape, take_z, take_y, begin_details)
     stream = encoder.finish()
@@ -145,10 +151,12 @@ def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[i
         symbols[there] = decoder.get(rows)
         return symbols
 
-    def take_details(group: int, rows: np.ndarray) -> np.ndarray:
-        return decoder.get(rows).reshape(-1, *shape)
+    def begin_details(symbols: np.ndarray, means: np.ndarray) -> tuple[int, details.Shift, details.Take]:
+        sixteenths = details.count_of(decoder.get(details.counted(0)[1]))
+        shifts = lambda group, rows: decoder.get(details.shift_rows(len(rows)))  # noqa: E731
+        return sixteenths, shifts, lambda group, rows: decoder.get(rows)
 
-    walked = model.walk(rate_index, shape, take, take, lambda symbols, means: take_details)
+    walked = model.walk(rate_index, shape, take, take, begin_details)
     decoder.finish()
     return walked
 
@@ -195,9 +203,11 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
 def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     """Everything a weights file holds: float networks, the integer networks, frozen tables, integers of some rates.
 
-    The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room.
-    Details are sent at every rate until "details.first" says otherwise.
+    The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room. Raises
+    OptionError where details begin between the rates whose integers are kept.
     """
+    if network.config.details_from % RATE_STEP:
+        raise OptionError(f"details_from is {network.config.details_from}, not a multiple of {RATE_STEP}")
     tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.",))
     rate = functions_of_rate(network)
     tensors |= {name: some_rates(table) for name, table in RateTables.of(rate).to_arrays().items()}

@@ -53,8 +53,8 @@ class RateTables(HyperRateTables):
 @dataclass(frozen=True)
 class Walked:
     """Integers of a picture: symbols and means of z int32 [4 Z, h4, w4] and of y int32 [4 C, h2, w2] in coding order,
-    rows uint16 of those coded; symbols of the details int32 [K, h, w] and their rows uint16 [K * h * w], K 0 if there
-    are none."""
+    rows uint16 of those coded; symbols of the details int32 [S, 2 h, 2 w] and their rows uint16 [4 S h w], of the S
+    channels of lowest frequency, which are those sent."""
 
     z_symbols: np.ndarray
     z_means: np.ndarray
@@ -86,8 +86,8 @@ class Model(HyperModel):
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
 
     def sends_details(self, rate_index: int) -> bool:
-        """Whether details pay at this rate."""
-        return self.details is not None and rate_index >= self.details.first
+        """Whether there are details at this rate."""
+        return self.details is not None and rate_index >= self.network.config.details_from
 
     def step_error_bits(self) -> float:
         """Bits that a squared error of one step of y counts as where the encoder rounds by rate and distortion."""
@@ -124,12 +124,13 @@ class Model(HyperModel):
 
         take(step, means, rows, there) gives the symbols of a step, int32 [C, h2, w2]: means int32 of that shape, rows
         uint16 of the coded ones, `there` the mask of those; take_z the same of z. Law 1: integers only.
-        begin_details(symbols of y, means of y) gives `take` of `details.IntegerDetails.walk`.
+        begin_details(symbols of y, means of y) gives `sixteenths`, `shift` and `take` of
+        `details.IntegerDetails.walk`.
         """
         z, hyper = self._walk_z(rate_index, shape, take_z)
         has_details = self.sends_details(rate_index)
         if has_details:
-            start = self.details.start(hyper[:, : shape[0], : shape[1]], rate_index)
+            start = self.details.start(hyper[:, : shape[0], : shape[1]])
         squares = torch.from_numpy(hyper[None, :, : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2])
         squares = F.pixel_unshuffle(squares, 2)[0].unflatten(0, (2, -1))
         del hyper  # the copies of a large picture add up
@@ -152,9 +153,9 @@ class Model(HyperModel):
         del squares
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
         if not has_details:
-            return Walked(*z, *y, np.zeros((0, *shape), np.int32), np.zeros(0, np.uint16))
+            return Walked(*z, *y, *details.none(shape))
         y_hat = _from_steps(seen, self.inverse_order, shape)
-        return Walked(*z, *y, *self.details.walk(y_hat, start, rate_index, begin_details(*y[:2])))
+        return Walked(*z, *y, *self.details.walk(y_hat, start, rate_index, *begin_details(*y[:2])))
 
     def _walk_z(self, rate_index: int, shape: tuple[int, int], take: Take) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Symbols, means and rows of z, as in `Walked`; what the hyper-synthesis makes of them, int32 [2 C, h, w] with

@@ -45,7 +45,8 @@ class Options:
     """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
 
     effort: 0 rounds by rate and distortion, 1..9 search better latents first, each for longer; max_seconds: of the
-    search, 0 for no limit; progress: called with 0..1. Raises OptionError.
+    search, 0 for no limit; progress: called with 0..1; gray: the decoder will average the three channels. Raises
+    OptionError.
     """
 
     rate_index: int
@@ -53,6 +54,7 @@ class Options:
     effort: int = 0
     max_seconds: float = 0.0
     progress: Callable[[float], None] | None = None
+    gray: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.effort < len(STEPS):
@@ -90,7 +92,7 @@ def code(
 def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, error_bits: float):
     """Of the ways to code latents the one of least bits + weight * squared error; without search is one of them."""
     image, index = latents.image, options.rate_index
-    gray = bool((image == image[..., :1]).all())
+    gray = options.gray
     deadline = start + options.max_seconds if options.max_seconds else math.inf
 
     def tried(these, error_bits: float) -> tuple[float, object]:
@@ -139,23 +141,18 @@ def error_weight(rate_index: int) -> float:
     return distortion_weight(lambda_of_index(rate_index)) * 255**2 / 3
 
 
-def round_by_price(
-    residual: np.ndarray, rows: np.ndarray, tables: Tables, error_bits: float | np.ndarray
-) -> np.ndarray:
+def round_by_price(residual: np.ndarray, rows: np.ndarray, tables: Tables, error_bits: float) -> np.ndarray:
     """Nearest integers, int32, but one nearer to 0 where its table makes it cheaper than the error it adds.
 
-    residual: float32 [n]; rows: uint16 [n]; error_bits: bits that a squared error of 1 counts as, of all
-    or of each. Source: rate-distortion optimised quantisation as video encoders do it. In training:
-    `layers.rounded_by_price`.
+    residual: float32 [n]; rows: uint16 [n]; error_bits: bits that a squared error of 1 counts as. Source:
+    rate-distortion optimised quantisation as video encoders do it. In training: `layers.rounded_by_price`.
     """
     nearest = np.rint(residual).astype(np.int32)
     places = np.flatnonzero(nearest)
     near, away = nearest[places], residual[places]
     inner = near - np.sign(near)
     saved = symbol_bits(near, rows[places], tables) - symbol_bits(inner, rows[places], tables)
-    added = (error_bits if np.isscalar(error_bits) else error_bits[places]) * (
-        np.square(away - inner) - np.square(away - near)
-    )
+    added = error_bits * (np.square(away - inner) - np.square(away - near))
     nearest[places] = np.where(saved > added, inner, near)
     return nearest
 

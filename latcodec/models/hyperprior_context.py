@@ -53,7 +53,7 @@ from latcodec.models.layers import (
     scaled,
 )
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
-from latcodec.rates import STEP_ERROR_BITS
+from latcodec.rates import MAX_INDEX, STEP_ERROR_BITS
 
 SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 IMAGE_STRIDE, HYPER_STRIDE = 16, 4
@@ -65,8 +65,9 @@ STAGE_FUNCTIONS = ("stage_gain", "stage_bias")
 @dataclass(frozen=True)
 class Config:
     """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
-    context networks of y and of z; number of rate knots; details of a block, and width of the network that tells their
-    spread; bits that a squared error of one step of y counts as in rounding by rate and distortion, 0 for the nearest
+    context networks of y and of z; number of rate knots; details of a block (0 or a multiple of 16 up to 192), width of
+    the network that tells their spread, and the rate index from which they are sent: the base stays what it is there;
+    bits that a squared error of one step of y counts as in rounding by rate and distortion, 0 for the nearest
     integers: weights that do not say it were trained with 0 and are coded with 60."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
@@ -78,7 +79,8 @@ class Config:
     z_context_width: int = 64
     knots: int = 9
     details: int = 0
-    detail_width: int = 64
+    detail_width: int = 48
+    details_from: int = 150
     step_error_bits: float = STEP_ERROR_BITS
 
 
@@ -87,6 +89,8 @@ class ContextHyperprior(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
+        if not 0 <= config.details_from <= MAX_INDEX:
+            raise ValueError(f"details_from is {config.details_from}, not a rate index")
         if not 0 <= config.step_error_bits < math.inf:
             raise ValueError(f"step_error_bits is {config.step_error_bits}, not 0 or more")
         self.config = config
@@ -150,13 +154,18 @@ class ContextHyperprior(nn.Module):
             self.context_log_gain.sub_(self.y_log_std)
 
     def at_rate(self, t: Tensor) -> dict[str, Tensor]:
-        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1]."""
+        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1]; those of the base, where details are sent,
+        at the highest rate without."""
+        of_details = {}
+        if self.details is not None:
+            of_details = {f"details.{name}": getattr(self.details, name) for name in RATE_FUNCTIONS}
+            of_details = {name: interpolate_knots(knots, t) for name, knots in of_details.items()}
+            t = t.clamp_max(self.config.details_from / MAX_INDEX)
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
         for name in STAGE_FUNCTIONS:
             functions |= {f"{name}.{n}": knots for n, knots in enumerate(getattr(self, name))}
-        if self.details is not None:
-            functions |= {f"details.{name}": getattr(self.details, name) for name in RATE_FUNCTIONS}
-        return {name: interpolate_knots(knots, t)[:, :, None, None] for name, knots in functions.items()}
+        values = {name: interpolate_knots(knots, t) for name, knots in functions.items()}
+        return {name: value[:, :, None, None] for name, value in (values | of_details).items()}
 
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
         """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
@@ -230,9 +239,8 @@ class ContextHyperprior(nn.Module):
             own = {name: rate[f"details.{name}"] for name in RATE_FUNCTIONS}
             u = self.details.analysis(x - x_hat)
             context = y_hat * rate["context_log_gain"].exp()
-            u_hat, more = self.details.transmit(
-                u, context, hyper[:, :, :height, :width], own, quantise_details or quantise
-            )
+            first = hyper[:, :, :height, :width]
+            u_hat, more = self.details.transmit(u, context, first, own, quantise_details or quantise)
             x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
         return x_hat, prices
 
@@ -299,6 +307,8 @@ def loss(
     progress: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Per picture: L = bpp + lc * 255^2 * MSE, weighted by lc^-1/2 so that no rate dominates a batch.
+
+    Details, if the model has any, count at every t, also where files have none: draw only rates above `details_from`.
 
     Returns the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range), "lagrangian", and the shares of
     bpp "z_bpp" and "detail_bpp".

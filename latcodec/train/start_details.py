@@ -1,49 +1,41 @@
-"""A trained context hyperprior that sends details too: their basis and spread are those of what it leaves.
+"""A trained context hyperprior that sends details too, whose spread is measured on what it leaves.
 
 python -m latcodec.train.start_details SOURCE start.pt -O details=192 PICTURES
-latcodec train --codec hyperprior-context --init start.pt --only details. ...
+latcodec train --codec hyperprior-context --init start.pt --only details. --lambda-range 0.1 0.88 ...
 
-SOURCE: weights or a checkpoint. The basis is that of the principal components of the error at the highest rate, in
-blocks, over crops of the pictures; the spread of each channel is measured at every knot.
+SOURCE: weights or a checkpoint; its details, if it has any, are not taken. The spread of each channel is measured on
+what the base leaves at the rate where it ends, and is the same at all knots in the beginning.
 """
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-from latcodec.models.details import BLOCK
 from latcodec.models.hyperprior_context import Config, ContextHyperprior
 from latcodec.train import data
 from latcodec.train.checkpoint import initialise, stored, write
 from latcodec.train.settings import config_of
 
-PICTURES, BATCHES, BATCH, SIDE_PX = 120, 60, 4, 256
+PICTURES, BATCHES, BATCH, SIDE_PX = 120, 10, 4, 256
+STD_OF_MEAN_SIZE = math.pi / (2 * math.sqrt(3) * math.log(2))  # of a logistic distribution
 
 
 @torch.no_grad()
 def fit(network: ContextHyperprior, batches: list[torch.Tensor]) -> None:
-    """Set basis and scales of `network.details` from pictures, float32 [B, 3, H, W] each."""
-    details, covariance = network.details, 0.0
-
-    def base(x: torch.Tensor, t: float) -> torch.Tensor:
-        y = network.analysis(x)
-        rate = network.at_rate(torch.full((len(x),), t))
-        return network.transmit(y, network.hyper_analysis(y), rate, torch.round, by_price=True)[0]
-
+    """Set the scales of `network.details` from pictures, float32 [B, 3, H, W] each."""
+    details = network.details
+    sizes = []
     for x in batches:
-        blocks = F.pixel_unshuffle(x - base(x, 1.0), BLOCK).flatten(2).transpose(1, 2).flatten(0, 1).double()
-        covariance = covariance + blocks.T @ blocks
-    details.basis.copy_(torch.linalg.eigh(covariance)[1].flip(1)[:, : details.channels])
-    knots = len(details.log_gain)
-    for knot in range(knots):
-        u = torch.cat([details.analysis(x - base(x, knot / (knots - 1))) for x in batches[::6]])
-        log_std = u.std((0, 2, 3)).clamp_min(1e-5).log()
-        details.scale_offset[knot] = details.log_gain[knot] + log_std
-        details.seen_log_gain[knot] = -details.log_gain[knot] - log_std
+        y = network.analysis(x)
+        rate = network.at_rate(torch.ones(len(x)))
+        base = network.transmit(y, network.hyper_analysis(y), rate, torch.round, by_price=True)[0]
+        sizes.append(details.analysis(x - base).abs().mean((0, 2, 3)))
+    size = torch.stack(sizes).mean(0)
+    details.scale_offset.copy_(details.log_gain + (STD_OF_MEAN_SIZE * size).clamp_min(1e-5).log())
 
 
 def main() -> None:
@@ -59,7 +51,8 @@ def main() -> None:
     options = tuple(tuple(option.split("=", 1)) for option in given.options)
     torch.manual_seed(0)
     network = ContextHyperprior(config_of("hyperprior-context", Config, config, options))
-    initialise(network, codec, given.source)
+    base = tuple(name for name in network.state_dict() if not name.startswith("details."))
+    initialise(network, codec, given.source, base)
     if given.take is not None:
         initialise(network, codec, given.take, ("details.",))
     else:

@@ -43,6 +43,8 @@ def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
     changed = {name for name in kept if kept[name] != before[name]}
     if config.latent < old.config.latent or changed - {"latent", "blocks"} or any(old.config.blocks):
         raise OptionError("only more latents and first residual blocks can be added")
+    if config.details:
+        raise OptionError("widen the base alone, details=0: they end its rates below the highest")
     new, count, total = ContextHyperprior(config), old.config.latent, config.latent
     for part in ("g_a", "g_s"):
         layers = [[m for m in getattr(network, part) if isinstance(m, MAIN)] for network in (old, new)]
