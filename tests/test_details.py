@@ -17,7 +17,7 @@ from latcodec.backends.hyper import SCALE_ROWS, sigmas, soft
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
 from latcodec.integer_net import FRACTION_BITS
-from latcodec.models.details import BLOCK, GROUPS, LARGEST, RATE_FUNCTIONS, Details, cosine_basis, groups_of
+from latcodec.models.details import BLOCK, GROUPS, LARGEST, Details, cosine_basis, groups_of
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
 from latcodec.models.layers import GDN, logistic_bits, round_straight_through
 from latcodec.models.steps import STEPS
@@ -196,7 +196,9 @@ def test_details_begin_at_one_rate_and_the_base_ends_there(network, model, photo
     rate = network.at_rate(torch.tensor([99, 100, 255]) / 255)
     for name, value in rate.items():
         varies = not torch.equal(value[1], value[2])
-        assert varies == (name.startswith("details.") and name != "details.bias"), name  # the bias starts at 0
+        constant = ("details.bias", "details.sent")  # the bias starts at 0
+        assert varies == (name.startswith("details.") and name not in constant), name
+    assert rate["details.sent"].flatten().tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize(("channels", "sixteenths"), [(0, 0), (3, 1), (4, 1), (5, 2), (33, 9), (64, 16)])
@@ -320,13 +322,12 @@ def test_the_base_hears_of_the_details_that_are_sent(network, x, monkeypatch):
     """Bits and error of those that are sent depend on the base; those that are rounded to 0 change nothing."""
     with torch.no_grad():
         rate = network.at_rate(torch.ones(1))
-        own = {name: rate[f"details.{name}"] for name in RATE_FUNCTIONS}
         y = network.analysis(x)
         base = network.transmit(y, network.hyper_analysis(y), rate, torch.round)[0]
         u = network.details.analysis(x - base)
         seen, first = torch.zeros_like(y), torch.zeros(1, 2 * y.shape[1], *y.shape[2:])
     u.requires_grad_()
-    u_hat, prices = network.details.transmit(u, seen, first, own, round_straight_through)
+    u_hat, prices = network.details.transmit(u, seen, first, rate, round_straight_through)
     heard = torch.autograd.grad(u_hat.sum() + sum(logistic_bits(q, sigma).sum() for _, q, sigma in prices), u)[0]
     sent = torch.cat([q for _, q, _ in prices], 1) != 0
     assert torch.equal(heard != 0, sent) and 0 < sent.float().mean() < 1
@@ -341,6 +342,18 @@ def test_wrong_numbers_of_details_are_refused():
     for channels in (0, 24, 3 * BLOCK**2 + 16):
         with pytest.raises(ValueError, match="details"):
             Details(channels, 24, 8, 3)
+
+
+def test_rates_without_details_are_not_charged_for_them(network, x):
+    with torch.no_grad():
+        t = torch.tensor([90, 99, 100, 200]) / 255
+        both = loss(network, x.repeat(4, 1, 1, 1), t, noise=False)
+        network.details, kept = None, network.details
+        base = loss(network, x.repeat(4, 1, 1, 1), t, noise=False)
+        network.details = kept
+    assert torch.equal(both["detail_bpp"] > 0, torch.tensor([False, False, True, True]))
+    assert torch.allclose(both["mse"][:2], base["mse"][:2], rtol=1e-5)
+    assert both["mse"][3] < 0.9 * base["mse"][2]
 
 
 def test_details_train_alone(network, x):

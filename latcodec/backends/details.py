@@ -86,25 +86,12 @@ class IntegerDetails:
             count = min(end, sent) - begin
             h = f + self.nets["from_details"][k - 1](np.concatenate(sizes)) if k else f
             log_scale = self.nets["to_scales"][k](leaky_relu(h))[:count]
-            said = [
-                rows_of(*one).ravel()
-                for one in zip(
-                    _sixteenths(log_scale, len(offsets)),
-                    _sixteenths(offsets[begin:][:count], len(offsets)),
-                    strict=True,
-                )
-            ]
-            said = np.stack(said)
+            said = rows_of(log_scale, offsets[begin:][:count]).reshape(count * SIXTEENTHS // len(offsets), -1)
             rows.append(_moved(said, shift(k, said)).ravel())
             del h, log_scale, said
             symbols.append(take(k, rows[-1]).reshape(count, *f.shape[1:]))
             sizes.append(SIZES[np.abs(symbols[-1].clip(-LARGEST, LARGEST))])
         return np.concatenate(symbols), np.concatenate(rows)
-
-
-def _sixteenths(planes: np.ndarray, channels: int) -> list[np.ndarray]:
-    """[K, h, w] in parts of a sixteenth of all channels."""
-    return np.split(planes, len(planes) * SIXTEENTHS // channels)
 
 
 def _moved(rows: np.ndarray, shifts: np.ndarray) -> np.ndarray:

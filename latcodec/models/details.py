@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latcodec.models.layers import conv, distortion_weights, leaky, lower_bound
+from latcodec.models.layers import conv, distortion_weights, interpolate_knots, leaky, lower_bound
 
 BLOCK = 8  # px
 PER_LATENT = 2  # blocks along a side of the 16 px that a latent stands for
@@ -32,6 +32,7 @@ DEAD_ZONE = 0.15  # about what rounding by rate and distortion does, which the e
 COARSER = 1.6  # the steps at t = 0 beside those that are best where details are dense, at t = 1; less in between
 LARGEST = 15  # size of a symbol as the networks see it
 RATE_FUNCTIONS = ("log_gain", "scale_offset", "bias")
+NEAR = 1e-4  # of t: a rate index is a 255th
 
 
 def groups_of(channels: int) -> list[int]:
@@ -82,6 +83,12 @@ class Details(nn.Module):
                 last.weight.mul_(0.1)
                 last.bias.zero_()
 
+    def at_rate(self, t: Tensor, first: float) -> dict[str, Tensor]:
+        """The functions of the rate at t float32 [B], [B, .] all, and "sent", 0 below `first` and 1 from there on."""
+        values = {name: interpolate_knots(getattr(self, name), t) for name in RATE_FUNCTIONS}
+        values["sent"] = (t > first - NEAR).float()[:, None]
+        return {f"details.{name}": value for name, value in values.items()}
+
     def analysis(self, residual: Tensor) -> Tensor:
         """x - x_base, float32 [B, 3, 8 h, 8 w], to u [B, K, h, w]."""
         return F.conv2d(F.pixel_unshuffle(residual, BLOCK), self.basis.T[:, :, None, None])
@@ -97,14 +104,14 @@ class Details(nn.Module):
         steps.
 
         seen: decoded latents in the domain of the context networks, [B, C, h, w]; first: hyper-synthesis' output,
-        [B, 2 C, h, w]; rate: `RATE_FUNCTIONS`, [B, ., 1, 1].
+        [B, 2 C, h, w]; rate: what `at_rate` says, [B, ., 1, 1].
         """
-        f = F.pixel_shuffle(self.from_latents(seen) + self.from_first(first), PER_LATENT) + rate["bias"]
-        gain = rate["log_gain"].exp()
+        f = F.pixel_shuffle(self.from_latents(seen) + self.from_first(first), PER_LATENT) + rate["details.bias"]
+        gain = rate["details.log_gain"].exp()
         # The base learns what the sent ones save it and cost: most are rounded to 0 and correct nothing.
         u = torch.where((u * gain).abs() > 0.5 + DEAD_ZONE, u, u.detach())
         scaled = F.softshrink(u * gain, DEAD_ZONE).split(self.sizes, 1)
-        offset = rate["scale_offset"].split(self.sizes, 1)
+        offset = rate["details.scale_offset"].split(self.sizes, 1)
         parts, before, prices = [], [], []
         for k in range(GROUPS):
             h = f + self.from_details[k - 1](torch.cat(before, 1)) if k else f

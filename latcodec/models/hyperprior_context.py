@@ -36,7 +36,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latcodec.models.details import RATE_FUNCTIONS, Details
+from latcodec.models.details import Details
 from latcodec.models.layers import (
     GDN,
     Residual,
@@ -80,7 +80,7 @@ class Config:
     knots: int = 9
     details: int = 0
     detail_width: int = 48
-    details_from: int = 150
+    details_from: int = 140
     step_error_bits: float = STEP_ERROR_BITS
 
 
@@ -154,13 +154,10 @@ class ContextHyperprior(nn.Module):
             self.context_log_gain.sub_(self.y_log_std)
 
     def at_rate(self, t: Tensor) -> dict[str, Tensor]:
-        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1]; those of the base, where details are sent,
-        at the highest rate without."""
-        of_details = {}
+        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1]; the base's end where details begin."""
+        of_details, last = {}, self.config.details_from / MAX_INDEX
         if self.details is not None:
-            of_details = {f"details.{name}": getattr(self.details, name) for name in RATE_FUNCTIONS}
-            of_details = {name: interpolate_knots(knots, t) for name, knots in of_details.items()}
-            t = t.clamp_max(self.config.details_from / MAX_INDEX)
+            of_details, t = self.details.at_rate(t, last), t.clamp_max(last)
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
         for name in STAGE_FUNCTIONS:
             functions |= {f"{name}.{n}": knots for n, knots in enumerate(getattr(self, name))}
@@ -236,11 +233,11 @@ class ContextHyperprior(nn.Module):
         y_hat = from_steps(parts, self.inverse_order)[:, :, :height, :width]
         x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), rate, autocast)
         if self.details is not None and x is not None:
-            own = {name: rate[f"details.{name}"] for name in RATE_FUNCTIONS}
-            u = self.details.analysis(x - x_hat)
+            u = self.details.analysis(x - x_hat) * rate["details.sent"]
             context = y_hat * rate["context_log_gain"].exp()
-            first = hyper[:, :, :height, :width]
-            u_hat, more = self.details.transmit(u, context, first, own, quantise_details or quantise)
+            u_hat, more = self.details.transmit(
+                u, context, hyper[:, :, :height, :width], rate, quantise_details or quantise
+            )
             x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
         return x_hat, prices
 
@@ -280,11 +277,14 @@ class ContextHyperprior(nn.Module):
         """
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
-        x_hat, prices = self.transmit(y, z, self.at_rate(t), round_straight_through, autocast, x, by_price=True)
+        rate = self.at_rate(t)
+        x_hat, prices = self.transmit(y, z, rate, round_straight_through, autocast, x, by_price=True)
         of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
         z_bits, y_bits = price(*of_z, noise), torch.stack([price(*part, noise) for part in of_y]).sum(0)
         # Nearly all details are 0 and free: noise on them would cost what they do not.
         detail_bits = sum((price(*part, noise=False) for part in of_details), torch.zeros_like(z_bits))
+        if of_details:
+            detail_bits = detail_bits * rate["details.sent"].flatten()
         return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": z_bits, "detail_bits": detail_bits}
 
 
@@ -307,8 +307,6 @@ def loss(
     progress: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Per picture: L = bpp + lc * 255^2 * MSE, weighted by lc^-1/2 so that no rate dominates a batch.
-
-    Details, if the model has any, count at every t, also where files have none: draw only rates above `details_from`.
 
     Returns the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range), "lagrangian", and the shares of
     bpp "z_bpp" and "detail_bpp".
