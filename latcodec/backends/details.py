@@ -75,7 +75,8 @@ class IntegerDetails:
         """
         offsets = self.rates.scale_offset[rate_index][:, None, None]
         ends = list(itertools.accumulate(groups_of(len(offsets))))
-        sent = len(offsets) * sixteenths // SIXTEENTHS
+        some = len(offsets) // SIXTEENTHS
+        sent = some * sixteenths
         if not sent:
             return none(seen.shape[1:])
         f = _up(self.nets["from_latents"][0](seen) + start) + self.rates.bias[rate_index][:, None, None]
@@ -86,7 +87,8 @@ class IntegerDetails:
             count = min(end, sent) - begin
             h = f + self.nets["from_details"][k - 1](np.concatenate(sizes)) if k else f
             log_scale = self.nets["to_scales"][k](leaky_relu(h))[:count]
-            said = rows_of(log_scale, offsets[begin:][:count]).reshape(count * SIXTEENTHS // len(offsets), -1)
+            firsts = range(0, count, some)  # one sixteenth after another: all at once takes much memory
+            said = np.stack([rows_of(log_scale[n:][:some], offsets[begin + n :][:some]).ravel() for n in firsts])
             rows.append(_moved(said, shift(k, said)).ravel())
             del h, log_scale, said
             symbols.append(take(k, rows[-1]).reshape(count, *f.shape[1:]))

@@ -234,10 +234,8 @@ class ContextHyperprior(nn.Module):
         x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), rate, autocast)
         if self.details is not None and x is not None:
             u = self.details.analysis(x - x_hat) * rate["details.sent"]
-            context = y_hat * rate["context_log_gain"].exp()
-            u_hat, more = self.details.transmit(
-                u, context, hyper[:, :, :height, :width], rate, quantise_details or quantise
-            )
+            context, first = y_hat * rate["context_log_gain"].exp(), hyper[:, :, :height, :width]
+            u_hat, more = self.details.transmit(u, context, first, rate, quantise_details or quantise)
             x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
         return x_hat, prices
 
