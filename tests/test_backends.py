@@ -428,7 +428,7 @@ def synthesis_of(model):
     """Latents to pictures at one rate, where the codec's synthesis knows it."""
     if "rate" not in inspect.signature(model.network.synthesis).parameters:
         return model.network.synthesis
-    rate = model.at_rate(100)
+    rate = model.at_rate(model.rate(100))
     return lambda y: model.network.synthesis(y, rate)
 
 

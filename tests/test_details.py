@@ -14,12 +14,13 @@ from latcodec.backends import hyperprior_context as backend
 from latcodec.backends import search
 from latcodec.backends.common import crc_of, every_rate, some_rates
 from latcodec.backends.hyper import SCALE_ROWS, sigmas, soft
+from latcodec.coding import Encoder
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
 from latcodec.integer_net import FRACTION_BITS
 from latcodec.models.details import BLOCK, GROUPS, LARGEST, Details, cosine_basis, groups_of
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
-from latcodec.models.layers import GDN, logistic_bits, round_straight_through
+from latcodec.models.layers import GDN, Residual, logistic_bits, round_straight_through
 from latcodec.models.steps import STEPS
 from latcodec.train import start_details, widen
 from latcodec.train.checkpoint import initialise
@@ -67,10 +68,17 @@ def model(network) -> backend.Model:
     return model_of(network)
 
 
+@pytest.fixture
+def one_base(monkeypatch) -> None:
+    """Latents at the rate of the file, or where details begin, whatever the picture."""
+    monkeypatch.setattr(backend, "bases_to_try", lambda *anything: [])
+
+
 def payload(coded, index: int, image: np.ndarray) -> Payload:
     return Payload(
         backend_id=5, weights_id=b"0000", rate_index=index, width=image.shape[1], height=image.shape[0], gray=False,
         depth=8 * image.itemsize, integers_crc=coded.integers_crc, streams=coded.streams,
+        parameters=coded.parameters,
     )  # fmt: skip
 
 
@@ -96,7 +104,7 @@ def test_more_bits_buy_more_than_the_latents_can_hold(model, photograph):
     assert np.count_nonzero(coded.detail_symbols) > 1000 and with_details < 0.5 * without
 
 
-def test_rows_are_those_of_the_float_network(network, model, photograph, x, monkeypatch):
+def test_rows_are_those_of_the_float_network(network, model, photograph, x, one_base, monkeypatch):
     index = 200
     monkeypatch.setattr(details_backend, "_best_shift", lambda *anything: 0)
     coded = backend.encode(model, photograph, backend.Options(index))
@@ -118,7 +126,10 @@ def test_rows_are_those_of_the_float_network(network, model, photograph, x, monk
     assert np.abs(np.log(found / expected)).max() < 0.15  # rows lie 0.128 apart
 
 
-@pytest.mark.parametrize("name", ["scale_offset", "bias", "from_latents", "from_details", "to_scales"])
+@pytest.mark.parametrize(
+    "name",
+    ["scale_offset", "bias", "base_scale_offset", "base_bias", "from_latents", "from_details", "to_scales"],
+)
 def test_a_platform_that_computes_something_else_is_told(network, photograph, name):
     model = model_of(network)
     coded = backend.encode(model, photograph, backend.Options(255))
@@ -160,7 +171,7 @@ def test_a_network_without_details_codes_as_if_there_were_none(network, photogra
     assert crc_of(np.zeros(0, np.int32)) == 0  # so a checksum says nothing of them
 
 
-def test_a_search_counts_the_details(model, photograph, monkeypatch):
+def test_a_search_counts_the_details(model, photograph):
     image = np.ascontiguousarray(photograph[40:104, 60:140])
     prices = []
     for effort in (0, 2):
@@ -170,8 +181,7 @@ def test_a_search_counts_the_details(model, photograph, monkeypatch):
     latents, x = backend.analyse(model, image), torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     found = []
     for sends in (True, False):
-        monkeypatch.setattr(type(model), "sends_details", lambda model, rate_index, sends=sends: sends)
-        transmit, _ = soft(model, 200)
+        transmit, _ = soft(model, backend.Rate(200, 100, sends))
         with torch.no_grad():
             found.append(transmit((latents.y[None], latents.z[None]), torch.round, x))
     assert found[0][1] > found[1][1] and not torch.equal(found[0][0], found[1][0])
@@ -187,7 +197,7 @@ def test_bands_join(model, photograph, monkeypatch):
     assert np.abs(again.astype(int) - decoded).max() <= 1
 
 
-def test_details_begin_at_one_rate_and_the_base_ends_there(network, model, photograph):
+def test_details_begin_at_one_rate_and_the_base_ends_there(network, model, photograph, one_base):
     below, first, above = (backend.encode(model, photograph, backend.Options(index)) for index in (99, 100, 255))
     assert below.detail_symbols.shape == (0, 24, 24) and first.detail_symbols.any()
     decoded = backend.decode(model, payload(below, 99, photograph))
@@ -206,13 +216,15 @@ def test_frequencies_that_hold_nothing_are_not_sent(network, model, channels, si
     u = torch.zeros(1, 64, 4, 6)
     u[:, :channels] = torch.randn(1, channels, 4, 6)
     residual = network.details.synthesis(u)
-    found, _, take = details_backend.chooser(network.details, model.at_rate(255), residual, 255, model.tables)
+    found, _, take = details_backend.chooser(
+        network.details, model.at_rate(model.rate(255)), residual, 255, model.tables
+    )
     assert found == sixteenths
     rows = np.full(4 * 24, SCALE_ROWS + 40, np.uint16)
     assert (take(0, rows) != 0).any() == bool(channels)
 
 
-def test_pictures_unlike_photographs_shift_the_rows(model, monkeypatch):
+def test_pictures_unlike_photographs_shift_the_rows(model, one_base, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     coded = backend.encode(model, noise, backend.Options(255))
     assert np.array_equal(backend.decode(model, payload(coded, 255, noise)),
@@ -254,7 +266,7 @@ def test_symbols_that_no_encoder_writes_are_no_trouble(model, extreme):
 
     seen, first = np.zeros((24, *shape), np.int64), np.zeros((48, *shape), np.int64)
     shifts = lambda group, rows: np.full(len(rows), extreme, np.int32)  # noqa: E731
-    symbols, rows = model.details.walk(seen, model.details.start(first), 255, 16, shifts, take)
+    symbols, rows = model.details.walk(seen, model.details.start(first), 255, 100, 16, shifts, take)
     assert symbols.shape == (64, 4, 6) and sum(counts) == rows.size
     assert SCALE_ROWS <= rows.min() == rows.max() < 2 * SCALE_ROWS
 
@@ -266,13 +278,6 @@ def test_gray_pictures_pay_for_no_colour(model, photograph):
     shown = [backend.shown(model, coded, 220, (192, 192), True, 8) for coded in (gray, colour)]
     assert len(gray.streams[0]) < len(colour.streams[0])
     assert error(shown[0], image) < 1.02 * error(shown[1], image)
-
-
-def test_details_begin_where_integers_are_kept(network):
-    network.config = replace(NARROW, details_from=101)
-    with pytest.raises(OptionError, match="details_from"):
-        model_of(network)
-    network.config = NARROW
 
 
 def test_a_config_of_impossible_details_is_told(network):
@@ -367,6 +372,119 @@ def test_details_train_alone(network, x):
         choose_trained(trained, "g_b")
 
 
+# Which rate the latents have.
+
+
+@pytest.mark.parametrize("index", [60, 130, 255])
+@pytest.mark.parametrize("base", [0, 37, 60])
+def test_details_beside_latents_of_any_lower_rate(model, photograph, index, base):
+    image = np.ascontiguousarray(photograph[:70, :90])
+    latents = backend.analyse(model, image)
+    rate = model.rate(index, bytes((base,)))
+    assert rate == backend.Rate(index, base, True)
+    coded = backend._code(model, latents, backend.Options(index), 8.0, rate)
+    assert coded.parameters == bytes((base,))
+    decoded = backend.decode(model, payload(coded, index, image))
+    assert np.array_equal(decoded, backend.shown(model, coded, index, (70, 90), False, 8))
+    alone = backend._code(model, latents, backend.Options(base), 8.0, backend.Rate(base, base, False))
+    assert np.array_equal(coded.symbols, alone.symbols) and alone.detail_symbols.size == 0
+    assert coded.detail_symbols.size > 0
+
+
+def test_rows_beside_other_latents_are_those_of_the_float_network(network, photograph, x, monkeypatch):
+    monkeypatch.setattr(details_backend, "_best_shift", lambda *anything: 0)
+    with torch.no_grad():
+        for knots in (network.details.base_scale_offset, network.details.base_bias):
+            knots.normal_(std=0.3)
+    model, rate = model_of(network), backend.Rate(220, 64, True)
+    coded = backend._code(model, backend.analyse(model, photograph), backend.Options(220), 8.0, rate)
+    sent = len(coded.detail_symbols)
+    symbols = torch.from_numpy(np.pad(coded.detail_symbols, ((0, 64 - sent), (0, 0), (0, 0))))[None].float()
+    with torch.no_grad():
+        functions = network.at_rate(torch.tensor([220 / 255]), torch.tensor([64 / 255]))
+        y = network.analysis(x)
+        heard, taken = iter(symbols.split(groups_of(64), 1)), []
+
+        def quantise(residual: torch.Tensor) -> torch.Tensor:
+            taken.append(residual)
+            return residual.round() if len(taken) <= 2 * STEPS else next(heard)
+
+        _, prices = network.transmit(y, network.hyper_analysis(y), functions, quantise, x=x, by_price=True)
+        for knots in (network.details.base_scale_offset, network.details.base_bias):
+            knots.zero_()
+    expected = torch.cat([sigma for _, _, sigma in prices[-GROUPS:]], 1)[:, :sent].ravel().numpy()
+    found = sigmas()[coded.detail_rows - SCALE_ROWS]
+    assert np.abs(np.log(found / expected)).max() < 0.15
+
+
+def test_what_a_file_says_of_its_base_is_checked(network, model, photograph):
+    for wrong in (bytes((101,)), b"", b"12", bytes(3)):
+        with pytest.raises(FormatError, match="parameters"):
+            model.rate(100, wrong)
+    coded = backend.encode(model, photograph[:32, :32], backend.Options(50))
+    file = payload(coded, 50, photograph[:32, :32])
+    with pytest.raises(FormatError, match="parameters"):
+        backend.decode(model, replace(file, parameters=b"3"))
+    plain = ContextHyperprior(replace(NARROW, details=0))
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("details.")})
+    with pytest.raises(FormatError, match="parameters"):
+        model_of(plain).rate(100, bytes((50,)))
+    for index in (0, 99, 100, 255):
+        assert model.parameters(model.rate(index)) is None
+    assert model.rate(100) == backend.Rate(100, 100, True) and model.rate(99) == backend.Rate(99, 99, False)
+
+
+@pytest.mark.parametrize("index", [130, 240])
+def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
+    image = np.ascontiguousarray(photograph[:64, :96])
+    latents, prices = backend.analyse(model, image), {}
+    for base in (None, 0, 60, 100, 120):
+        rate = model.rate(index) if base is None else model.rate(index, bytes((base,)))
+        coded = backend._code(model, latents, backend.Options(index), model.step_error_bits(), rate)
+        decoded = backend.shown(model, coded, index, (64, 96), False, 8)
+        prices[base] = search.price(coded, decoded, image, index)
+    monkeypatch.setattr(backend, "bases_to_try", lambda *anything: [0, 60, 100, 120])
+    found = backend.encode(model, image, backend.Options(index))
+    chosen = search.price(found, backend.shown(model, found, index, (64, 96), False, 8), image, index)
+    assert chosen == min(prices.values()) and len(set(prices.values())) > 3
+
+
+def test_other_bases_are_tried_where_a_picture_is_unlike_photographs(photograph):
+    drawn = np.full((64, 64, 3), 255, np.uint8)
+    drawn[::9] = 0
+    cheap = 64 * 64
+    assert backend.bases_to_try(120, photograph, cheap) == []
+    assert backend.bases_to_try(120, photograph, 40 * photograph.size) == [60, 100]
+    assert backend.bases_to_try(80, drawn, cheap) == [60] and backend.bases_to_try(20, drawn, cheap) == []
+    assert backend.bases_to_try(120, photograph, cheap, True) == [60, 100]
+    assert backend.bases_to_try(120, photograph[:1, :1], 0) == []
+
+
+def test_verification_runs_no_network_twice_and_still_notices(model, photograph, monkeypatch):
+    image = np.ascontiguousarray(photograph[:64, :96])
+    calls, run = [], type(model.hyper).__call__
+    monkeypatch.setattr(type(model.hyper), "__call__", lambda net, x: calls.append(net) or run(net, x))
+    coded = backend.encode(model, image, backend.Options(200, verify=False))
+    alone = len(calls)
+    again = backend.encode(model, image, backend.Options(200))
+    assert len(calls) == 2 * alone and again.streams == coded.streams and again.memory is None
+    monkeypatch.setattr(backend, "REMEMBERED", 0)
+    backend.encode(model, image, backend.Options(200))
+    assert len(calls) == 4 * alone
+    monkeypatch.undo()
+    finish = Encoder.finish
+    for place in (3, 40, -5):
+
+        def damaged(encoder: Encoder, place: int = place) -> bytes:
+            stream = bytearray(finish(encoder))
+            stream[place] ^= 16
+            return bytes(stream)
+
+        monkeypatch.setattr(Encoder, "finish", damaged)
+        with pytest.raises((DriftError, FormatError)):
+            backend.encode(model, image, backend.Options(200))
+
+
 # More latents.
 
 
@@ -395,8 +513,26 @@ def test_a_wider_network_does_what_the_narrow_one_did(narrow, x):
             assert after["z_bits"] == pytest.approx(before["z_bits"].item(), rel=1e-3)
 
 
+def test_blocks_and_contexts_grow_beside_those_there_are(narrow, x):
+    torch.manual_seed(2)
+    first = widen.widened(narrow, replace(narrow.config, blocks=(0, 1, 1)))
+    with torch.no_grad():
+        for block in (*first.g_a, *first.g_s):
+            if isinstance(block, Residual):
+                block.f[-1].weight.normal_(std=0.05)
+    grown = widen.widened(first, replace(first.config, blocks=(1, 1, 3), context_width=32))
+    assert [type(layer).__name__ for layer in grown.g_a].count("Residual") == 5
+    t = torch.tensor([0.4])
+    with torch.no_grad():
+        before, after = (net(x, t, noise=False) for net in (first, grown))
+        assert torch.allclose(before["x_hat"], after["x_hat"], atol=1e-4)
+        assert torch.allclose(before["y_bits"], after["y_bits"], rtol=1e-4)
+        grown.corrections[0].weight[:, 16:].normal_(std=0.1)  # the new ones are there, and not yet heard
+        assert not torch.allclose(before["y_bits"], grown(x, t, noise=False)["y_bits"], rtol=1e-4)
+
+
 def test_only_more_can_be_had(narrow):
-    for other in ({"latent": 16}, {"context_width": 8}, {"details": 16}):
+    for other in ({"latent": 16}, {"context_width": 8}, {"details": 16}, {"hyper_width": 24}):
         with pytest.raises(OptionError):
             widen.widened(narrow, replace(narrow.config, **other))
 

@@ -160,11 +160,12 @@ def test_least_bits_of_z(model, shape):
     ends = model.tables.offsets
     rows = rows_of(np.zeros(len(channels), np.int64), model.rates.z_scale_offset[40][channels])
     least = [model.tables.bits[ends[row] : ends[row + 1]].min() for row in rows]
-    assert sum(least) == pytest.approx(model.least_bits_of_z(40, shape)) and sum(least) > 0
+    assert sum(least) == pytest.approx(model.least_bits_of_z(model.rate(40), shape)) and sum(least) > 0
 
 
 def decode_walk(model, coded, index: int, image: np.ndarray) -> backend.Walked:
-    return backend.decode_integers(model, coded.streams[0], index, tuple(-(-side // 16) for side in image.shape[:2]))
+    shape = tuple(-(-side // 16) for side in image.shape[:2])
+    return backend.decode_integers(model, coded.streams[0], model.rate(index), shape)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 17), (33, 47), (64, 65), (100, 191)])
@@ -194,7 +195,7 @@ def test_a_step_sees_the_steps_before_and_no_other(model):
             return np.zeros(means.shape, np.int32)
 
         takes = (take, nothing) if of_z else (nothing, take)
-        return model.walk(128, (11, 13), *takes, lambda symbols, means: None)
+        return model.walk(model.rate(128), (11, 13), *takes, lambda symbols, means: None)
 
     for of_z, name in ((True, "z_means"), (False, "means")):
         plain = getattr(walk(of_z, None), name).reshape(STEPS, -1)

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from latcodec.backends import search
-from latcodec.backends.common import bounded, every_rate, part, some_rates
+from latcodec.backends.common import RATES, bounded, every_rate, part, some_rates
 from latcodec.backends.hyper import SCALE_ROWS, leaky_relu, rows_of
 from latcodec.coding_tables import Tables
 from latcodec.errors import FormatError
-from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise
+from latcodec.integer_net import FRACTION_BITS, IntegerNet, Run, quantise, run
 from latcodec.models.details import BLOCK, DEAD_ZONE, LARGEST, PER_LATENT, SHARES, SIGMA_MIN, groups_of
+from latcodec.models.layers import interpolate_knots
 
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
 BAND = 128  # rows of blocks that are transformed at once
@@ -44,10 +45,12 @@ Take = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [n]) -> in
 
 @dataclass(frozen=True)
 class Rates:
-    """Integers of every rate index: scale_offset [256, K], bias [256, width]."""
+    """Integers of every rate index: scale_offset [256, K], bias [256, width]; what the base's rate adds to them."""
 
     scale_offset: np.ndarray
     bias: np.ndarray
+    base_scale_offset: np.ndarray
+    base_bias: np.ndarray
 
 
 class IntegerDetails:
@@ -59,34 +62,36 @@ class IntegerDetails:
         }
         self.rates = Rates(**{k: every_rate(v) for k, v in part(tensors, "details.rates.").items()})
 
-    def start(self, first: np.ndarray) -> np.ndarray:
+    def start(self, first: np.ndarray, run: Run = run) -> np.ndarray:
         """What `walk` wants of the hyper-synthesis' output, integers [2 C, h, w] with FRACTION_BITS; it is smaller."""
-        return self.nets["from_first"][0](first)
+        return run(self.nets["from_first"][0], first)
 
     def walk(
-        self, seen: np.ndarray, start: np.ndarray, rate_index: int, sixteenths: int, shift: Shift, take: Take
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, seen: np.ndarray, start: np.ndarray, rate_index: int, base: int, sixteenths: int, shift: Shift,
+        take: Take, run: Run = run,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Go through the groups, in either direction: symbols int32 [S, 2 h, 2 w] of the S channels that are sent, and
         their rows uint16 [4 S h w].
 
-        seen: decoded latents, integers [C, h, w] with FRACTION_BITS; start: see there; sixteenths: of all channels that
-        are sent. shift and take give what is sent of a group: by how many rows those that the networks say are to be
-        moved, of each sixteenth; the symbols, in the order of their rows.
+        seen: decoded latents, integers [C, h, w] with FRACTION_BITS; start: see there; base: the rate index of the
+        latents; sixteenths: of all channels that are sent. shift and take give what is sent of a group: by how many
+        rows those that the networks say are to be moved, of each sixteenth; the symbols, in the order of their rows.
         """
-        offsets = self.rates.scale_offset[rate_index][:, None, None]
+        offsets = (self.rates.scale_offset[rate_index] + self.rates.base_scale_offset[base])[:, None, None]
+        bias = (self.rates.bias[rate_index] + self.rates.base_bias[base])[:, None, None]
         ends = list(itertools.accumulate(groups_of(len(offsets))))
         some = len(offsets) // SIXTEENTHS
         sent = some * sixteenths
         if not sent:
             return none(seen.shape[1:])
-        f = _up(self.nets["from_latents"][0](seen) + start) + self.rates.bias[rate_index][:, None, None]
+        f = _up(run(self.nets["from_latents"][0], seen) + start) + bias
         symbols, rows, sizes = [], [], []
         for k, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
             if begin >= sent:
                 break
             count = min(end, sent) - begin
-            h = f + self.nets["from_details"][k - 1](np.concatenate(sizes)) if k else f
-            log_scale = self.nets["to_scales"][k](leaky_relu(h))[:count]
+            h = f + run(self.nets["from_details"][k - 1], np.concatenate(sizes)) if k else f
+            log_scale = run(self.nets["to_scales"][k], leaky_relu(h))[:count]
             firsts = range(0, count, some)  # one sixteenth after another: all at once takes much memory
             said = np.stack([rows_of(log_scale[n:][:some], offsets[begin + n :][:some]).ravel() for n in firsts])
             rows.append(_moved(said, shift(k, said)).ravel())
@@ -137,13 +142,14 @@ def runs_as_floats(name: str) -> bool:
     return not name.startswith(tuple(f"details.{network}." for network in NETWORKS))
 
 
-def export(details: nn.Module, rate: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The integers of a weights file; rate: the functions of the rate, float64 [256, channels], by name."""
-    rates = {
-        "scale_offset": (rate["details.scale_offset"] - np.log(SIGMA_MIN)) * 2**FRACTION_BITS,
-        "bias": rate["details.bias"] * 2**FRACTION_BITS,
-    }
-    tensors = {f"details.rates.{k}": some_rates(np.rint(v).astype(np.int32)) for k, v in rates.items()}
+def export(details: nn.Module) -> dict[str, np.ndarray]:
+    """The integers of a weights file."""
+    every, tensors = torch.arange(RATES) / (RATES - 1), {}
+    for name in Rates.__dataclass_fields__:
+        values = interpolate_knots(getattr(details, name).detach().cpu(), every).double().numpy()
+        origin = np.log(SIGMA_MIN) if name == "scale_offset" else 0.0
+        fixed = np.rint((values - origin) * 2**FRACTION_BITS).astype(np.int32)
+        tensors[f"details.rates.{name}"] = some_rates(fixed)
     for name in NETWORKS:
         found = getattr(details, name)
         for n, layer in enumerate(found if isinstance(found, nn.ModuleList) else [found]):

@@ -7,6 +7,7 @@ in the logarithm of the standard deviation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,10 +122,10 @@ class RateTables:
         return {f"rates.{k}": v for k, v in vars(self).items()}
 
 
-def functions_of_rate(network: torch.nn.Module) -> dict[str, np.ndarray]:
-    """The network's functions of the rate at every rate index, float64 [256, channels]."""
+def functions_of_rate(at_rate: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
+    """A network's functions of the rate, at_rate of it on the CPU, at every rate index, float64 [256, channels]."""
     with torch.no_grad():
-        rate = network.cpu().at_rate(torch.arange(RATES) / (RATES - 1))
+        rate = at_rate(torch.arange(RATES) / (RATES - 1))
     return {k: v[:, :, 0, 0].double().numpy() for k, v in rate.items()}
 
 

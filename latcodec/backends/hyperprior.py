@@ -185,7 +185,7 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
 def export(network: Hyperprior, tables: Tables) -> dict[str, np.ndarray]:
     """Everything a weights file holds: float16 networks, the integer network, frozen tables, integers of each rate."""
     tensors = floats_to_arrays(network, Model.runs_as_floats)
-    tensors |= RateTables.of(functions_of_rate(network)).to_arrays()
+    tensors |= RateTables.of(functions_of_rate(network.cpu().at_rate)).to_arrays()
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu()).to_arrays().items()}
     tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
     return tensors

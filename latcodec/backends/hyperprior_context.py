@@ -8,14 +8,14 @@ computed in integers, in the order of `hyperprior_context_model.py` and `details
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from latcodec.backends import details, search
 from latcodec.backends.common import (
-    RATE_STEP,
     RATES,
     bounded,
     crc_of,
@@ -34,26 +34,32 @@ from latcodec.backends.common import (
 from latcodec.backends.hyper import MEAN_BITS, Latents, Options, analyse, functions_of_rate, soft
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
-from latcodec.backends.hyperprior_context_model import CONTEXTS, Z_CONTEXTS, Model, RateTables, Take, Walked
+from latcodec.backends.hyperprior_context_model import CONTEXTS, Z_CONTEXTS, Model, Rate, RateTables, Take, Walked
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
-from latcodec.errors import OptionError
-from latcodec.integer_net import quantise
+from latcodec.integer_net import Memory, Run, quantise, run
 from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
 from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
+from latcodec.rates import lambda_of_index
 
+REMEMBERED = 16384  # latents, 4 megapixels: what the integer networks gave is kept for verification up to there
+BASES = (60, 100)  # tried for type, drawings and screenshots, and for noise
+SAMPLED_ROWS = 128
+FLAT = 0.3  # share of samples that equal their left neighbours from which a picture counts as drawn
+DEAR = 1.6  # bits a pixel at lambda 1, more than twice as many as photographs cost in the mean
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
            "sigmas", "stored_config", "synthesise"]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Coded(HyperCoded):
-    """Symbols and rows of the details besides; see `Walked`."""
+    """Symbols and rows of the details besides, see `Walked`; what the integer networks gave, for verification."""
 
     detail_symbols: np.ndarray | None = None
     detail_rows: np.ndarray | None = None
+    memory: Memory | None = None
 
     def counted(self) -> tuple[np.ndarray, np.ndarray]:
         """Symbols int32 [n] and their rows uint16 [n], all but those of z: what tables are fitted to."""
@@ -68,16 +74,62 @@ def sigmas() -> np.ndarray:
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(model, latents, options, _code, _verify, shown, soft, model.step_error_bits())
+    error_bits = model.step_error_bits()
+    first = _at_best_base(model, latents, options, error_bits)
+    rate = model.rate(options.rate_index, first.parameters)
+
+    def plain(model: Model, these: Latents, options: Options, bits: float) -> Coded:
+        return first if these is latents and bits == error_bits else _code(model, these, options, bits, rate)
+
+    soft_at_rate = lambda model, rate_index: soft(model, rate)  # noqa: E731
+    coded = search.code(model, latents, options, plain, _verify, shown, soft_at_rate, error_bits)
+    return replace(coded, memory=None)
+
+
+def _at_best_base(model: Model, latents: Latents, options: Options, error_bits: float) -> Coded:
+    """Latents coded at the rate that costs least: that of the index, or a lower one with details beside it."""
+    index, image = options.rate_index, latents.image
+    first = _code(model, latents, options, error_bits, model.rate(index))
+    if image is None or model.details is None:
+        return first
+    bases = bases_to_try(index, image, 8 * len(first.streams[0]), bool(options.effort))
+    rates = {model.rate(index, bytes((base,))) for base in bases} - {model.rate(index)}
+    if not rates:
+        return first
+
+    def price(coded: Coded) -> float:
+        decoded = shown(model, coded, index, image.shape[:2], options.gray, 8 * image.itemsize)
+        return search.price(coded, decoded, image, index)
+
+    best, least = first, price(first)
+    for rate in sorted(rates, key=astuple):
+        coded = _code(model, latents, options, error_bits, rate)
+        if (cost := price(coded)) < least:
+            best, least = coded, cost
+    return best
+
+
+def bases_to_try(index: int, image: np.ndarray, bits: int, all_of_them: bool = False) -> list[int]:
+    """Rate indices of latents at which a picture unlike photographs may be coded for less, with details beside them.
+
+    image: uint8 or uint16 [H, W, 3]; bits: what it costs at its own rate index. All that are known if `all_of_them`.
+    """
+    lower = [base for base in BASES if base <= index]
+    if all_of_them or not lower:
+        return lower
+    some = image[:: 1 + image.shape[0] // SAMPLED_ROWS]
+    flat = (some[:, 1:] == some[:, :-1]).all(2).mean() if image.shape[1] > 1 else 0.0
+    dear = bits > DEAR * lambda_of_index(index) ** -0.6 * image[..., 0].size
+    return lower if flat > FLAT or dear else []
 
 
 @torch.inference_mode()
-def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
+def _code(model: Model, latents: Latents, options: Options, error_bits: float, rate: Rate) -> Coded:
     start = time.perf_counter()
-    index = options.rate_index
-    rate = {k: v[0].cpu() for k, v in model.at_rate(index).items()}
+    functions = model.at_rate(rate)
     shape = tuple(latents.y.shape[1:])
     encoder, bits = Encoder(model.tables), 0.0
+    memory = Memory() if options.verify and shape[0] * shape[1] <= REMEMBERED else None
 
     def put(symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
         nonlocal bits
@@ -86,7 +138,7 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
         return symbols
 
     def taker(values: torch.Tensor, gain: str, order: torch.Tensor, weight: float) -> Take:
-        steps = in_steps((values.cpu() * rate[gain].exp())[None], order)
+        steps = in_steps((values * functions[gain][0].exp()).cpu()[None], order)
 
         def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
             residual = steps[step][0] - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
@@ -105,11 +157,11 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
         sixteenths, shift, choose = 0, None, None
         if latents.image is not None:
             residual = to_tensor(latents.image, model.device)
-            residual -= _base(model, symbols, means, index, latents.image.shape[:2])
+            residual -= _base(model, symbols, means, rate, latents.image.shape[:2])
             if options.gray:
                 residual[:] = residual.mean(1, keepdim=True)
             sixteenths, shift, choose = details.chooser(
-                model.network.details, model.at_rate(index), residual, index, model.tables
+                model.network.details, functions, residual, rate.index, model.tables
             )
         put(*details.counted(sixteenths))
         return (
@@ -118,21 +170,27 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
             lambda group, rows: put(choose(group, rows), rows),
         )
 
-    walked = model.walk(index, shape, take_z, take_y, begin_details)
+    walked = model.walk(rate, shape, take_z, take_y, begin_details, memory.run if memory else run)
     stream = encoder.finish()
     crc = _crc(walked)
     seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc, bits, walked.symbols, walked.means, walked.rows, seconds,
-                 detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows)  # fmt: skip
+                 model.parameters(rate), detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows,
+                 memory=memory)  # fmt: skip
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
     """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
-    return synthesise(model, coded.symbols, coded.means, coded.detail_symbols, rate_index, size, gray, depth)
+    rate = model.rate(rate_index, coded.parameters)
+    return synthesise(model, coded.symbols, coded.means, coded.detail_symbols, rate, size, gray, depth)
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
-    return _crc(decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
+    rate, memory = model.rate(rate_index, coded.parameters), coded.memory
+    if memory:
+        memory.rewind()
+    walked = decode_integers(model, coded.streams[0], rate, shape, memory.run if memory else run)
+    return _crc(walked) == coded.integers_crc
 
 
 encode = timed(analyse, code)
@@ -142,8 +200,8 @@ def _crc(walked: Walked) -> int:
     return crc_of(*vars(walked).values())
 
 
-def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]) -> Walked:
-    """The integers of a stream; shape is (h, w) of y."""
+def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, int], run: Run = run) -> Walked:
+    """The integers of a stream; shape is (h, w) of y; run: see `Model.walk`."""
     decoder = Decoder(stream, model.tables)
 
     def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
@@ -156,30 +214,31 @@ def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[i
         shifts = lambda group, rows: decoder.get(details.shift_rows(len(rows)))  # noqa: E731
         return sixteenths, shifts, lambda group, rows: decoder.get(rows)
 
-    walked = model.walk(rate_index, shape, take, take, begin_details)
+    walked = model.walk(rate, shape, take, take, begin_details, run)
     decoder.finish()
     return walked
 
 
-def _base(model: Model, symbols: np.ndarray, means: np.ndarray, rate_index: int, size: tuple[int, int]) -> torch.Tensor:
+def _base(model: Model, symbols: np.ndarray, means: np.ndarray, rate: Rate, size: tuple[int, int]) -> torch.Tensor:
     """Integers of y, int32 [4 C, h2, w2] both, to a picture without details, float32 [1, 3, 16 h, 16 w]."""
-    rate = model.at_rate(rate_index)
+    functions = model.at_rate(rate)
     y = torch.from_numpy(symbols).to(model.device).float() + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
     shape, _ = latent_shapes(size[1], size[0])
     y = from_steps([y[None]], model.network.inverse_order)[:, :, : shape[0], : shape[1]]
-    y = (y * rate["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
-    return in_strips(lambda some: model.network.synthesis(some, rate, model.autocast), y, 1, IMAGE_STRIDE, model.halo())
+    y = (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
+    synthesis = partial(model.network.synthesis, rate=functions, autocast=model.autocast)
+    return in_strips(synthesis, y, 1, IMAGE_STRIDE, model.halo())
 
 
 @torch.inference_mode()
 def synthesise(
-    model: Model, symbols: np.ndarray, means: np.ndarray, detail_symbols: np.ndarray, rate_index: int,
+    model: Model, symbols: np.ndarray, means: np.ndarray, detail_symbols: np.ndarray, rate: Rate,
     size: tuple[int, int], gray: bool, depth: int,
 ) -> np.ndarray:  # fmt: skip
     """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
-    x = _base(model, symbols, means, rate_index, size)
+    x = _base(model, symbols, means, rate, size)
     if len(detail_symbols):
-        x = details.picture(model.network.details, model.at_rate(rate_index), detail_symbols, x.contiguous())
+        x = details.picture(model.network.details, model.at_rate(rate), detail_symbols, x.contiguous())
     return to_image(x, size, gray, depth)
 
 
@@ -189,27 +248,24 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
     codec writes.
     """
-    must_be_one_stream(payload, "hyperprior-context")
+    must_be_one_stream(replace(payload, parameters=None), "hyperprior-context")
     shape, z_shape = latent_shapes(payload.width, payload.height)
-    must_hold(payload, model.least_bits_of_z(payload.rate_index, z_shape))
-    walked = integers_of(lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape), payload, _crc)
+    rate = model.rate(payload.rate_index, payload.parameters)
+    must_hold(payload, model.least_bits_of_z(rate, z_shape))
+    walked = integers_of(lambda: decode_integers(model, payload.streams[0], rate, shape), payload, _crc)
     size = (payload.height, payload.width)
     return synthesise(
-        model, walked.symbols, walked.means, walked.detail_symbols, payload.rate_index, size, payload.gray,
-        payload.depth,
-    )  # fmt: skip
+        model, walked.symbols, walked.means, walked.detail_symbols, rate, size, payload.gray, payload.depth
+    )
 
 
 def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     """Everything a weights file holds: float networks, the integer networks, frozen tables, integers of some rates.
 
-    The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room. Raises
-    OptionError where details begin between the rates whose integers are kept.
+    The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room.
     """
-    if network.config.details_from % RATE_STEP:
-        raise OptionError(f"details_from is {network.config.details_from}, not a multiple of {RATE_STEP}")
     tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.",))
-    rate = functions_of_rate(network)
+    rate = functions_of_rate(lambda every: network.cpu().at_rate(every, every))
     tensors |= {name: some_rates(table) for name, table in RateTables.of(rate).to_arrays().items()}
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu(), small=True).to_arrays().items()}
     for one in CONTEXTS + Z_CONTEXTS:
@@ -217,6 +273,6 @@ def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
             integer = quantise(torch.nn.Sequential(layer.cpu()), small=True)
             tensors |= {f"{one}.{step}.{k}": v for k, v in integer.to_arrays().items()}
     if network.details is not None:
-        tensors |= details.export(network.details, rate)
+        tensors |= details.export(network.details)
     tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
     return tensors

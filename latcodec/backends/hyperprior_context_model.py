@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from latcodec.backends import details
+from latcodec.backends.common import RATES
 from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, MEAN_BITS, dequantised, leaky_relu, means_of, rows_of
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
-from latcodec.integer_net import FRACTION_BITS, LIMIT
+from latcodec.errors import FormatError
+from latcodec.integer_net import FRACTION_BITS, LIMIT, Run, run
 from latcodec.models.hyperprior_context import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MIN, Config, ContextHyperprior
 from latcodec.models.layers import round_straight_through
 from latcodec.models.steps import STEPS, from_steps, in_steps, of_steps
@@ -48,6 +50,16 @@ class RateTables(HyperRateTables):
             z_scale_offset=np.rint(z_scale_offset).astype(np.int32),
             **more,
         )
+
+
+@dataclass(frozen=True)
+class Rate:
+    """index: the rate index of a file; base: that at which its latents are coded; details: whether the file says
+    something of details beside them."""
+
+    index: int
+    base: int
+    details: bool
 
 
 @dataclass(frozen=True)
@@ -85,9 +97,24 @@ class Model(HyperModel):
         self.inverse_order, self.inverse_z_order = self.network.inverse_order.cpu(), self.network.inverse_z_order.cpu()
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
 
-    def sends_details(self, rate_index: int) -> bool:
-        """Whether there are details at this rate."""
-        return self.details is not None and rate_index >= self.network.config.details_from
+    def rate(self, index: int, parameters: bytes | None = None) -> Rate:
+        """What the rate index and the parameters of a file mean: one byte is the base's rate index, beside which there
+        are details; None: details from one rate on, where the base ends. Raises FormatError."""
+        begin = self.network.config.details_from if self.details is not None else RATES
+        if parameters is None:
+            return Rate(index, min(index, begin), index >= begin)
+        if self.details is None or len(parameters) != 1 or parameters[0] > index:
+            raise FormatError(f"field parameters: {parameters[:4].hex()} is not a rate index up to {index}")
+        return Rate(index, parameters[0], True)
+
+    def parameters(self, rate: Rate) -> bytes | None:
+        """What a file of that rate says besides its index: the inverse of `rate`."""
+        return None if rate == self.rate(rate.index) else bytes((rate.base,))
+
+    def at_rate(self, rate: Rate) -> dict[str, torch.Tensor]:
+        """The network's functions of the rate, float32 [1, C, 1, 1]."""
+        index, base = torch.tensor([[rate.index], [rate.base]], device=self.device) / (RATES - 1)
+        return self.network.at_rate(index, base)
 
     def step_error_bits(self) -> float:
         """Bits that a squared error of one step of y counts as where the encoder rounds by rate and distortion."""
@@ -98,51 +125,50 @@ class Model(HyperModel):
         blocks = self.network.config.blocks
         return -(-(30 + sum(n * 2 ** (stage + 1) for stage, n in enumerate(blocks))) // IMAGE_STRIDE)
 
-    def transmit(self, latents: tuple[torch.Tensor, ...], rate_index: int, rate: dict, quantise, autocast: bool, x):
-        """(picture, prices) of the network's `transmit`, details included."""
-        if self.sends_details(rate_index):
+    def transmit(self, latents: tuple[torch.Tensor, ...], rate: Rate, functions: dict, quantise, autocast: bool, x):
+        """(picture, prices) of the network's `transmit`, details included; functions: what `at_rate` says."""
+        if rate.details:
             height, width = (IMAGE_STRIDE * side for side in latents[0].shape[2:])
             x = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
         else:
             x = None
-        return self.network.transmit(*latents, rate, quantise, autocast, x, round_straight_through)
+        return self.network.transmit(*latents, functions, quantise, autocast, x, round_straight_through)
 
-    def least_bits_of_z(self, rate_index: int, shape: tuple[int, int]) -> float:
+    def least_bits_of_z(self, rate: Rate, shape: tuple[int, int]) -> float:
         """The bits that z costs at least: those of the first step, whose rows alone are known; shape (h, w) of z.
 
         The other steps of z are decoded, or found too short, before anything larger is allocated.
         """
         channel, position = np.divmod(self.z_order.chunk(STEPS)[0].numpy(), STEPS)
         down, across = (shape[0] + 1 - position // 2) // 2, (shape[1] + 1 - position % 2) // 2
-        rows = rows_of(np.zeros(len(channel), np.int64), self.rates.z_scale_offset[rate_index][channel])
+        rows = rows_of(np.zeros(len(channel), np.int64), self.rates.z_scale_offset[rate.base][channel])
         return float((self.least_bits(rows) * down * across).sum())
 
     def walk(
-        self, rate_index: int, shape: tuple[int, int], take_z: Take, take: Take, begin_details: Callable
+        self, rate: Rate, shape: tuple[int, int], take_z: Take, take: Take, begin_details: Callable, run: Run = run
     ) -> Walked:
         """Go through the steps of z, of y and the details, in either direction; shape (h, w) of y.
 
         take(step, means, rows, there) gives the symbols of a step, int32 [C, h2, w2]: means int32 of that shape, rows
         uint16 of the coded ones, `there` the mask of those; take_z the same of z. Law 1: integers only.
         begin_details(symbols of y, means of y) gives `sixteenths`, `shift` and `take` of
-        `details.IntegerDetails.walk`.
+        `details.IntegerDetails.walk`. run(network, x) evaluates an integer network.
         """
-        z, hyper = self._walk_z(rate_index, shape, take_z)
-        has_details = self.sends_details(rate_index)
-        if has_details:
-            start = self.details.start(hyper[:, : shape[0], : shape[1]])
+        z, hyper = self._walk_z(rate, shape, take_z, run)
+        if rate.details:
+            start = self.details.start(hyper[:, : shape[0], : shape[1]], run)
         squares = torch.from_numpy(hyper[None, :, : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2])
         squares = F.pixel_unshuffle(squares, 2)[0].unflatten(0, (2, -1))
         del hyper  # the copies of a large picture add up
         gains, offsets, context_gains = _of_steps(
-            rate_index, self.order, self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
+            rate.base, self.order, self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
         )
         all_there, orders = there(shape, self.order), self.order.chunk(STEPS)
         symbols, means, rows, seen = [], [], [], []
         for step in range(STEPS):
             mean, log_scale = squares[:, orders[step]].numpy().astype(np.int64)
             if step:
-                more = self._correction(CONTEXTS, step, seen, mean, log_scale)
+                more = self._correction(run, CONTEXTS, step, seen, mean, log_scale)
                 mean, log_scale = mean + more[0], log_scale + more[1]
             means.append(means_of(mean, gains[step]))
             rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
@@ -152,39 +178,43 @@ class Model(HyperModel):
             seen.append(y_hat.clip(-LIMIT, LIMIT).astype(np.int32))
         del squares
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
-        if not has_details:
+        if not rate.details:
             return Walked(*z, *y, *details.none(shape))
         y_hat = _from_steps(seen, self.inverse_order, shape)
-        return Walked(*z, *y, *self.details.walk(y_hat, start, rate_index, *begin_details(*y[:2])))
+        return Walked(*z, *y, *self.details.walk(y_hat, start, rate.index, rate.base, *begin_details(*y[:2]), run))
 
-    def _walk_z(self, rate_index: int, shape: tuple[int, int], take: Take) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    def _walk_z(
+        self, rate: Rate, shape: tuple[int, int], take: Take, run: Run
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Symbols, means and rows of z, as in `Walked`; what the hyper-synthesis makes of them, int32 [2 C, h, w] with
         sides rounded up to HYPER_STRIDE; shape (h, w) of y."""
         z_shape = (-(-shape[0] // HYPER_STRIDE), -(-shape[1] // HYPER_STRIDE))
         tables = (self.rates.z_gain, self.rates.z_inverse_gain, self.rates.z_mean, self.rates.z_scale_offset)
-        gains, inverse_gains, prior_means, offsets = _of_steps(rate_index, self.z_order, *tables)
+        gains, inverse_gains, prior_means, offsets = _of_steps(rate.base, self.z_order, *tables)
         all_there = there(z_shape, self.z_order)
         symbols, means, rows, seen = [], [], [], []
         for step in range(STEPS):
             mean = log_scale = np.zeros(all_there[step].shape, np.int64)
             if step:
-                mean, log_scale = self._correction(Z_CONTEXTS, step, seen)
+                mean, log_scale = self._correction(run, Z_CONTEXTS, step, seen)
             means.append((prior_means[step] + means_of(mean, gains[step])).astype(np.int32))
             rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
             symbols.append(take(step, means[-1], rows[-1], all_there[step]))
             seen.append(dequantised(symbols[-1], means[-1], inverse_gains[step], INVERSE_BITS))
-        hyper = self.hyper(_from_steps(seen, self.inverse_z_order, z_shape))
+        hyper = run(self.hyper, _from_steps(seen, self.inverse_z_order, z_shape))
         # As int32, which all of it fits.
         return (np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)), hyper.astype(np.int32)
 
-    def _correction(self, names: tuple[str, ...], step: int, seen: list[np.ndarray], *own: np.ndarray) -> np.ndarray:
+    def _correction(
+        self, run: Run, names: tuple[str, ...], step: int, seen: list[np.ndarray], *own: np.ndarray
+    ) -> np.ndarray:
         """What is to be added to a step's means and log scales, int64 [2, C, h2, w2], after a look at the steps before
         and, where there is a network for it, at what the hyper-synthesis says of this one."""
         from_seen, *from_first, corrections = (self.contexts[one][step - 1] for one in names)
-        h = from_seen(np.concatenate(seen))
+        h = run(from_seen, np.concatenate(seen))
         for network in from_first:
-            h += network(np.concatenate(own))
-        return corrections(leaky_relu(h)).reshape(2, -1, *h.shape[1:])
+            h += run(network, np.concatenate(own))
+        return run(corrections, leaky_relu(h)).reshape(2, -1, *h.shape[1:])
 
 
 def _of_steps(rate_index: int, order: torch.Tensor, *tables: np.ndarray) -> list[list[np.ndarray]]:

@@ -1,7 +1,7 @@
 """What the latents leave: the residual picture in blocks, every frequency of it, coded beside them at high qualities.
 
     u = T' (x - x_base)                 T: 192 x K, 8 x 8 cosine transform of each of three colours, lowest K of all
-    f = up(A y_hat + B (m, l)) + r(t)   A, B: 1x1, at 1/16 of the size; up: four numbers of a latent to 2 x 2 blocks
+    f = up(A y_hat + B (m, l)) + r(t, b)   A, B: 1x1, at 1/16 of the size; up: four numbers of a latent to 2 x 2 blocks
     group k = 0..3 of the channels      l_k = C_k leaky(f + D_k log2(1 + |u_hat_0..k-1|))   D: 3x3, C: 1x1
     log sigma = c(t) + l_k              in units of the quantiser's step; the mean is 0
     u_hat = round(shrink(g(t) u))       p(u_hat) = L(0, sigma) * U; shrink: towards 0 by DEAD_ZONE
@@ -32,7 +32,7 @@ DEAD_ZONE = 0.15  # about what rounding by rate and distortion does, which the e
 COARSER = 1.6  # the steps at t = 0 beside those that are best where details are dense, at t = 1; less in between
 LARGEST = 15  # size of a symbol as the networks see it
 RATE_FUNCTIONS = ("log_gain", "scale_offset", "bias")
-NEAR = 1e-4  # of t: a rate index is a 255th
+BASE_FUNCTIONS = ("scale_offset", "bias")  # of the rate of the latents besides
 
 
 def groups_of(channels: int) -> list[int]:
@@ -72,6 +72,8 @@ class Details(nn.Module):
         self.register_buffer("log_gain", log_gain[:, None], persistent=False)
         self.scale_offset = nn.Parameter(log_gain[:, None].repeat(1, channels))
         self.bias = nn.Parameter(torch.zeros(knots, width))
+        self.base_scale_offset = nn.Parameter(torch.zeros(knots, channels))
+        self.base_bias = nn.Parameter(torch.zeros(knots, width))
         self.from_latents = conv(latent, PER_LATENT**2 * width, 1, 1)  # A
         self.from_first = conv(2 * latent, PER_LATENT**2 * width, 1, 1)  # B
         before = itertools.accumulate(self.sizes[:-1])
@@ -83,10 +85,11 @@ class Details(nn.Module):
                 last.weight.mul_(0.1)
                 last.bias.zero_()
 
-    def at_rate(self, t: Tensor, first: float) -> dict[str, Tensor]:
-        """The functions of the rate at t float32 [B], [B, .] all, and "sent", 0 below `first` and 1 from there on."""
+    def at_rate(self, t: Tensor, base: Tensor) -> dict[str, Tensor]:
+        """The functions of the rate at t float32 [B] beside latents of the rate `base` [B]; [B, .] all."""
         values = {name: interpolate_knots(getattr(self, name), t) for name in RATE_FUNCTIONS}
-        values["sent"] = (t > first - NEAR).float()[:, None]
+        for name in BASE_FUNCTIONS:
+            values[name] = values[name] + interpolate_knots(getattr(self, f"base_{name}"), base)
         return {f"details.{name}": value for name, value in values.items()}
 
     def analysis(self, residual: Tensor) -> Tensor:

@@ -60,6 +60,8 @@ IMAGE_STRIDE, HYPER_STRIDE = 16, 4
 LATENT_FUNCTIONS = ("y_log_gain", "y_log_inverse_gain", "context_log_gain", "mean_log_gain", "scale_offset",
                     "z_log_gain", "z_mean", "z_log_sigma")  # fmt: skip
 STAGE_FUNCTIONS = ("stage_gain", "stage_bias")
+NEAR = 1e-4  # of t: a rate index is a 255th
+HIGHEST_BASE, LOWER = 0.74, 0.7  # what training tries of latents beside details: the highest t, how far below at most
 
 
 @dataclass(frozen=True)
@@ -153,16 +155,30 @@ class ContextHyperprior(nn.Module):
             self.scale_offset.add_(self.y_log_std)
             self.context_log_gain.sub_(self.y_log_std)
 
-    def at_rate(self, t: Tensor) -> dict[str, Tensor]:
-        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1]; the base's end where details begin."""
-        of_details, last = {}, self.config.details_from / MAX_INDEX
+    def at_rate(self, t: Tensor, base: Tensor | None = None) -> dict[str, Tensor]:
+        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1].
+
+        base: the rate of the latents, float32 [B], beside which details are sent; None: t up to where details begin,
+        which then are sent from there on.
+        """
+        of_details = {}
         if self.details is not None:
-            of_details, t = self.details.at_rate(t, last), t.clamp_max(last)
+            last = self.config.details_from / MAX_INDEX
+            sent = t > last - NEAR if base is None else torch.ones_like(t, dtype=torch.bool)
+            base = t.clamp_max(last) if base is None else base
+            of_details = self.details.at_rate(t, base) | {"details.sent": sent.float()[:, None]}
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
         for name in STAGE_FUNCTIONS:
             functions |= {f"{name}.{n}": knots for n, knots in enumerate(getattr(self, name))}
-        values = {name: interpolate_knots(knots, t) for name, knots in functions.items()}
+        values = {name: interpolate_knots(knots, t if base is None else base) for name, knots in functions.items()}
         return {name: value[:, :, None, None] for name, value in (values | of_details).items()}
+
+    def _other_bases(self, t: Tensor) -> Tensor:
+        """Rates of latents, [B], that details of rates t [B] may have to be sent beside: half of them where details
+        begin, as `at_rate` has it, and half anywhere from a rate of their own down."""
+        last = self.config.details_from / MAX_INDEX
+        any_lower = t.clamp_max(HIGHEST_BASE) * (1 - LOWER * torch.rand_like(t))
+        return torch.where(torch.rand_like(t) < 0.5, t.clamp_max(last), any_lower)
 
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
         """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
@@ -271,11 +287,12 @@ class ContextHyperprior(nn.Module):
 
         With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
         rounded values (straight-through), y's by rate and distortion: scales are then a little wide, which the tables
-        fitted to symbols make up for. Without, the rate is that of what was rounded.
+        fitted to symbols make up for; details, if there are any, are sent at every rate, beside latents of that rate or
+        a lower one. Without, the rate is that of what was rounded, and of details where `at_rate` says so.
         """
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
-        rate = self.at_rate(t)
+        rate = self.at_rate(t, self._other_bases(t) if noise and self.details is not None else None)
         x_hat, prices = self.transmit(y, z, rate, round_straight_through, autocast, x, by_price=True)
         of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
         z_bits, y_bits = price(*of_z, noise), torch.stack([price(*part, noise) for part in of_y]).sum(0)

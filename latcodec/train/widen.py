@@ -1,4 +1,4 @@
-"""A trained context hyperprior with more latents and residual blocks, which at first does what it did before.
+"""A trained context hyperprior with more latents, residual blocks or wider contexts, which at first does what it did.
 
 python -m latcodec.train.widen weights/hyperprior-context.safetensors start.pt -O latent=288 -O blocks=0,1,1 PICTURES
 latcodec train --codec hyperprior-context --init start.pt ...
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from latcodec.errors import OptionError
 from latcodec.models.hyperprior_context import Config, ContextHyperprior
-from latcodec.models.layers import GDN
+from latcodec.models.layers import GDN, Residual
 from latcodec.models.steps import STEPS
 from latcodec.train import data
 from latcodec.train.checkpoint import stored, write
@@ -34,15 +34,17 @@ LOUDNESS = 0.1  # of the new latents' first taps: a direction of descent, not a 
 RIDGE = 1e-3
 QUIET = 0.1  # how far what has nothing to say yet starts from 0, beside what starts anew
 MAIN = (nn.Conv2d, nn.ConvTranspose2d, GDN)
+GROWING = {"latent", "blocks", "context_width"}
 
 
 @torch.no_grad()
 def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
-    """A network of `config` that does what `old` does; its new latents still say nothing. Raises OptionError."""
+    """A network of `config` that does what `old` does without details; new latents say nothing. Raises OptionError."""
     before, kept = asdict(old.config), asdict(config)
-    changed = {name for name in kept if kept[name] != before[name]}
-    if config.latent < old.config.latent or changed - {"latent", "blocks"} or any(old.config.blocks):
-        raise OptionError("only more latents and first residual blocks can be added")
+    changed = {name for name in kept if kept[name] != before[name]} - {"details"}
+    fewer = any(a < b for a, b in zip(config.blocks, old.config.blocks, strict=True))
+    if changed - GROWING or fewer or any(kept[name] < before[name] for name in GROWING - {"blocks"}):
+        raise OptionError(f"only {', '.join(sorted(GROWING))} can grow")
     if config.details:
         raise OptionError("widen the base alone, details=0: they end its rates below the highest")
     new, count, total = ContextHyperprior(config), old.config.latent, config.latent
@@ -53,6 +55,9 @@ def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
                 source = was.state_dict()[name]
                 value.zero_()
                 value[tuple(slice(side) for side in source.shape)] = source
+        for was, now in zip(*(_blocks(getattr(network, part)) for network in (old, new)), strict=True):
+            for one, other in zip(was, now, strict=False):  # those of `now` that are left do nothing yet
+                other.load_state_dict(one.state_dict())
     for was, now in zip(old.h_a, new.h_a, strict=True):
         for name, value in now.named_parameters():
             source = dict(was.named_parameters())[name]
@@ -68,17 +73,28 @@ def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
         was, now = ([getattr(n, part)[step - 1] for part in ("from_seen", "from_first", "corrections")]
                     for n in (old, new))  # fmt: skip
         seen = torch.cat([k * total + torch.arange(count) for k in range(step)])
-        for layer in now:
-            layer.weight.zero_()
-        now[0].weight[:, seen], now[0].bias[:] = was[0].weight, was[0].bias
-        now[1].weight[:, both], now[1].bias[:] = was[1].weight, was[1].bias
-        now[2].weight[both], now[2].bias[both] = was[2].weight, was[2].bias
+        width = was[0].out_channels  # more of them begin at random, unheard
+        now[0].weight[:width] = now[1].weight[:width] = now[2].weight[:] = 0
+        now[0].weight[:width, seen], now[0].bias[:width] = was[0].weight, was[0].bias
+        now[1].weight[:width, both], now[1].bias[:width] = was[1].weight, was[1].bias
+        now[2].weight[both, :width], now[2].bias[both] = was[2].weight, was[2].bias
     for name, value in new.named_parameters():
         if name.startswith(("y_", "context_log", "mean_log", "scale_")):
             value[..., :count] = old.get_parameter(name)
         elif name.startswith(("z_", "stage_")):
             value.copy_(old.get_parameter(name))
     return new
+
+
+def _blocks(part: nn.Sequential) -> list[list[Residual]]:
+    """The residual blocks of each stage of g_a or g_s, in order."""
+    stages: list[list[Residual]] = [[]]
+    for layer in part:
+        if isinstance(layer, Residual):
+            stages[-1].append(layer)
+        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            stages.append([])
+    return stages
 
 
 def _through(network: ContextHyperprior) -> Tensor:
