@@ -16,6 +16,7 @@ from latcodec.container import Payload
 from latcodec.errors import DriftError
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
 from latcodec.models.steps import STEPS, coding_order, in_steps
+from latcodec.train.settings import choose_trained
 from latcodec.train.start import start_from_klt
 from latcodec.train.tables import logistic_tables
 from latcodec.weights import Weights
@@ -242,3 +243,23 @@ def test_every_parameter_learns(photograph):
     loss(network, x, torch.tensor([0.3, 0.9]))["loss"].backward()
     for name, p in network.named_parameters():
         assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0, name
+
+
+def test_what_only_costs_bits_learns_the_same_without_the_picture(photograph, monkeypatch):
+    """Means and scales of y change what a picture costs and nothing that it shows: rounding is straight through."""
+    x = torch.from_numpy(photograph[:128, :128].copy()).permute(2, 0, 1)[None].float() / 255
+    gradients = []
+    for shortened in (True, False):
+        torch.manual_seed(1)
+        network = ContextHyperprior(NARROW)
+        network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
+        choose_trained(network, "from_seen,from_first,corrections,h_s,mean_log_gain,scale_offset")
+        if not shortened:
+            monkeypatch.setattr(ContextHyperprior, "_picture_learns", lambda network: True)
+        torch.manual_seed(2)
+        loss(network, x, torch.tensor([0.6]))["loss"].backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters() if p.requires_grad})
+    assert len(gradients[0]) > 10
+    for name, gradient in gradients[0].items():
+        scale = gradients[1][name].abs().max()
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-4 * float(scale)), name

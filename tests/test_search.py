@@ -160,3 +160,25 @@ def test_rounding_by_price_is_the_better_of_two(model, module):
     from latcodec.coding import ideal_bits
 
     assert search.symbol_bits(nearest, rows, tables).sum() == pytest.approx(ideal_bits(nearest, rows, tables), rel=1e-6)
+
+
+def test_soft_bits_are_the_tables_at_integers_and_smooth_between(model):
+    if not hasattr(model, "first_row"):
+        pytest.skip("its rows are its own")
+    prices = search.prices_of_rows(model.tables, torch.device("cpu"))
+    for row in (0, 17, 40, 63):
+        place = torch.full((21,), float(row))
+        symbols = torch.arange(-10.0, 11)
+        exact = search.symbol_bits(symbols.int().numpy(), np.full(21, row), model.tables)
+        assert np.allclose(search.soft_bits(symbols, place, prices).numpy(), exact, atol=1e-3)
+        # On the way from one integer to the next there is no jump, in the slope neither.
+        x = torch.linspace(-3, 3, 601, requires_grad=True)
+        bits = search.soft_bits(x, torch.full_like(x, float(row)), prices)
+        slope = torch.autograd.grad(bits.sum(), x)[0]
+        assert bits.diff().abs().max() < 0.02 * (bits.max() - bits.min()) and bits.min() > -0.5
+        assert slope.diff().abs().max() < 0.05 * (slope.max() - slope.min())
+    place = torch.tensor([20.0, 20.25, 21.0])
+    low, between, high = search.soft_bits(torch.full((3,), 2.0), place, prices).tolist()
+    assert between == pytest.approx(0.75 * low + 0.25 * high, rel=1e-5)
+    far = torch.tensor([1e6, -1e6, 62.0, -62.0], requires_grad=True)
+    assert torch.isfinite(search.soft_bits(far, torch.full((4,), 63.0), prices)).all()

@@ -7,6 +7,7 @@ in the logarithm of the standard deviation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,7 +30,6 @@ from latcodec.coding_tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, shift_round
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MAX, SIGMA_MIN
-from latcodec.models.layers import logistic_bits
 from latcodec.models.precision import bf16_is_fast
 from latcodec.models.strips import in_strips
 from latcodec.weights import Weights
@@ -167,6 +167,10 @@ class Model:
         """How far the transforms reach beyond a strip, latents: 30 px."""
         return 2
 
+    def first_row(self, part: int) -> int:
+        """The table row of the smallest scale of a part of what `transmit` says of prices: of z and of y the first."""
+        return 0
+
     def transmit(self, latents: tuple[torch.Tensor, ...], rate_index: int, rate: dict, quantise, autocast: bool, x):
         """(picture, prices) of the network's `transmit`; x: the picture to be sent, float32 [1, 3, H, W]."""
         return self.network.transmit(*latents, rate, quantise, autocast)
@@ -219,9 +223,15 @@ def soft(model: Model, rate_index: int) -> tuple[search.Transmit, tuple[torch.Te
     """What `search.refine` needs: latents to (picture, bits), differentiable, and the gains of y and z."""
     model.network.load_state_dict(floats_of_integers(model.nets), strict=False)
     rate, autocast = model.at_rate(rate_index), bf16_is_fast(model.device)
+    prices_of_rows = search.prices_of_rows(model.tables, model.device)
 
     def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x_hat, prices = model.transmit(now, rate_index, rate, quantise, autocast, x)
-        return x_hat, sum(logistic_bits(symbols, sigma).sum() for _, symbols, sigma in prices)
+        bits = x_hat.new_zeros(())
+        for number, (_, symbols, sigma) in enumerate(prices):
+            place = ((sigma.log() - math.log(SIGMA_MIN)) * ROWS_PER_NAT).clamp(0, SCALE_ROWS - 1)
+            first = model.first_row(number)
+            bits = bits + search.soft_bits(symbols, place, prices_of_rows[first : first + SCALE_ROWS]).sum()
+        return x_hat, bits
 
     return transmit, (rate["y_log_gain"].exp(), rate["z_log_gain"].exp())

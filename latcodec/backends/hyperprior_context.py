@@ -44,8 +44,9 @@ from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
 from latcodec.rates import lambda_of_index
 
-REMEMBERED = 16384  # latents, 4 megapixels: what the integer networks gave is kept for verification up to there
+REMEMBERED = 8192  # latents, 2 megapixels: up to there what the integer networks gave is kept for verification
 BASES = (60, 100)  # tried for type, drawings and screenshots, and for noise
+SEARCHED_LOWER = 12  # rate indices: a search finds most in coarser latents, with details to mend what they leave
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of samples that equal their left neighbours from which a picture counts as drawn
 DEAR = 1.6  # bits a pixel at lambda 1, more than twice as many as photographs cost in the mean
@@ -77,9 +78,11 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     error_bits = model.step_error_bits()
     first = _at_best_base(model, latents, options, error_bits)
     rate = model.rate(options.rate_index, first.parameters)
+    if not rate.details and model.details is not None:  # what is found is rounded at a lower rate, with details beside
+        rate = model.rate(rate.index, bytes((max(0, rate.base - SEARCHED_LOWER),)))
 
     def plain(model: Model, these: Latents, options: Options, bits: float) -> Coded:
-        return first if these is latents and bits == error_bits else _code(model, these, options, bits, rate)
+        return first if these is latents else _code(model, these, options, bits, rate)
 
     soft_at_rate = lambda model, rate_index: soft(model, rate)  # noqa: E731
     coded = search.code(model, latents, options, plain, _verify, shown, soft_at_rate, error_bits)

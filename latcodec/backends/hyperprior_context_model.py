@@ -125,6 +125,10 @@ class Model(HyperModel):
         blocks = self.network.config.blocks
         return -(-(30 + sum(n * 2 ** (stage + 1) for stage, n in enumerate(blocks))) // IMAGE_STRIDE)
 
+    def first_row(self, part: int) -> int:
+        """See `hyper.Model.first_row`: after z and the steps of y come details, whose rows follow those of latents."""
+        return details.SCALE_ROWS if part > STEPS else 0
+
     def transmit(self, latents: tuple[torch.Tensor, ...], rate: Rate, functions: dict, quantise, autocast: bool, x):
         """(picture, prices) of the network's `transmit`, details included; functions: what `at_rate` says."""
         if rate.details:

@@ -37,6 +37,7 @@ JUDGED = 30  # times that the second half of a search is rounded and priced, to 
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
 # What `round_by_price` takes for latents that were found, one after another: the search has weighed most of it already.
 FOUND_ERROR_BITS = (0.0, 30.0, 60.0, 100.0)
+LARGEST = 63  # size of a symbol up to which the search knows the tables' prices
 ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
 
 
@@ -99,7 +100,7 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
         coded = plain(model, these, options, error_bits)
         return price(coded, shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize), image, index), coded
 
-    tries = [tried(latents, error_bits)]
+    best = tried(latents, error_bits)
     transmit, gains = soft(model, index)
     heard = _gray(transmit) if gray else transmit
     names = [name for name in ("y", "z") if hasattr(latents, name)]
@@ -108,8 +109,9 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
     steps = STEPS[options.effort]
     found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
     better = replace(latents, **dict(zip(names, found, strict=True)))
-    tries += [tried(better, bits) for bits in FOUND_ERROR_BITS]
-    return min(tries, key=lambda one: one[0])[1]
+    for bits in FOUND_ERROR_BITS:
+        best = min(best, tried(better, bits), key=lambda one: one[0])
+    return best[1]
 
 
 def price(coded, decoded: np.ndarray, image: np.ndarray, rate_index: int) -> float:
@@ -162,6 +164,30 @@ def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.nda
     place = tables.offsets[rows].astype(np.int64) + symbols - tables.minimums[rows]
     inside = (place >= tables.offsets[rows]) & (place < tables.offsets[1:][rows] - 1)
     return np.where(inside, tables.bits[np.where(inside, place, 0)], ESCAPED_BITS)
+
+
+def prices_of_rows(tables: Tables, device: torch.device) -> Tensor:
+    """Bits of symbols -LARGEST ... LARGEST in each row of the tables, float32 [rows, 2 LARGEST + 1]."""
+    rows, symbols = np.mgrid[: tables.rows, -LARGEST : LARGEST + 1]
+    bits = symbol_bits(symbols.ravel().astype(np.int32), rows.ravel(), tables).reshape(rows.shape)
+    return torch.from_numpy(bits.astype(np.float32)).to(device)
+
+
+def soft_bits(symbols: Tensor, place: Tensor, prices: Tensor) -> Tensor:
+    """Bits of what is between integers in tables between two rows: a Catmull-Rom spline through the prices of integers,
+    whose slope at one is that between its neighbours, and a straight line between rows.
+
+    All float32, symbols and place, 0 ... rows - 1, of one shape; prices: of `prices_of_rows`.
+    """
+    width = prices.shape[1]
+    row = place.detach().floor().clamp(0, len(prices) - 2)
+    symbols = symbols.clamp(1 - LARGEST, LARGEST - 1)
+    left = symbols.detach().floor().clamp(1 - LARGEST, LARGEST - 2)
+    at, flat = (row * width + left + LARGEST).long(), prices.flatten()
+    x, down = symbols - left, place - row
+    before, a, b, after = (torch.lerp(flat[at + n], flat[at + width + n], down) for n in (-1, 0, 1, 2))
+    into, out = (b - before) / 2, (after - a) / 2
+    return a + x * (into + x * (3 * (b - a) - 2 * into - out + x * (2 * (a - b) + into + out)))
 
 
 def soft_round(x: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:

@@ -247,6 +247,8 @@ class ContextHyperprior(nn.Module):
             parts.append(quantised + mu)
             seen.append(parts[-1] * context_gain[step].exp())
         y_hat = from_steps(parts, self.inverse_order)[:, :, :height, :width]
+        if not (y.requires_grad or self._picture_learns()):
+            y_hat = y_hat.detach()  # straight through, means cancel: there is no other gradient in it
         x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), rate, autocast)
         if self.details is not None and x is not None:
             u = self.details.analysis(x - x_hat) * rate["details.sent"]
@@ -254,6 +256,11 @@ class ContextHyperprior(nn.Module):
             u_hat, more = self.details.transmit(u, context, first, rate, quantise_details or quantise)
             x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
         return x_hat, prices
+
+    def _picture_learns(self) -> bool:
+        """Whether anything is trained that a picture tells of, not its bits alone."""
+        gains = (self.y_log_gain, self.y_log_inverse_gain, *self.stage_gain, *self.stage_bias)
+        return any(p.requires_grad for p in (*self.g_s.parameters(), *gains))
 
     def transmit_z(
         self, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor]
