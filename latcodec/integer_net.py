@@ -11,7 +11,7 @@ Source: the idea is Balle, Johnston, Minnen 2019, "Integer networks for data com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,31 +140,31 @@ Run = Callable[[IntegerNet, np.ndarray], np.ndarray]
 
 
 def run(network: IntegerNet, x: np.ndarray) -> np.ndarray:
-    """network(x), int64: how networks are evaluated where no `Memory` is at hand."""
+    """network(x), int64: how networks are evaluated where nothing is replayed."""
     return network(x)
 
 
-class Memory:
-    """Runs networks and keeps what they were given and gave. After `rewind` what is given to the same network in the
-    same order is answered without running it, if it is the same: an exact function has one value."""
+class Replay:
+    """Runs networks and keeps what they were given and gave. After `rewind` what the same network is given in the same
+    order is answered without running it, if it is the same: an exact function has one value."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[IntegerNet, np.ndarray, np.ndarray]] = []
-        self._next: int | None = None
+        self._answers: Iterator | None = None
 
     def rewind(self) -> None:
         """Answer from the first call on."""
-        self._next = 0
+        self._answers = iter(self._kept)
 
     def run(self, network: IntegerNet, x: np.ndarray) -> np.ndarray:
-        """network(x), int64; x must not change afterwards."""
-        if self._next is None:
+        """network(x), int64."""
+        seen = np.clip(x, -LIMIT, LIMIT).astype(np.int32)  # a network sees no more, nor does it give more
+        if self._answers is None:
             out = network(x)
-            self._kept.append((network, x, out.astype(np.int32)))  # which LIMIT fits
+            self._kept.append((network, seen, out.astype(np.int32)))
             return out
-        self._next += 1
-        known, given, out = self._kept[self._next - 1] if self._next <= len(self._kept) else (None, x, x)
-        return out.astype(np.int64) if known is network and np.array_equal(given, x) else network(x)
+        known, given, out = next(self._answers, (None, seen, seen))
+        return out.astype(np.int64) if known is network and np.array_equal(given, seen) else network(x)
 
 
 def quantise(network: nn.Sequential, small: bool = False) -> IntegerNet:

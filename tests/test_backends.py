@@ -255,7 +255,7 @@ def test_wrong_number_of_streams(module, model):
     with pytest.raises(FormatError, match="streams"):
         module.decode(model, replace(payload, streams=payload.streams * 2))
     with pytest.raises(FormatError):
-        module.decode(model, replace(payload, parameters=b"\1"))
+        module.decode(model, replace(payload, parameters=bytes(9)))
 
 
 def test_another_rate_index_is_told(module, model):

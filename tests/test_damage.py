@@ -44,6 +44,15 @@ def small() -> bytes:
     return whole
 
 
+@pytest.fixture(scope="module")
+def noise() -> bytes:
+    """A file that says at which lower rate its latents are coded, beside details."""
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 24, 3), np.uint8)
+    whole = encode_picture(Picture(pixels, False), EncodeSettings(lmbda=1.5, device="cpu")).data
+    assert container.unpack(whole).parameters is not None
+    return whole
+
+
 def repaired(body: bytes) -> bytes:
     """The body of a file with the checksum that fits it."""
     return body + zlib.crc32(body).to_bytes(4, "little")
@@ -127,12 +136,14 @@ def test_other_files(content):
 # With the checksum repaired, so that they reach what is behind it.
 
 
-def test_every_flipped_bit_behind_the_checksum(small):
+@pytest.mark.parametrize("name", ["small", "noise"])
+def test_every_flipped_bit_behind_the_checksum(name, request):
     """The picture comes out only if the bit says nothing of the latents: flags, depth, size within the same cells."""
-    expected = decode_picture(small, device="cpu")
-    for position in range(len(small) - 4):
+    whole = request.getfixturevalue(name)
+    expected = decode_picture(whole, device="cpu")
+    for position in range(min(len(whole) - 4, 300)):
         for bit in range(8):
-            body = bytearray(small[:-4])
+            body = bytearray(whole[:-4])
             body[position] ^= 1 << bit
             try:
                 picture = decode_picture(repaired(bytes(body)), device="cpu", max_pixels=10**6)
@@ -147,8 +158,8 @@ def test_every_truncation_behind_the_checksum(small):
             decode_picture(repaired(small[:length]), device="cpu")
 
 
-def test_random_mutations_behind_the_checksum(small):
-    files = [small, file_of(24, 40, 5, everything=True), file_of(17, 9, 0.5, everything=True, depth=16)]
+def test_random_mutations_behind_the_checksum(small, noise):
+    files = [small, noise, file_of(24, 40, 5, everything=True), file_of(17, 9, 0.5, everything=True, depth=16)]
     outcomes = hammer(files, 1000, 1, 10**6)
     assert {"FormatError", "VersionError", "WeightsError", "DriftError"} <= outcomes.keys()
     assert outcomes.get("decoded", 0) < 200
@@ -214,8 +225,10 @@ print(peak_bytes())
         ((2**28, 1), {}),
         ((2**14, 2**14), {"alpha": b"\x80\0", "depth": 16}),
         ((2**14, 2**14), {"streams": (bytes(400_000),)}),
+        ((2**14, 2**14), {"rate_index": 255, "parameters": b"\0"}),
+        ((2**14, 2**14), {"rate_index": 255, "parameters": b"\0", "streams": (bytes(400_000),)}),
     ],
-    ids=["square", "tall", "wide", "constant alpha", "stream of zeros"],
+    ids=["square", "tall", "wide", "constant alpha", "stream of zeros", "base", "base and zeros"],
 )
 def test_a_small_file_cannot_take_much_memory(small, size, more):
     code = PEAK.format(root=str(HERE.parent), here=str(HERE))

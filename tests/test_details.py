@@ -1,6 +1,7 @@
 """Details beside the latents: exact integers, both directions on odd sizes, and what they buy."""
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +10,16 @@ import pytest
 import torch
 from skimage import data
 
+from latcodec.backends import bases, search
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
-from latcodec.backends import search
 from latcodec.backends.common import crc_of, every_rate, some_rates
 from latcodec.backends.hyper import SCALE_ROWS, sigmas, soft
 from latcodec.coding import Encoder
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
-from latcodec.integer_net import FRACTION_BITS
-from latcodec.models.details import BLOCK, GROUPS, LARGEST, Details, cosine_basis, groups_of
+from latcodec.integer_net import FRACTION_BITS, IntegerNet
+from latcodec.models.details import BLOCK, GROUPS, LARGEST, Details, bases_below, cosine_basis, groups_of
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
 from latcodec.models.layers import GDN, Residual, logistic_bits, round_straight_through
 from latcodec.models.steps import STEPS
@@ -71,7 +72,7 @@ def model(network) -> backend.Model:
 @pytest.fixture
 def one_base(monkeypatch) -> None:
     """Latents at the rate of the file, or where details begin, whatever the picture."""
-    monkeypatch.setattr(backend, "bases_to_try", lambda *anything: [])
+    monkeypatch.setattr(bases, "worth_trying", lambda *anything: [])
 
 
 def payload(coded, index: int, image: np.ndarray) -> Payload:
@@ -437,42 +438,72 @@ def test_what_a_file_says_of_its_base_is_checked(network, model, photograph):
 @pytest.mark.parametrize("index", [130, 240])
 def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
     image = np.ascontiguousarray(photograph[:64, :96])
-    latents, prices = backend.analyse(model, image), {}
-    for base in (None, 0, 60, 100, 120):
-        rate = model.rate(index) if base is None else model.rate(index, bytes((base,)))
-        coded = backend._code(model, latents, backend.Options(index), model.step_error_bits(), rate)
-        decoded = backend.shown(model, coded, index, (64, 96), False, 8)
-        prices[base] = search.price(coded, decoded, image, index)
-    monkeypatch.setattr(backend, "bases_to_try", lambda *anything: [0, 60, 100, 120])
+    monkeypatch.setattr(bases, "worth_trying", lambda *anything: [0, 60, 100, 120])
     found = backend.encode(model, image, backend.Options(index))
-    chosen = search.price(found, backend.shown(model, found, index, (64, 96), False, 8), image, index)
-    assert chosen == min(prices.values()) and len(set(prices.values())) > 3
+    least = search.price(found, backend.shown(model, found, index, (64, 96), False, 8), image, index)
+    for base in (None, 0, 60, 100, 120):
+        parameters = None if base is None else bytes((base,))
+        rate = model.rate(index, parameters)
+        coded = backend._code(
+            model, backend.analyse(model, image), backend.Options(index), model.step_error_bits(), rate
+        )
+        assert search.price(coded, backend.shown(model, coded, index, (64, 96), False, 8), image, index) >= least
+        # The cheapest need not be the one that is coded first, nor the last.
+        with monkeypatch.context() as patched:
+            patched.setattr(search, "price", lambda coded, *_, wanted=coded.parameters: coded.parameters != wanted)
+            taken = backend.encode(model, image, backend.Options(index))
+        assert taken.parameters == coded.parameters and taken.streams == coded.streams
 
 
 def test_other_bases_are_tried_where_a_picture_is_unlike_photographs(photograph):
     drawn = np.full((64, 64, 3), 255, np.uint8)
     drawn[::9] = 0
     cheap = 64 * 64
-    assert backend.bases_to_try(120, photograph, cheap) == []
-    assert backend.bases_to_try(120, photograph, 40 * photograph.size) == [60, 100]
-    assert backend.bases_to_try(80, drawn, cheap) == [60] and backend.bases_to_try(20, drawn, cheap) == []
-    assert backend.bases_to_try(120, photograph, cheap, True) == [60, 100]
-    assert backend.bases_to_try(120, photograph[:1, :1], 0) == []
+    assert bases.worth_trying(120, photograph, cheap) == []
+    assert bases.worth_trying(120, photograph, 40 * photograph.size) == [60, 100]
+    assert bases.worth_trying(80, drawn, cheap) == [60] and bases.worth_trying(20, drawn, cheap) == []
+    assert bases.worth_trying(120, photograph, cheap, True) == [60, 100]
+    assert bases.worth_trying(120, photograph[:1, :1], 0) == []
 
 
-def test_verification_runs_no_network_twice_and_still_notices(model, photograph, monkeypatch):
+def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch):
+    image, seen = np.ascontiguousarray(photograph[:64, :96]), []
+
+    def refine(transmit, x, latents, gains, index, steps, deadline, progress) -> tuple:
+        seen.append((index, deadline - time.perf_counter()))
+        return latents
+
+    monkeypatch.setattr(search, "refine", refine)
+    monkeypatch.setattr(bases, "worth_trying", lambda *anything: [])
+    priced, price = [], search.price
+    monkeypatch.setattr(search, "price", lambda coded, *rest: priced.append(coded.parameters) or price(coded, *rest))
+    coded = backend.encode(model, image, backend.Options(80, effort=3, max_seconds=5.0))
+    assert seen[0][0] == 80 and 0 < seen[0][1] < 5.0 and "search" in coded.seconds
+    assert priced == [None, *[bytes((68,))] * len(search.FOUND_ERROR_BITS)]
+    backend.encode(model, image, backend.Options(80, effort=3, max_seconds=1e-6))
+    assert seen[1][1] < 0.1
+    assert [bases.searched(base) for base in (0, 5, 40, 60, 255)] == [0, 4, 32, 48, 243]
+
+
+def test_verification_runs_no_network_twice(model, photograph, monkeypatch):
     image = np.ascontiguousarray(photograph[:64, :96])
     calls, run = [], type(model.hyper).__call__
     monkeypatch.setattr(type(model.hyper), "__call__", lambda net, x: calls.append(net) or run(net, x))
-    coded = backend.encode(model, image, backend.Options(200, verify=False))
+    monkeypatch.setattr(bases, "worth_trying", lambda *anything: [])
+    unverified = backend.encode(model, image, backend.Options(200, verify=False))
     alone = len(calls)
     again = backend.encode(model, image, backend.Options(200))
-    assert len(calls) == 2 * alone and again.streams == coded.streams and again.memory is None
-    monkeypatch.setattr(backend, "REMEMBERED", 0)
+    assert len(calls) == 2 * alone and again.streams == unverified.streams and again.replay is None
+    monkeypatch.setattr(backend, "REPLAYED", 0)
     backend.encode(model, image, backend.Options(200))
     assert len(calls) == 4 * alone
-    monkeypatch.undo()
-    finish = Encoder.finish
+
+
+@pytest.mark.parametrize("replayed", [0, backend.REPLAYED])
+def test_verification_notices_another_stream_and_other_networks(network, photograph, monkeypatch, replayed):
+    image = np.ascontiguousarray(photograph[:64, :96])
+    monkeypatch.setattr(backend, "REPLAYED", replayed)
+    model, finish = model_of(network), Encoder.finish
     for place in (3, 40, -5):
 
         def damaged(encoder: Encoder, place: int = place) -> bytes:
@@ -480,9 +511,38 @@ def test_verification_runs_no_network_twice_and_still_notices(model, photograph,
             stream[place] ^= 16
             return bytes(stream)
 
-        monkeypatch.setattr(Encoder, "finish", damaged)
-        with pytest.raises((DriftError, FormatError)):
+        with monkeypatch.context() as patched, pytest.raises((DriftError, FormatError)):
+            patched.setattr(Encoder, "finish", damaged)
             backend.encode(model, image, backend.Options(200))
+    verify = backend._verify
+
+    def drifted(model: backend.Model, *rest) -> bool:
+        net = model.hyper
+        first, *others = net.layers
+        other = IntegerNet([replace(first, bias=first.bias + 2.0 ** (first.shift + 11)), *others])
+        monkeypatch.setattr(model, "hyper", other)  # another network: nothing known of it is replayed
+        return verify(model, *rest)
+
+    monkeypatch.setattr(backend, "_verify", drifted)
+    with pytest.raises((DriftError, FormatError)):
+        backend.encode(model, image, backend.Options(200))
+
+
+def test_details_alone_are_trained_beside_all_bases(network, x):
+    torch.manual_seed(0)
+    t = torch.rand(4000) * 0.8 + 0.2
+    base = bases_below(t)
+    assert (base <= t).all() and base.min() > 0 and base[t > 0.9].max() < 0.75
+    assert all(((base - index / 255).abs() < 0.02)[t > 0.9].any() for index in (60, 100, 140, 180))
+    trained, asked = ContextHyperprior(NARROW), []
+    trained.load_state_dict(network.state_dict())
+    at_rate = trained.at_rate
+    trained.at_rate = lambda t, base=None: asked.append(base) or at_rate(t, base)
+    for only, noise in ((None, True), ("details.", False), ("details.", True)):
+        trained.requires_grad_(True)
+        choose_trained(trained, only)
+        loss(trained, x, torch.tensor([0.9]), noise=noise)
+    assert asked[:2] == [None, None] and 0 < asked[2] < 0.75
 
 
 # More latents.

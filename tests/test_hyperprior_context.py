@@ -9,7 +9,7 @@ import torch
 from skimage import data
 
 from latcodec.backends import hyperprior_context as backend
-from latcodec.backends import search
+from latcodec.backends import pricing
 from latcodec.backends.hyper import MEAN_BITS, rows_of
 from latcodec.backends.hyperprior_context_model import there
 from latcodec.container import Payload
@@ -110,7 +110,7 @@ def test_symbols_are_rounded_by_price_as_in_training(network, photograph):
 def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, monkeypatch):
     plain = ContextHyperprior(replace(NARROW, step_error_bits=0.0)).eval()
     plain.load_state_dict(network.state_dict())
-    monkeypatch.setattr(search, "round_by_price", lambda *given: pytest.fail("rounded by price"))
+    monkeypatch.setattr(pricing, "round_by_price", lambda *given: pytest.fail("rounded by price"))
     model = backend.Model(
         Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(plain),
                 backend.export(plain, logistic_tables(backend.sigmas())))
@@ -248,18 +248,24 @@ def test_every_parameter_learns(photograph):
 def test_what_only_costs_bits_learns_the_same_without_the_picture(photograph, monkeypatch):
     """Means and scales of y change what a picture costs and nothing that it shows: rounding is straight through."""
     x = torch.from_numpy(photograph[:128, :128].copy()).permute(2, 0, 1)[None].float() / 255
-    gradients = []
+    gradients, heard, synthesis = [], [], ContextHyperprior.synthesis
     for shortened in (True, False):
         torch.manual_seed(1)
         network = ContextHyperprior(NARROW)
         network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
         choose_trained(network, "from_seen,from_first,corrections,h_s,mean_log_gain,scale_offset")
+
+        def spied(network, y, *rest, shortened: bool = shortened) -> torch.Tensor:
+            heard.append(y.requires_grad)
+            return synthesis(network, y, *rest)
+
+        monkeypatch.setattr(ContextHyperprior, "synthesis", spied)
         if not shortened:
-            monkeypatch.setattr(ContextHyperprior, "_picture_learns", lambda network: True)
+            network.y_log_gain.requires_grad_()
         torch.manual_seed(2)
         loss(network, x, torch.tensor([0.6]))["loss"].backward()
         gradients.append({name: p.grad for name, p in network.named_parameters() if p.requires_grad})
-    assert len(gradients[0]) > 10
+    assert heard == [False, True] and len(gradients[0]) > 10
     for name, gradient in gradients[0].items():
         scale = gradients[1][name].abs().max()
         assert torch.allclose(gradient, gradients[1][name], atol=1e-4 * float(scale)), name

@@ -243,24 +243,24 @@ def test_shift_round_is_exact(value, bits):
     assert shift_round(np.array([value], np.int64), bits).tolist() == [expected]
 
 
-# Memory.
+# Replay.
 
 
 def test_what_was_asked_before_is_answered_without_running(monkeypatch):
     first, second = quantise(network("leaky")), quantise(network("leaky", 1))
     rng = np.random.default_rng(3)
     x, other = (rng.integers(-3000, 3000, (3, 6, 7)) for _ in range(2))
-    memory, calls, run = integer_net.Memory(), [], IntegerNet.__call__
+    replay, calls, run = integer_net.Replay(), [], IntegerNet.__call__
     monkeypatch.setattr(IntegerNet, "__call__", lambda net, x: calls.append(net) or run(net, x))
-    wanted = [memory.run(first, x), memory.run(second, other)]
+    wanted = [replay.run(first, x), replay.run(second, other)]
     wanted[0] += 1  # what is kept is not what the caller has
-    memory.rewind()
-    assert np.array_equal(memory.run(first, x), wanted[0] - 1) and np.array_equal(memory.run(second, other), wanted[1])
+    replay.rewind()
+    assert np.array_equal(replay.run(first, x), wanted[0] - 1) and np.array_equal(replay.run(second, other), wanted[1])
     assert calls == [first, second]
-    memory.rewind()
+    replay.rewind()
     changed = x.copy()
     changed[2, 5, 6] += 1
     for net, asked in ((first, changed), (first, other), (first, x)):  # another input, another network, one too many
-        assert np.array_equal(memory.run(net, asked), run(net, asked))
+        assert np.array_equal(replay.run(net, asked), run(net, asked))
     assert calls == [first, second, first, first, first]
-    assert memory.run(first, x).dtype == np.int64
+    assert replay.run(first, x).dtype == np.int64

@@ -177,9 +177,10 @@ def timed(analyse: Callable, code: Callable) -> Callable:
     return encode
 
 
-def must_be_one_stream(payload: Payload, codec: str) -> None:
-    """Raise FormatError unless the file has the one stream that most codecs write, and no parameters."""
-    if len(payload.streams) != 1 or payload.parameters is not None:
+def must_be_one_stream(payload: Payload, codec: str, parameters: bool = False) -> None:
+    """Raise FormatError unless the file has the one stream that most codecs write, and no parameters where a codec has
+    none."""
+    if len(payload.streams) != 1 or (payload.parameters is not None and not parameters):
         raise FormatError(
             f"field sections: {len(payload.streams)} streams, the {codec} codec has exactly 1 and no more"
         )

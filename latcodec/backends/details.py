@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latcodec.backends import search
+from latcodec.backends import pricing, search
 from latcodec.backends.common import RATES, bounded, every_rate, part, some_rates
 from latcodec.backends.hyper import SCALE_ROWS, leaky_relu, rows_of
 from latcodec.coding_tables import Tables
@@ -182,16 +182,16 @@ def chooser(
         of_channels = rows.reshape(-1, u.shape[1] * u.shape[2])
         wanted = groups[k].flatten(1).numpy()[: len(of_channels)]
         one_by_one = zip(wanted, of_channels, strict=True)  # all at once takes much memory
-        return np.concatenate([search.round_by_price(*one, tables, weight) for one in one_by_one])
+        return np.concatenate([pricing.round_by_price(*one, tables, weight) for one in one_by_one])
 
     return sixteenths, shift, take
 
 
 def _prices(tables: Tables) -> np.ndarray:
     """Bits of a symbol of each size up to LARGEST in each row of the details, float64 [SCALE_ROWS, LARGEST + 1]."""
-    rows, symbols = np.mgrid[SCALE_ROWS : 2 * SCALE_ROWS, -LARGEST : LARGEST + 1]
-    bits = search.symbol_bits(symbols.ravel().astype(np.int32), rows.ravel(), tables).reshape(rows.shape)
-    return (bits[:, LARGEST:] + bits[:, LARGEST::-1]) / 2
+    of_rows = pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:].double().numpy()
+    zero = of_rows.shape[1] // 2
+    return (of_rows[:, zero : zero + LARGEST + 1] + of_rows[:, zero - LARGEST : zero + 1][:, ::-1]) / 2
 
 
 def _best_shift(rows: np.ndarray, wanted: np.ndarray, prices: np.ndarray) -> int:

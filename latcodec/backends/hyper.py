@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from latcodec.backends import search
+from latcodec.backends import pricing, search
 from latcodec.backends.common import (
     RATES,
     config_from,
@@ -167,13 +167,14 @@ class Model:
         """How far the transforms reach beyond a strip, latents: 30 px."""
         return 2
 
-    def first_row(self, part: int) -> int:
-        """The table row of the smallest scale of a part of what `transmit` says of prices: of z and of y the first."""
+    def first_row(self, number: int) -> int:
+        """The table row of the smallest scale of one of the prices of `transmit`, by its number."""
         return 0
 
-    def transmit(self, latents: tuple[torch.Tensor, ...], rate_index: int, rate: dict, quantise, autocast: bool, x):
-        """(picture, prices) of the network's `transmit`; x: the picture to be sent, float32 [1, 3, H, W]."""
-        return self.network.transmit(*latents, rate, quantise, autocast)
+    def transmit(self, latents: tuple[torch.Tensor, ...], rate, functions: dict, quantise, autocast: bool, x):
+        """(picture, prices) of the network's `transmit`; rate: the rate index; functions: what `at_rate` says of it;
+        x: the picture to be sent, float32 [1, 3, H, W]."""
+        return self.network.transmit(*latents, functions, quantise, autocast)
 
     def at_rate(self, rate_index: int) -> dict[str, torch.Tensor]:
         """The network's functions of the rate, float32 [1, C, 1, 1]."""
@@ -219,19 +220,20 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
     return Latents(y[0], z[0], image)
 
 
-def soft(model: Model, rate_index: int) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
-    """What `search.refine` needs: latents to (picture, bits), differentiable, and the gains of y and z."""
+def soft(model: Model, rate) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
+    """What `search.refine` needs: latents to (picture, bits), differentiable, and the gains of y and z; rate: the rate
+    index, or what the model's `at_rate` takes in its place."""
     model.network.load_state_dict(floats_of_integers(model.nets), strict=False)
-    rate, autocast = model.at_rate(rate_index), bf16_is_fast(model.device)
-    prices_of_rows = search.prices_of_rows(model.tables, model.device)
+    functions, autocast = model.at_rate(rate), bf16_is_fast(model.device)
+    priced = pricing.prices_of_rows(model.tables, model.device)
 
     def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x_hat, prices = model.transmit(now, rate_index, rate, quantise, autocast, x)
+        x_hat, prices = model.transmit(now, rate, functions, quantise, autocast, x)
         bits = x_hat.new_zeros(())
         for number, (_, symbols, sigma) in enumerate(prices):
             place = ((sigma.log() - math.log(SIGMA_MIN)) * ROWS_PER_NAT).clamp(0, SCALE_ROWS - 1)
             first = model.first_row(number)
-            bits = bits + search.soft_bits(symbols, place, prices_of_rows[first : first + SCALE_ROWS]).sum()
+            bits = bits + pricing.soft_bits(symbols, place, priced[first : first + SCALE_ROWS]).sum()
         return x_hat, bits
 
-    return transmit, (rate["y_log_gain"].exp(), rate["z_log_gain"].exp())
+    return transmit, (functions["y_log_gain"].exp(), functions["z_log_gain"].exp())

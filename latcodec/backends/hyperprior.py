@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from latcodec.backends import search
+from latcodec.backends import pricing, search
 from latcodec.backends.common import (
     RATES,
     bounded,
@@ -117,7 +117,7 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
     y_symbols = rounded(residual)
     if error_bits:
         flat = bounded(residual).numpy().ravel()
-        y_symbols = search.round_by_price(flat, y_rows, model.tables, error_bits).reshape(y_symbols.shape)
+        y_symbols = pricing.round_by_price(flat, y_rows, model.tables, error_bits).reshape(y_symbols.shape)
     encoder = Encoder(model.tables)
     encoder.put(z_symbols.ravel(), z_rows)
     encoder.put(y_symbols.ravel(), y_rows)

@@ -3,6 +3,8 @@
 One stream: the symbols of z in four steps, those of y in four; where there are details, how many sixteenths of their
 frequencies are sent, and of each group of these the shifts of its rows and the symbols. The table row of each symbol is
 computed in integers, in the order of `hyperprior_context_model.py` and `details.py`. Fixed point: see `hyper.py`.
+
+Parameters: none, or one byte, the rate index at which latents are coded beside details of the file's: `Model.rate`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from latcodec.backends import details, search
+from latcodec.backends import bases, details, pricing, search
 from latcodec.backends.common import (
     RATES,
     bounded,
@@ -38,18 +40,13 @@ from latcodec.backends.hyperprior_context_model import CONTEXTS, Z_CONTEXTS, Mod
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
-from latcodec.integer_net import Memory, Run, quantise, run
+from latcodec.integer_net import Replay, Run, quantise, run
 from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
 from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
-from latcodec.rates import lambda_of_index
 
-REMEMBERED = 8192  # latents, 2 megapixels: up to there what the integer networks gave is kept for verification
-BASES = (60, 100)  # tried for type, drawings and screenshots, and for noise
-SEARCHED_LOWER = 12  # rate indices: a search finds most in coarser latents, with details to mend what they leave
-SAMPLED_ROWS = 128
-FLAT = 0.3  # share of samples that equal their left neighbours from which a picture counts as drawn
-DEAR = 1.6  # bits a pixel at lambda 1, more than twice as many as photographs cost in the mean
+REPLAYED = 8192  # latents, 2 megapixels: up to there what the integer networks gave is kept for verification
+SHORTEST_SEARCH_S = 0.01
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
            "sigmas", "stored_config", "synthesise"]  # fmt: skip
 
@@ -60,7 +57,7 @@ class Coded(HyperCoded):
 
     detail_symbols: np.ndarray | None = None
     detail_rows: np.ndarray | None = None
-    memory: Memory | None = None
+    replay: Replay | None = None
 
     def counted(self) -> tuple[np.ndarray, np.ndarray]:
         """Symbols int32 [n] and their rows uint16 [n], all but those of z: what tables are fitted to."""
@@ -75,55 +72,43 @@ def sigmas() -> np.ndarray:
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    error_bits = model.step_error_bits()
+    start, error_bits = time.perf_counter(), model.step_error_bits()
     first = _at_best_base(model, latents, options, error_bits)
+    seconds = time.perf_counter() - start - sum(first.seconds.values())
+    first = replace(first, seconds=first.seconds | ({"bases": seconds} if first.parameters else {}))
     rate = model.rate(options.rate_index, first.parameters)
-    if not rate.details and model.details is not None:  # what is found is rounded at a lower rate, with details beside
-        rate = model.rate(rate.index, bytes((max(0, rate.base - SEARCHED_LOWER),)))
-
-    def plain(model: Model, these: Latents, options: Options, bits: float) -> Coded:
-        return first if these is latents else _code(model, these, options, bits, rate)
-
-    soft_at_rate = lambda model, rate_index: soft(model, rate)  # noqa: E731
-    coded = search.code(model, latents, options, plain, _verify, shown, soft_at_rate, error_bits)
-    return replace(coded, memory=None)
+    if options.effort and not rate.details and model.details is not None:
+        rate = model.rate(rate.index, bytes((bases.searched(rate.base),)))
+    if options.max_seconds:
+        left = options.max_seconds - (time.perf_counter() - start)
+        options = replace(options, max_seconds=max(left, SHORTEST_SEARCH_S))
+    coded = search.code(
+        model, latents, options, partial(_code, rate=rate), _verify, shown, lambda model, _: soft(model, rate),
+        error_bits, first,
+    )  # fmt: skip
+    return replace(coded, replay=None)
 
 
 def _at_best_base(model: Model, latents: Latents, options: Options, error_bits: float) -> Coded:
     """Latents coded at the rate that costs least: that of the index, or a lower one with details beside it."""
     index, image = options.rate_index, latents.image
-    first = _code(model, latents, options, error_bits, model.rate(index))
+    best = _code(model, latents, options, error_bits, model.rate(index))
     if image is None or model.details is None:
-        return first
-    bases = bases_to_try(index, image, 8 * len(first.streams[0]), bool(options.effort))
-    rates = {model.rate(index, bytes((base,))) for base in bases} - {model.rate(index)}
-    if not rates:
-        return first
+        return best
+    some = bases.worth_trying(index, image, 8 * len(best.streams[0]), bool(options.effort))
+    rates = {model.rate(index, bytes((base,))) for base in some} - {model.rate(index)}
 
     def price(coded: Coded) -> float:
         decoded = shown(model, coded, index, image.shape[:2], options.gray, 8 * image.itemsize)
         return search.price(coded, decoded, image, index)
 
-    best, least = first, price(first)
+    least = price(best) if rates else 0.0
     for rate in sorted(rates, key=astuple):
         coded = _code(model, latents, options, error_bits, rate)
         if (cost := price(coded)) < least:
             best, least = coded, cost
+        del coded  # or two are held beside the next one
     return best
-
-
-def bases_to_try(index: int, image: np.ndarray, bits: int, all_of_them: bool = False) -> list[int]:
-    """Rate indices of latents at which a picture unlike photographs may be coded for less, with details beside them.
-
-    image: uint8 or uint16 [H, W, 3]; bits: what it costs at its own rate index. All that are known if `all_of_them`.
-    """
-    lower = [base for base in BASES if base <= index]
-    if all_of_them or not lower:
-        return lower
-    some = image[:: 1 + image.shape[0] // SAMPLED_ROWS]
-    flat = (some[:, 1:] == some[:, :-1]).all(2).mean() if image.shape[1] > 1 else 0.0
-    dear = bits > DEAR * lambda_of_index(index) ** -0.6 * image[..., 0].size
-    return lower if flat > FLAT or dear else []
 
 
 @torch.inference_mode()
@@ -132,7 +117,7 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
     functions = model.at_rate(rate)
     shape = tuple(latents.y.shape[1:])
     encoder, bits = Encoder(model.tables), 0.0
-    memory = Memory() if options.verify and shape[0] * shape[1] <= REMEMBERED else None
+    replay = Replay() if options.verify and shape[0] * shape[1] <= REPLAYED else None
 
     def put(symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
         nonlocal bits
@@ -147,7 +132,7 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
             residual = steps[step][0] - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
             symbols = np.where(there, rounded(residual), 0)
             if weight:
-                symbols[there] = search.round_by_price(bounded(residual).numpy()[there], rows, model.tables, weight)
+                symbols[there] = pricing.round_by_price(bounded(residual).numpy()[there], rows, model.tables, weight)
             put(symbols[there], rows)
             return symbols.astype(np.int32)
 
@@ -173,13 +158,13 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
             lambda group, rows: put(choose(group, rows), rows),
         )
 
-    walked = model.walk(rate, shape, take_z, take_y, begin_details, memory.run if memory else run)
+    walked = model.walk(rate, shape, take_z, take_y, begin_details, replay.run if replay else run)
     stream = encoder.finish()
     crc = _crc(walked)
     seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc, bits, walked.symbols, walked.means, walked.rows, seconds,
                  model.parameters(rate), detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows,
-                 memory=memory)  # fmt: skip
+                 replay=replay)  # fmt: skip
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
@@ -189,10 +174,10 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
-    rate, memory = model.rate(rate_index, coded.parameters), coded.memory
-    if memory:
-        memory.rewind()
-    walked = decode_integers(model, coded.streams[0], rate, shape, memory.run if memory else run)
+    rate, replay = model.rate(rate_index, coded.parameters), coded.replay
+    if replay:
+        replay.rewind()
+    walked = decode_integers(model, coded.streams[0], rate, shape, replay.run if replay else run)
     return _crc(walked) == coded.integers_crc
 
 
@@ -249,9 +234,9 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     """Decode to an image, uint8 or uint16 [H, W, 3].
 
     Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
-    codec writes.
+    codec writes, or parameters that say nothing.
     """
-    must_be_one_stream(replace(payload, parameters=None), "hyperprior-context")
+    must_be_one_stream(payload, "hyperprior-context", parameters=True)
     shape, z_shape = latent_shapes(payload.width, payload.height)
     rate = model.rate(payload.rate_index, payload.parameters)
     must_hold(payload, model.least_bits_of_z(rate, z_shape))

@@ -15,7 +15,16 @@ import torch.nn.functional as F
 
 from latcodec.backends import details
 from latcodec.backends.common import RATES
-from latcodec.backends.hyper import GAIN_BITS, INVERSE_BITS, MEAN_BITS, dequantised, leaky_relu, means_of, rows_of
+from latcodec.backends.hyper import (
+    GAIN_BITS,
+    INVERSE_BITS,
+    MEAN_BITS,
+    SCALE_ROWS,
+    dequantised,
+    leaky_relu,
+    means_of,
+    rows_of,
+)
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
 from latcodec.errors import FormatError
@@ -98,13 +107,16 @@ class Model(HyperModel):
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
 
     def rate(self, index: int, parameters: bytes | None = None) -> Rate:
-        """What the rate index and the parameters of a file mean: one byte is the base's rate index, beside which there
-        are details; None: details from one rate on, where the base ends. Raises FormatError."""
+        """What the rate index and the parameters of a file mean. One byte: the rate index of the latents, up to that of
+        the file, beside which there are details; None: there are details from one rate index on, where that of the
+        latents ends. Raises FormatError."""
         begin = self.network.config.details_from if self.details is not None else RATES
         if parameters is None:
             return Rate(index, min(index, begin), index >= begin)
-        if self.details is None or len(parameters) != 1 or parameters[0] > index:
-            raise FormatError(f"field parameters: {parameters[:4].hex()} is not a rate index up to {index}")
+        if self.details is None:
+            raise FormatError("field parameters: these weights have no details, which they speak of")
+        if len(parameters) != 1 or parameters[0] > index:
+            raise FormatError(f"field parameters: {list(parameters[:4])} is not one rate index up to {index}")
         return Rate(index, parameters[0], True)
 
     def parameters(self, rate: Rate) -> bytes | None:
@@ -125,9 +137,9 @@ class Model(HyperModel):
         blocks = self.network.config.blocks
         return -(-(30 + sum(n * 2 ** (stage + 1) for stage, n in enumerate(blocks))) // IMAGE_STRIDE)
 
-    def first_row(self, part: int) -> int:
+    def first_row(self, number: int) -> int:
         """See `hyper.Model.first_row`: after z and the steps of y come details, whose rows follow those of latents."""
-        return details.SCALE_ROWS if part > STEPS else 0
+        return SCALE_ROWS if number > STEPS else 0
 
     def transmit(self, latents: tuple[torch.Tensor, ...], rate: Rate, functions: dict, quantise, autocast: bool, x):
         """(picture, prices) of the network's `transmit`, details included; functions: what `at_rate` says."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from latcodec.backends import search
+from latcodec.backends import pricing, search
 from latcodec.backends.common import (
     RATES,
     bounded,
@@ -134,7 +134,7 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
 def transcribe(
     model: Model, latents: Latents, options: Options, coder, adaptive: bool = True, error_bits: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise latents, put them into a coder: (symbols, means) of `walk`; error_bits: see `search.round_by_price`."""
+    """Quantise latents, put them into a coder: (symbols, means) of `walk`; error_bits: see `pricing.round_by_price`."""
     gain = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))["gain"][0].cpu()
     # NaN and infinities of a strange picture must not reach the coder as undefined integers.
     scaled = bounded(latents.y.cpu() * gain).numpy()
@@ -143,7 +143,7 @@ def transcribe(
 
     def by_price(step: Step) -> np.ndarray:
         residual = step.sign * (step.pick(scaled) - step.centre)
-        chosen = search.round_by_price(residual.ravel(), step.rows.ravel(), model.tables, error_bits)
+        chosen = pricing.round_by_price(residual.ravel(), step.rows.ravel(), model.tables, error_bits)
         return step.sign * chosen.reshape(residual.shape) + step.centre
 
     choose = by_price if error_bits else lambda step: step.pick(nearest)

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latcodec.coding_tables import Tables
 from latcodec.errors import DriftError, OptionError
 from latcodec.rates import STEP_ERROR_BITS, distortion_weight, lambda_of_index
 
@@ -33,12 +32,12 @@ FIRST, LAST = 1.0, 0.25  # temperatures
 NOISE = 0.4  # of a Gumbel softmax: all of it drowns what a step finds out
 MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
 STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
+PRICED_ROWS = 256  # of a picture, whose error is summed at once
+SECTION_BITS = 16  # of a file, beside what a section contains, or more where that is long
 JUDGED = 30  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
-# What `round_by_price` takes for latents that were found, one after another: the search has weighed most of it already.
+# What `pricing.round_by_price` takes for latents that were found, one after another: the search has weighed most of it.
 FOUND_ERROR_BITS = (0.0, 30.0, 60.0, 100.0)
-LARGEST = 63  # size of a symbol up to which the search knows the tables' prices
-ESCAPED_BITS = 24.0  # about what a symbol outside its table costs
 
 
 @dataclass(frozen=True)
@@ -66,22 +65,23 @@ class Options:
 
 def code(
     model, latents, options: Options, plain: Callable, decodes: Callable, shown: Callable, soft: Callable,
-    step_error_bits: float | None = None,
+    step_error_bits: float | None = None, first=None,
 ):  # fmt: skip
     """The Coded of latents at one rate: that of plain latents, or with an effort the cheapest that is found.
 
     plain(model, latents, options, error bits) -> Coded; decodes(model, coded, rate_index, shape of y) says whether the
     decoder finds the same integers; shown(model, coded, rate_index, size, gray, depth): its picture; soft(model,
-    rate_index) -> (transmit, gains) of `refine`; step_error_bits: what `round_by_price` takes for an error of one step,
-    STEP_ERROR_BITS if None, 0 for the nearest integers. Raises DriftError if what was written does not decode (law 5).
+    rate_index) -> (transmit, gains) of `refine`; step_error_bits: what `pricing.round_by_price` takes for an error of
+    one step, STEP_ERROR_BITS if None, 0 for the nearest integers; first: the Coded of plain latents, if there is one
+    already, perhaps of another kind than `plain` makes. Raises DriftError if what was written does not decode (law 5).
     """
     start = time.perf_counter()
     error_bits = STEP_ERROR_BITS if step_error_bits is None else step_error_bits
     if options.effort and latents.image is not None:
-        coded = _cheapest(model, latents, options, plain, shown, soft, start, error_bits)
+        coded = _cheapest(model, latents, options, plain, shown, soft, start, error_bits, first)
         coded = replace(coded, seconds={"search": time.perf_counter() - start} | coded.seconds)
     else:
-        coded = plain(model, latents, options, error_bits)
+        coded = first or plain(model, latents, options, error_bits)
     if options.verify:
         start = time.perf_counter()
         if not decodes(model, coded, options.rate_index, tuple(latents.y.shape[1:])):
@@ -90,17 +90,16 @@ def code(
     return coded
 
 
-def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, error_bits: float):
+def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, error_bits: float, first):
     """Of the ways to code latents the one of least bits + weight * squared error; without search is one of them."""
     image, index = latents.image, options.rate_index
     gray = options.gray
     deadline = start + options.max_seconds if options.max_seconds else math.inf
 
-    def tried(these, error_bits: float) -> tuple[float, object]:
-        coded = plain(model, these, options, error_bits)
+    def priced(coded) -> tuple[float, object]:
         return price(coded, shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize), image, index), coded
 
-    best = tried(latents, error_bits)
+    best = priced(first or plain(model, latents, options, error_bits))
     transmit, gains = soft(model, index)
     heard = _gray(transmit) if gray else transmit
     names = [name for name in ("y", "z") if hasattr(latents, name)]
@@ -110,16 +109,20 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
     found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
     better = replace(latents, **dict(zip(names, found, strict=True)))
     for bits in FOUND_ERROR_BITS:
-        best = min(best, tried(better, bits), key=lambda one: one[0])
+        best = min(best, priced(plain(model, better, options, bits)), key=lambda one: one[0])
     return best[1]
 
 
 def price(coded, decoded: np.ndarray, image: np.ndarray, rate_index: int) -> float:
-    """Bits of the streams + weight * squared error, of which training minimises an estimate; decoded, image: uint8 or
-    uint16 [H, W, 3]."""
+    """Bits of streams and parameters + weight * squared error, of which training minimises an estimate; decoded, image:
+    uint8 or uint16 [H, W, 3]."""
     peak = 65535 if image.dtype == np.uint16 else 255
-    error = float(np.square(decoded.astype(np.float64) - image).sum())
-    return 8 * sum(map(len, coded.streams)) + error_weight(rate_index) * error / peak**2
+    bands = range(0, len(image), PRICED_ROWS)
+    error = sum(
+        float(np.square(decoded[n:][:PRICED_ROWS].astype(np.float64) - image[n:][:PRICED_ROWS]).sum()) for n in bands
+    )
+    sections = [*coded.streams, *([coded.parameters] if coded.parameters is not None else [])]
+    return 8 * sum(map(len, sections)) + SECTION_BITS * len(sections) + error_weight(rate_index) * error / peak**2
 
 
 def _gray(transmit: Transmit) -> Transmit:
@@ -141,53 +144,6 @@ def picture(image: np.ndarray, device: torch.device) -> Tensor:
 def error_weight(rate_index: int) -> float:
     """Bits that a squared error of 1 is worth, summed over all samples of the range 0..1, at a rate."""
     return distortion_weight(lambda_of_index(rate_index)) * 255**2 / 3
-
-
-def round_by_price(residual: np.ndarray, rows: np.ndarray, tables: Tables, error_bits: float) -> np.ndarray:
-    """Nearest integers, int32, but one nearer to 0 where its table makes it cheaper than the error it adds.
-
-    residual: float32 [n]; rows: uint16 [n]; error_bits: bits that a squared error of 1 counts as. Source:
-    rate-distortion optimised quantisation as video encoders do it. In training: `layers.rounded_by_price`.
-    """
-    nearest = np.rint(residual).astype(np.int32)
-    places = np.flatnonzero(nearest)
-    near, away = nearest[places], residual[places]
-    inner = near - np.sign(near)
-    saved = symbol_bits(near, rows[places], tables) - symbol_bits(inner, rows[places], tables)
-    added = error_bits * (np.square(away - inner) - np.square(away - near))
-    nearest[places] = np.where(saved > added, inner, near)
-    return nearest
-
-
-def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.ndarray:
-    """Bits of symbols int32 [n] in rows uint16 [n], float64, roughly for those outside their tables."""
-    place = tables.offsets[rows].astype(np.int64) + symbols - tables.minimums[rows]
-    inside = (place >= tables.offsets[rows]) & (place < tables.offsets[1:][rows] - 1)
-    return np.where(inside, tables.bits[np.where(inside, place, 0)], ESCAPED_BITS)
-
-
-def prices_of_rows(tables: Tables, device: torch.device) -> Tensor:
-    """Bits of symbols -LARGEST ... LARGEST in each row of the tables, float32 [rows, 2 LARGEST + 1]."""
-    rows, symbols = np.mgrid[: tables.rows, -LARGEST : LARGEST + 1]
-    bits = symbol_bits(symbols.ravel().astype(np.int32), rows.ravel(), tables).reshape(rows.shape)
-    return torch.from_numpy(bits.astype(np.float32)).to(device)
-
-
-def soft_bits(symbols: Tensor, place: Tensor, prices: Tensor) -> Tensor:
-    """Bits of what is between integers in tables between two rows: a Catmull-Rom spline through the prices of integers,
-    whose slope at one is that between its neighbours, and a straight line between rows.
-
-    All float32, symbols and place, 0 ... rows - 1, of one shape; prices: of `prices_of_rows`.
-    """
-    width = prices.shape[1]
-    row = place.detach().floor().clamp(0, len(prices) - 2)
-    symbols = symbols.clamp(1 - LARGEST, LARGEST - 1)
-    left = symbols.detach().floor().clamp(1 - LARGEST, LARGEST - 2)
-    at, flat = (row * width + left + LARGEST).long(), prices.flatten()
-    x, down = symbols - left, place - row
-    before, a, b, after = (torch.lerp(flat[at + n], flat[at + width + n], down) for n in (-1, 0, 1, 2))
-    into, out = (b - before) / 2, (after - a) / 2
-    return a + x * (into + x * (3 * (b - a) - 2 * into - out + x * (2 * (a - b) + into + out)))
 
 
 def soft_round(x: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:

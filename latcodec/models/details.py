@@ -1,15 +1,17 @@
-"""What the latents leave: the residual picture in blocks, every frequency of it, coded beside them at high qualities.
+"""What the latents leave: the residual picture in blocks, every frequency of it, coded beside them at high qualities
+and where a picture is unlike photographs.
 
     u = T' (x - x_base)                 T: 192 x K, 8 x 8 cosine transform of each of three colours, lowest K of all
-    f = up(A y_hat + B (m, l)) + r(t, b)   A, B: 1x1, at 1/16 of the size; up: four numbers of a latent to 2 x 2 blocks
+    f = up(A y_hat + B (m, l)) + r      A, B: 1x1, at 1/16 of the size; up: four numbers of a latent to 2 x 2 blocks
     group k = 0..3 of the channels      l_k = C_k leaky(f + D_k log2(1 + |u_hat_0..k-1|))   D: 3x3, C: 1x1
-    log sigma = c(t) + l_k              in units of the quantiser's step; the mean is 0
+    log sigma = c + l_k                 in units of the quantiser's step; the mean is 0
     u_hat = round(shrink(g(t) u))       p(u_hat) = L(0, sigma) * U; shrink: towards 0 by DEAD_ZONE
     x_hat = x_base + T (u_hat / g(t))
 
-c and r are piecewise linear in t, as in `hyperprior_context.py`, and so is the logarithm of g, which is not trained:
-straight-through gradients do not hear of the symbols that would stay 0, and make steps too fine. The latents' own
-transform bounds the quality that more bits can buy, and knows photographs only; this knows and bounds nothing.
+c and r are each a function of the rate t and one of the rate of the latents beside, piecewise linear as in
+`hyperprior_context.py`; so is the logarithm of g, of t alone, which is not trained: straight-through gradients do not
+hear of the symbols that would stay 0, and make steps too fine. The latents' own transform bounds the quality that more
+bits can buy, and knows photographs only; this knows and bounds nothing.
 """
 
 import itertools
@@ -30,9 +32,15 @@ GROUPS = len(SHARES)
 SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 DEAD_ZONE = 0.15  # about what rounding by rate and distortion does, which the encoder has in its place
 COARSER = 1.6  # the steps at t = 0 beside those that are best where details are dense, at t = 1; less in between
+HIGHEST_BASE, LOWER = 0.74, 0.8  # of t: bases no higher are taken; how far below, as a share, they may be
 LARGEST = 15  # size of a symbol as the networks see it
 RATE_FUNCTIONS = ("log_gain", "scale_offset", "bias")
 BASE_FUNCTIONS = ("scale_offset", "bias")  # of the rate of the latents besides
+
+
+def bases_below(t: Tensor) -> Tensor:
+    """Rates of latents, float32 [B], that details of rates t [B] are trained beside: from HIGHEST_BASE of t down."""
+    return t.clamp_max(HIGHEST_BASE) * (1 - LOWER * torch.rand_like(t))
 
 
 def groups_of(channels: int) -> list[int]:

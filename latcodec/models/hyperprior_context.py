@@ -36,7 +36,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latcodec.models.details import Details
+from latcodec.models.details import Details, bases_below
 from latcodec.models.layers import (
     GDN,
     Residual,
@@ -61,7 +61,6 @@ LATENT_FUNCTIONS = ("y_log_gain", "y_log_inverse_gain", "context_log_gain", "mea
                     "z_log_gain", "z_mean", "z_log_sigma")  # fmt: skip
 STAGE_FUNCTIONS = ("stage_gain", "stage_bias")
 NEAR = 1e-4  # of t: a rate index is a 255th
-HIGHEST_BASE, LOWER = 0.74, 0.7  # what training tries of latents beside details: the highest t, how far below at most
 
 
 @dataclass(frozen=True)
@@ -173,13 +172,6 @@ class ContextHyperprior(nn.Module):
         values = {name: interpolate_knots(knots, t if base is None else base) for name, knots in functions.items()}
         return {name: value[:, :, None, None] for name, value in (values | of_details).items()}
 
-    def _other_bases(self, t: Tensor) -> Tensor:
-        """Rates of latents, [B], that details of rates t [B] may have to be sent beside: half of them where details
-        begin, as `at_rate` has it, and half anywhere from a rate of their own down."""
-        last = self.config.details_from / MAX_INDEX
-        any_lower = t.clamp_max(HIGHEST_BASE) * (1 - LOWER * torch.rand_like(t))
-        return torch.where(torch.rand_like(t) < 0.5, t.clamp_max(last), any_lower)
-
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
         """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
@@ -247,7 +239,7 @@ class ContextHyperprior(nn.Module):
             parts.append(quantised + mu)
             seen.append(parts[-1] * context_gain[step].exp())
         y_hat = from_steps(parts, self.inverse_order)[:, :, :height, :width]
-        if not (y.requires_grad or self._picture_learns()):
+        if not y_steps[0].requires_grad:
             y_hat = y_hat.detach()  # straight through, means cancel: there is no other gradient in it
         x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), rate, autocast)
         if self.details is not None and x is not None:
@@ -256,11 +248,6 @@ class ContextHyperprior(nn.Module):
             u_hat, more = self.details.transmit(u, context, first, rate, quantise_details or quantise)
             x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
         return x_hat, prices
-
-    def _picture_learns(self) -> bool:
-        """Whether anything is trained that a picture tells of, not its bits alone."""
-        gains = (self.y_log_gain, self.y_log_inverse_gain, *self.stage_gain, *self.stage_bias)
-        return any(p.requires_grad for p in (*self.g_s.parameters(), *gains))
 
     def transmit_z(
         self, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor]
@@ -294,12 +281,13 @@ class ContextHyperprior(nn.Module):
 
         With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
         rounded values (straight-through), y's by rate and distortion: scales are then a little wide, which the tables
-        fitted to symbols make up for; details, if there are any, are sent at every rate, beside latents of that rate or
-        a lower one. Without, the rate is that of what was rounded, and of details where `at_rate` says so.
+        fitted to symbols make up for; details that are trained alone are sent at every rate, beside latents of it or a
+        lower one. Without, the rate is that of what was rounded.
         """
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
-        rate = self.at_rate(t, self._other_bases(t) if noise and self.details is not None else None)
+        alone = self.details is not None and not any(p.requires_grad for p in self.g_a.parameters())
+        rate = self.at_rate(t, bases_below(t) if noise and alone else None)
         x_hat, prices = self.transmit(y, z, rate, round_straight_through, autocast, x, by_price=True)
         of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
         z_bits, y_bits = price(*of_z, noise), torch.stack([price(*part, noise) for part in of_y]).sum(0)

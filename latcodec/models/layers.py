@@ -156,7 +156,7 @@ def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, error_b
     """What an encoder that rounds by rate and distortion makes of nearest integers; the gradient stays that of those.
 
     residual, quantised: float32, in steps; sigma: of the logistic distribution that codes them; error_bits: bits that a
-    squared error of one step counts as. The same with the tables of a file: `backends.search.round_by_price`. Source:
+    squared error of one step counts as. The same with the tables of a file: `backends.pricing.round_by_price`. Source:
     rate-distortion optimised quantisation as video encoders do it.
     """
     with torch.no_grad():

@@ -39,13 +39,13 @@ GROWING = {"latent", "blocks", "context_width"}
 
 @torch.no_grad()
 def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
-    """A network of `config` that does what `old` does without details; new latents say nothing. Raises OptionError."""
+    """A network of `config` that does what `old` does; its new latents still say nothing. Raises OptionError."""
     before, kept = asdict(old.config), asdict(config)
-    changed = {name for name in kept if kept[name] != before[name]} - {"details"}
+    changed = {name for name in kept if kept[name] != before[name]}
     fewer = any(a < b for a, b in zip(config.blocks, old.config.blocks, strict=True))
     if changed - GROWING or fewer or any(kept[name] < before[name] for name in GROWING - {"blocks"}):
         raise OptionError(f"only {', '.join(sorted(GROWING))} can grow")
-    if config.details:
+    if config.details or old.config.details:
         raise OptionError("widen the base alone, details=0: they end its rates below the highest")
     new, count, total = ContextHyperprior(config), old.config.latent, config.latent
     for part in ("g_a", "g_s"):
@@ -210,10 +210,10 @@ def main() -> None:
     parser.add_argument("-O", dest="options", action="append", default=[])
     given = parser.parse_args()
     codec, config, tensors = stored(given.weights)
-    options = tuple(tuple(option.split("=", 1)) for option in given.options)
+    options = (("details", "0"), *(tuple(option.split("=", 1)) for option in given.options))
     if codec != "hyperprior-context":
         raise SystemExit(f"{given.weights}: weights of {codec}, not of hyperprior-context")
-    old = ContextHyperprior(config_of(codec, Config, config, ()))
+    old = ContextHyperprior(config_of(codec, Config, config, options[:1]))
     old.load_state_dict({k: v.float() for k, v in tensors.items() if k in old.state_dict()})
     torch.manual_seed(0)
     network = widened(old, config_of(codec, Config, config, options))
