@@ -33,7 +33,7 @@ from latcodec.weights import Weights
 pytestmark = pytest.mark.usefixtures("one_thread")
 NARROW = Config(
     (8, 12, 16), (0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16, knots=3, details=64,
-    detail_width=16, details_from=100,
+    detail_width=16, details_from=100, latents_until=100,
 )  # fmt: skip
 
 
@@ -283,7 +283,7 @@ def test_gray_pictures_pay_for_no_colour(model, photograph):
 
 def test_a_config_of_impossible_details_is_told(network):
     tensors = backend.export(network, logistic_tables(backend.sigmas()))
-    for wrong in ({"details": 24}, {"details_from": 300}):
+    for wrong in ({"details": 24}, {"details_from": 200}, {"latents_until": 300}):
         config = backend.stored_config(network) | wrong
         with pytest.raises(WeightsError, match=next(iter(wrong))):
             backend.Model(Weights(Path("test"), "0" * 64, "x", config, tensors))
@@ -464,6 +464,9 @@ def test_other_bases_are_tried_where_a_picture_is_unlike_photographs(photograph)
     assert bases.worth_trying(80, drawn, cheap) == [60] and bases.worth_trying(20, drawn, cheap) == []
     assert bases.worth_trying(120, photograph, cheap, True) == [60, 100]
     assert bases.worth_trying(120, photograph[:1, :1], 0) == []
+    smooth = [bases.worth_trying(index, photograph, cheap) for index in (170, 176, 215, 216)]
+    assert smooth == [[], [176], [176], []] and bases.worth_trying(190, drawn, cheap) == [60, 100, 176]
+    assert bases.worth_trying(190, photograph, 12 * cheap * 9) == [] and photograph.shape[:2] == (192, 192)
 
 
 def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch):
@@ -531,8 +534,8 @@ def test_verification_notices_another_stream_and_other_networks(network, photogr
 def test_details_alone_are_trained_beside_all_bases(network, x):
     torch.manual_seed(0)
     t = torch.rand(4000) * 0.8 + 0.2
-    base = bases_below(t)
-    assert (base <= t).all() and base.min() > 0 and base[t > 0.9].max() < 0.75
+    base = bases_below(t, 0.6)
+    assert (base <= t).all() and base.min() > 0 and 0.7 < base[t > 0.9].max() < 0.75
     assert all(((base - index / 255).abs() < 0.02)[t > 0.9].any() for index in (60, 100, 140, 180))
     trained, asked = ContextHyperprior(NARROW), []
     trained.load_state_dict(network.state_dict())

@@ -11,24 +11,27 @@ import numpy as np
 from latcodec.rates import lambda_of_index
 
 BASES = (60, 100)
+SMOOTH_BASE, SMOOTH_UNTIL = 176, 215  # of smooth photographs, whose latents say nearly all, up to that rate index
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of pixels that equal their left neighbours from which a picture counts as drawn
-DEAR = 1.6  # bits a pixel at lambda 1, more than twice as many as photographs cost in the mean
+# Bits a pixel at lambda 1: of smooth photographs less than CHEAP, of noise more than DEAR, of photographs 0.7 on average.
+CHEAP, DEAR = 0.5, 1.6
 SEARCHED_LOWER = 12  # rate indices: a search finds most in coarser latents, with details to mend what they leave
 
 
 def worth_trying(index: int, image: np.ndarray, bits: int, all_of_them: bool = False) -> list[int]:
-    """Rate indices of latents at which a picture may be coded for less than at its own rate index.
+    """Rate indices of latents at which a picture may be coded for less than at that which a rate index alone means.
 
-    image: uint8 or uint16 [H, W, 3]; bits: what it costs at its own. Only of pictures unlike photographs, or of all.
+    image: uint8 or uint16 [H, W, 3]; bits: what it costs there. Those that a look at these makes likely, or all.
     """
     lower = [base for base in BASES if base <= index]
+    higher = [SMOOTH_BASE] if SMOOTH_BASE <= index <= SMOOTH_UNTIL else []
     if all_of_them or not lower:
-        return lower
+        return lower + higher
     some = image[:: 1 + image.shape[0] // SAMPLED_ROWS]
     flat = (some[:, 1:] == some[:, :-1]).all(2).mean() if image.shape[1] > 1 else 0.0
-    dear = bits > DEAR * lambda_of_index(index) ** -0.6 * image[..., 0].size
-    return lower if flat > FLAT or dear else []
+    relative = bits / (image[..., 0].size * lambda_of_index(index) ** -0.6)
+    return (lower if flat > FLAT or relative > DEAR else []) + (higher if relative < CHEAP else [])
 
 
 def searched(base: int) -> int:

@@ -29,7 +29,7 @@ from latcodec.models.layers import interpolate_knots
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
 BAND = 128  # rows of blocks that are transformed at once
 SIXTEENTHS = sum(SHARES)
-COUNT_ROW = 2 * SCALE_ROWS - 1  # of the symbol that says how many sixteenths are sent: wide enough for it
+COUNT_ROW = SCALE_ROWS + 36  # of the symbol that says how many sixteenths are sent: spread by 8
 SHIFT_ROW = SCALE_ROWS + 23  # of the symbols that shift rows, most of them 0
 MOST_SHIFT = 40  # rows: a factor of 170
 # 4096 log2(1 + n), rounded: what the networks see of symbols of size n. Written out because it decides rows.

@@ -108,11 +108,13 @@ class Model(HyperModel):
 
     def rate(self, index: int, parameters: bytes | None = None) -> Rate:
         """What the rate index and the parameters of a file mean. One byte: the rate index of the latents, up to that of
-        the file, beside which there are details; None: there are details from one rate index on, where that of the
-        latents ends. Raises FormatError."""
-        begin = self.network.config.details_from if self.details is not None else RATES
+        the file, beside which there are details; None: that of the file or where the weights say that latents end, with
+        details if they say so. Raises FormatError."""
+        config = self.network.config
         if parameters is None:
-            return Rate(index, min(index, begin), index >= begin)
+            if self.details is None:
+                return Rate(index, index, False)
+            return Rate(index, min(index, config.latents_until), index >= config.details_from)
         if self.details is None:
             raise FormatError("field parameters: these weights have no details, which they speak of")
         if len(parameters) != 1 or parameters[0] > index:

@@ -38,9 +38,11 @@ RATE_FUNCTIONS = ("log_gain", "scale_offset", "bias")
 BASE_FUNCTIONS = ("scale_offset", "bias")  # of the rate of the latents besides
 
 
-def bases_below(t: Tensor) -> Tensor:
-    """Rates of latents, float32 [B], that details of rates t [B] are trained beside: from HIGHEST_BASE of t down."""
-    return t.clamp_max(HIGHEST_BASE) * (1 - LOWER * torch.rand_like(t))
+def bases_below(t: Tensor, until: float) -> Tensor:
+    """Rates of latents, float32 [B], that details of rates t [B] are trained beside: half of them t up to `until`, half
+    anywhere below it, or a little above `until`."""
+    anywhere = t.clamp_max(HIGHEST_BASE) * (1 - LOWER * torch.rand_like(t))
+    return torch.where(torch.rand_like(t) < 0.5, t.clamp_max(until), anywhere)
 
 
 def groups_of(channels: int) -> list[int]:

@@ -67,9 +67,9 @@ NEAR = 1e-4  # of t: a rate index is a 255th
 class Config:
     """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
     context networks of y and of z; number of rate knots; details of a block (0 or a multiple of 16 up to 192), width of
-    the network that tells their spread, and the rate index from which they are sent: the base stays what it is there;
-    bits that a squared error of one step of y counts as in rounding by rate and distortion, 0 for the nearest
-    integers: weights that do not say it were trained with 0 and are coded with 60."""
+    the network that tells their spread, the rate index from which they may be sent, and that up to which the latents
+    beside them follow: there they stay; bits that a squared error of one step of y counts as in rounding by rate and
+    distortion, 0 for the nearest integers: weights that do not say it were trained with 0 and are coded with 60."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
     blocks: tuple[int, int, int] = (0, 0, 0)
@@ -81,7 +81,8 @@ class Config:
     knots: int = 9
     details: int = 0
     detail_width: int = 48
-    details_from: int = 140
+    details_from: int = 60
+    latents_until: int = 155
     step_error_bits: float = STEP_ERROR_BITS
 
 
@@ -90,8 +91,10 @@ class ContextHyperprior(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        if not 0 <= config.details_from <= MAX_INDEX:
-            raise ValueError(f"details_from is {config.details_from}, not a rate index")
+        if not 0 <= config.details_from <= config.latents_until <= MAX_INDEX:
+            raise ValueError(
+                f"details_from {config.details_from} and latents_until {config.latents_until} are no range"
+            )
         if not 0 <= config.step_error_bits < math.inf:
             raise ValueError(f"step_error_bits is {config.step_error_bits}, not 0 or more")
         self.config = config
@@ -157,14 +160,13 @@ class ContextHyperprior(nn.Module):
     def at_rate(self, t: Tensor, base: Tensor | None = None) -> dict[str, Tensor]:
         """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1].
 
-        base: the rate of the latents, float32 [B], beside which details are sent; None: t up to where details begin,
-        which then are sent from there on.
+        base: the rate of the latents, float32 [B], beside which details are sent; None: what a file has that does not
+        say it.
         """
         of_details = {}
         if self.details is not None:
-            last = self.config.details_from / MAX_INDEX
-            sent = t > last - NEAR if base is None else torch.ones_like(t, dtype=torch.bool)
-            base = t.clamp_max(last) if base is None else base
+            sent = t > self.config.details_from / MAX_INDEX - NEAR if base is None else t >= 0
+            base = t.clamp_max(self.config.latents_until / MAX_INDEX) if base is None else base
             of_details = self.details.at_rate(t, base) | {"details.sent": sent.float()[:, None]}
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
         for name in STAGE_FUNCTIONS:
@@ -287,7 +289,8 @@ class ContextHyperprior(nn.Module):
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
         alone = self.details is not None and not any(p.requires_grad for p in self.g_a.parameters())
-        rate = self.at_rate(t, bases_below(t) if noise and alone else None)
+        until = self.config.latents_until / MAX_INDEX
+        rate = self.at_rate(t, bases_below(t, until) if noise and alone else None)
         x_hat, prices = self.transmit(y, z, rate, round_straight_through, autocast, x, by_price=True)
         of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
         z_bits, y_bits = price(*of_z, noise), torch.stack([price(*part, noise) for part in of_y]).sum(0)
