@@ -14,7 +14,7 @@ BASES = (60, 100)
 SMOOTH_BASE, SMOOTH_UNTIL = 176, 215  # of smooth photographs, whose latents say nearly all, up to that rate index
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of pixels that equal their left neighbours from which a picture counts as drawn
-# Bits a pixel at lambda 1: of smooth photographs less than CHEAP, of noise more than DEAR, of photographs 0.7 on average.
+# Bits a pixel at lambda 1: of smooth photographs less than CHEAP, of noise more than DEAR, 0.7 in the mean.
 CHEAP, DEAR = 0.5, 1.6
 SEARCHED_LOWER = 12  # rate indices: a search finds most in coarser latents, with details to mend what they leave
 
