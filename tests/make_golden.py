@@ -29,6 +29,8 @@ def pictures() -> dict[str, tuple[Picture, float, str]]:
         "rgb-16": (Picture(deep, False), 0.3),
         "dot": (Picture(np.ascontiguousarray(cat[:1, :1]), False), 1.0),
     }
+    drawn = np.full_like(cat, 255)
+    drawn[10:80:7, 20:110], drawn[30:60, 40:43] = (0, 0, 0), (200, 30, 40)
     few = {
         "vbq": (whole["rgb-middle"][0], 2.0, "vbq"),
         "vbq-factorized": (whole["rgb-middle"][0], 2.0, "vbq:prior=factorized"),
@@ -41,6 +43,7 @@ def pictures() -> dict[str, tuple[Picture, float, str]]:
             f"context-{name}": (*whole[name], "hyperprior-context")
             for name in ("rgb-middle", "rgb-high", "gray", "rgb-16", "dot")
         },
+        "context-drawn": (Picture(drawn, False), 1.5, "hyperprior-context"),  # latents of a lower rate beside details
         "nc-vae": (whole["rgb-middle"][0], 2.0, "nc-vae"),
         "nc-vae-high": (whole["rgb-high"][0], 0.12, "nc-vae"),
         "pln-rejection": (whole["rgb-middle"][0], 8.0, "pln:sampler=rejection"),

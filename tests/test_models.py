@@ -18,6 +18,7 @@ from latcodec.models.layers import (
     lower_bound,
     round_straight_through,
     rounded_by_price,
+    to_pixels,
     with_gamma,
 )
 from latcodec.train.optimizer import MuonAdam, orthogonalise
@@ -346,3 +347,11 @@ def test_convolutions_step_by_the_learning_rate_whatever_the_gradient():
     stepper.step()
     moved = (layer.weight - before).square().mean().sqrt().item()
     assert moved == pytest.approx(0.2e-3, rel=0.3)  # 0.2 is the root mean square of an Adam step
+
+
+def test_to_pixels_is_the_transposed_convolution():
+    torch.manual_seed(3)
+    layer = deconv(6, 3)
+    for shape in ((2, 6, 5, 4), (1, 6, 1, 1)):
+        h = torch.randn(shape)
+        assert torch.allclose(to_pixels(layer, h), layer(h), atol=1e-5)

@@ -35,6 +35,7 @@ from latcodec.models.layers import (
     logistic_bits,
     lower_bound,
     round_straight_through,
+    to_pixels,
 )
 from latcodec.rates import distortion_weight, lambda_of_index
 
@@ -105,7 +106,7 @@ class Hyperprior(nn.Module):
         h = self.g_s[0](y)
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_s[1:-1](h)
-        return self.g_s[-1](h.float()) + 0.5
+        return to_pixels(self.g_s[-1], h.float()) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
         """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""

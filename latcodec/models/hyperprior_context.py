@@ -51,6 +51,7 @@ from latcodec.models.layers import (
     round_straight_through,
     rounded_by_price,
     scaled,
+    to_pixels,
 )
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
 from latcodec.rates import MAX_INDEX, STEP_ERROR_BITS
@@ -194,7 +195,7 @@ class ContextHyperprior(nn.Module):
                     h, stage = deconv_at_rate(layer, h, *_of_stage(rate, stage)), stage + 1
                 else:
                     h = layer(h)
-        return self.g_s[-1](h.float()) + 0.5
+        return to_pixels(self.g_s[-1], h.float()) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
         """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""

@@ -27,7 +27,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latcodec.models.layers import GDN, conv, deconv, distortion_weights, interpolate_knots, leaky, lower_bound
+from latcodec.models.layers import (
+    GDN,
+    conv,
+    deconv,
+    distortion_weights,
+    interpolate_knots,
+    leaky,
+    lower_bound,
+    to_pixels,
+)
 from latcodec.rates import distortion_weight, lambda_of_index
 
 RAMP = 4.0  # sharpness of the ramp that turns a into R
@@ -125,7 +134,7 @@ class Ladder(nn.Module):
         h = self.g_s[0](z1)
         with torch.autocast(z1.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_s[1:-1](h)
-        return self.g_s[-1](h.float()) + 0.5
+        return to_pixels(self.g_s[-1], h.float()) + 0.5
 
     def hyper_analysis(self, mu_x: Tensor, autocast: bool = False) -> Tensor:
         """mu_x float32 [B, C, h, w], h and w multiples of 4 -> mu_2 float32 [B, Z, h/4, w/4]."""

@@ -152,6 +152,14 @@ def deconv_at_rate(layer: nn.ConvTranspose2d, h: Tensor, gain: Tensor, bias: Ten
     return F.conv_transpose2d(h, layer.weight * scale, shift, layer.stride, layer.padding, layer.output_padding)
 
 
+def to_pixels(layer: nn.ConvTranspose2d, h: Tensor) -> Tensor:
+    """layer(h) of a 5x5 `deconv` to few channels, [B, C, h, w] to [B, few, 2 h, 2 w], in half the time on a CPU: a 3x3
+    convolution to four times as many channels, one for each place in a square of 2x2. Sums are in another order."""
+    places = F.pad(layer.weight, (0, 1, 0, 1)).unflatten(3, (3, 2)).unflatten(2, (3, 2))  # tap 2 d + place, d = 0..2
+    kernel = places.flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(-1, layer.in_channels, 3, 3)
+    return F.pixel_shuffle(F.conv2d(h, kernel, layer.bias.repeat_interleave(4), padding=1), 2)
+
+
 def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, error_bits: float) -> Tensor:
     """What an encoder that rounds by rate and distortion makes of nearest integers; the gradient stays that of those.
 
