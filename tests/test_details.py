@@ -71,7 +71,8 @@ def model(network) -> backend.Model:
 
 @pytest.fixture
 def one_base(monkeypatch) -> None:
-    """Latents at the rate of the file, or where details begin, whatever the picture."""
+    """Latents at the rate of the file, or where the weights end it, whatever the picture."""
+    monkeypatch.setattr(bases, "usual", lambda index: None)
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [])
 
 
@@ -441,7 +442,7 @@ def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [0, 60, 100, 120])
     found = backend.encode(model, image, backend.Options(index))
     least = search.price(found, backend.shown(model, found, index, (64, 96), False, 8), image, index)
-    for base in (None, 0, 60, 100, 120):
+    for base in (bases.usual(index), 0, 60, 100, 120):
         parameters = None if base is None else bytes((base,))
         rate = model.rate(index, parameters)
         coded = backend._code(
@@ -453,6 +454,10 @@ def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
             patched.setattr(search, "price", lambda coded, *_, wanted=coded.parameters: coded.parameters != wanted)
             taken = backend.encode(model, image, backend.Options(index))
         assert taken.parameters == coded.parameters and taken.streams == coded.streams
+
+
+def test_the_usual_base_of_photographs():
+    assert [bases.usual(index) for index in (0, 155, 174, 175, 204, 205, 255)] == [None] * 3 + [165, 165, 140, 140]
 
 
 def test_other_bases_are_tried_where_a_picture_is_unlike_photographs(photograph):
@@ -482,10 +487,10 @@ def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch)
     monkeypatch.setattr(search, "price", lambda coded, *rest: priced.append(coded.parameters) or price(coded, *rest))
     coded = backend.encode(model, image, backend.Options(80, effort=3, max_seconds=5.0))
     assert seen[0][0] == 80 and 0 < seen[0][1] < 5.0 and "search" in coded.seconds
-    assert priced == [None, *[bytes((68,))] * len(search.FOUND_ERROR_BITS)]
+    assert priced == [None, *[bytes((72,))] * len(search.FOUND_ERROR_BITS)]
     backend.encode(model, image, backend.Options(80, effort=3, max_seconds=1e-6))
     assert seen[1][1] < 0.1
-    assert [bases.searched(base) for base in (0, 5, 40, 60, 255)] == [0, 4, 32, 48, 243]
+    assert [bases.searched(base) for base in (0, 29, 30, 60, 110, 155)] == [0, 29, 27, 54, 98, 138]
 
 
 def test_verification_runs_no_network_twice(model, photograph, monkeypatch):

@@ -10,17 +10,26 @@ import numpy as np
 
 from latcodec.rates import lambda_of_index
 
+# From a rate index of the file on, that of the latents that photographs want in place of where the weights end it.
+USUAL = ((205, 140), (175, 165))
 BASES = (60, 100)
 SMOOTH_BASE, SMOOTH_UNTIL = 176, 215  # of smooth photographs, whose latents say nearly all, up to that rate index
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of pixels that equal their left neighbours from which a picture counts as drawn
 # Bits a pixel at lambda 1: of smooth photographs less than CHEAP, of noise more than DEAR, 0.7 in the mean.
 CHEAP, DEAR = 0.5, 1.6
-SEARCHED_LOWER = 12  # rate indices: a search finds most in coarser latents, with details to mend what they leave
+# A search finds most in latents that are coarser by a share of their rate index, with details to mend what they leave;
+# not at the lowest rates, where details are dear.
+SEARCHED_LOWER, SEARCHED_FROM = 9, 30
+
+
+def usual(index: int) -> int | None:
+    """The rate index of latents to begin with; None for that which the rate index of the file alone means."""
+    return next((base for first, base in USUAL if index >= first), None)
 
 
 def worth_trying(index: int, image: np.ndarray, bits: int, all_of_them: bool = False) -> list[int]:
-    """Rate indices of latents at which a picture may be coded for less than at that which a rate index alone means.
+    """Rate indices of latents at which a picture may be coded for less than at the usual one.
 
     image: uint8 or uint16 [H, W, 3]; bits: what it costs there. Those that a look at these makes likely, or all.
     """
@@ -35,5 +44,5 @@ def worth_trying(index: int, image: np.ndarray, bits: int, all_of_them: bool = F
 
 
 def searched(base: int) -> int:
-    """The rate index of latents to search at, where a picture would be coded at `base` without details."""
-    return max(base - SEARCHED_LOWER, base * 4 // 5)
+    """The rate index of latents to search at, where without a search they would have that of the file, `base`."""
+    return base - base // SEARCHED_LOWER if base >= SEARCHED_FROM else base

@@ -77,8 +77,9 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     seconds = time.perf_counter() - start - sum(first.seconds.values())
     first = replace(first, seconds=first.seconds | ({"bases": seconds} if first.parameters else {}))
     rate = model.rate(options.rate_index, first.parameters)
-    if options.effort and not rate.details and model.details is not None:
-        rate = model.rate(rate.index, bytes((bases.searched(rate.base),)))
+    if options.effort and rate.base == rate.index and model.details is not None:
+        lower = bases.searched(rate.base)
+        rate = rate if lower == rate.base else model.rate(rate.index, bytes((lower,)))
     if options.max_seconds:
         left = options.max_seconds - (time.perf_counter() - start)
         options = replace(options, max_seconds=max(left, SHORTEST_SEARCH_S))
@@ -92,11 +93,13 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
 def _at_best_base(model: Model, latents: Latents, options: Options, error_bits: float) -> Coded:
     """Latents coded at the rate that costs least: that of the index, or a lower one with details beside it."""
     index, image = options.rate_index, latents.image
-    best = _code(model, latents, options, error_bits, model.rate(index))
     if image is None or model.details is None:
-        return best
+        return _code(model, latents, options, error_bits, model.rate(index))
+    usual = bases.usual(index)
+    first = model.rate(index, None if usual is None else bytes((usual,)))
+    best = _code(model, latents, options, error_bits, first)
     some = bases.worth_trying(index, image, 8 * len(best.streams[0]), bool(options.effort))
-    rates = {model.rate(index, bytes((base,))) for base in some} - {model.rate(index)}
+    rates = {model.rate(index, bytes((base,))) for base in some} - {first}
 
     def price(coded: Coded) -> float:
         decoded = shown(model, coded, index, image.shape[:2], options.gray, 8 * image.itemsize)
