@@ -456,6 +456,10 @@ def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
         assert taken.parameters == coded.parameters and taken.streams == coded.streams
 
 
+def test_small_files_are_searched_at_their_own_rate():
+    assert [bases.searched(110, bits) for bits in (15_999, 16_000)] == [110, 98]
+
+
 def test_the_usual_base_of_photographs():
     assert [bases.usual(index) for index in (0, 155, 174, 175, 204, 205, 255)] == [None] * 3 + [165, 165, 140, 140]
 
@@ -483,6 +487,7 @@ def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch)
 
     monkeypatch.setattr(search, "refine", refine)
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [])
+    monkeypatch.setattr(bases, "SEARCHED_BITS", 0)
     priced, price = [], search.price
     monkeypatch.setattr(search, "price", lambda coded, *rest: priced.append(coded.parameters) or price(coded, *rest))
     coded = backend.encode(model, image, backend.Options(80, effort=3, max_seconds=5.0))
@@ -490,7 +495,7 @@ def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch)
     assert priced == [None, *[bytes((72,))] * len(search.FOUND_ERROR_BITS)]
     backend.encode(model, image, backend.Options(80, effort=3, max_seconds=1e-6))
     assert seen[1][1] < 0.1
-    assert [bases.searched(base) for base in (0, 29, 30, 60, 110, 155)] == [0, 29, 27, 54, 98, 138]
+    assert [bases.searched(base, 20_000) for base in (0, 29, 30, 60, 110, 155)] == [0, 29, 27, 54, 98, 138]
 
 
 def test_verification_runs_no_network_twice(model, photograph, monkeypatch):

@@ -19,8 +19,8 @@ FLAT = 0.3  # share of pixels that equal their left neighbours from which a pict
 # Bits a pixel at lambda 1: of smooth photographs less than CHEAP, of noise more than DEAR, 0.7 in the mean.
 CHEAP, DEAR = 0.5, 1.6
 # A search finds most in latents that are coarser by a share of their rate index, with details to mend what they leave;
-# not at the lowest rates, where details are dear.
-SEARCHED_LOWER, SEARCHED_FROM = 9, 30
+# not at the lowest rates, where details are dear, nor in files so small that saying so costs what it saves.
+SEARCHED_LOWER, SEARCHED_FROM, SEARCHED_BITS = 9, 30, 16_000
 
 
 def usual(index: int) -> int | None:
@@ -43,6 +43,7 @@ def worth_trying(index: int, image: np.ndarray, bits: int, all_of_them: bool = F
     return (lower if flat > FLAT or relative > DEAR else []) + (higher if relative < CHEAP else [])
 
 
-def searched(base: int) -> int:
-    """The rate index of latents to search at, where without a search they would have that of the file, `base`."""
-    return base - base // SEARCHED_LOWER if base >= SEARCHED_FROM else base
+def searched(base: int, bits: int) -> int:
+    """The rate index of latents to search at, where without a search they have that of the file, `base`, and its stream
+    so many bits."""
+    return base - base // SEARCHED_LOWER if base >= SEARCHED_FROM and bits >= SEARCHED_BITS else base

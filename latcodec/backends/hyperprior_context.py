@@ -78,7 +78,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     first = replace(first, seconds=first.seconds | ({"bases": seconds} if first.parameters else {}))
     rate = model.rate(options.rate_index, first.parameters)
     if options.effort and rate.base == rate.index and model.details is not None:
-        lower = bases.searched(rate.base)
+        lower = bases.searched(rate.base, 8 * len(first.streams[0]))
         rate = rate if lower == rate.base else model.rate(rate.index, bytes((lower,)))
     if options.max_seconds:
         left = options.max_seconds - (time.perf_counter() - start)
