@@ -353,7 +353,8 @@ def test_info_says_what_is_there(picture):
     assert said["lambda"] == pytest.approx(0.5, rel=0.02)
     assert rates.lambda_of_quality(said["quality"]) == pytest.approx(0.5, rel=0.02)
     assert said["bytes"] == len(whole) == sum(section["bytes"] for section in said["sections"])
-    assert [section["name"] for section in said["sections"]] == ["header", "stream", "alpha", "icc", "checksum"]
+    names = ["header", "parameters", "stream", "alpha", "icc", "checksum"]
+    assert [section["name"] for section in said["sections"]] == names
     assert said["bpp"] == 8 * len(whole) / (64 * 96)
 
 

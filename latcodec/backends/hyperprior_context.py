@@ -45,7 +45,7 @@ from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
 from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
 
-REPLAYED = 8192  # latents, 2 megapixels: up to there what the integer networks gave is kept for verification
+REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
 SHORTEST_SEARCH_S = 0.01
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
            "sigmas", "stored_config", "synthesise"]  # fmt: skip
