@@ -23,7 +23,8 @@ diagonal neighbours first: `coding_order`. So a step sees the other channels of 
 on, its own channel's neighbours. A_k and E_k are 3x3 convolutions, B_k, C_k and D_k are 1x1; C_k and D_k start at 0:
 then this is the hyperprior without context, whose weights training can start from (`train/start_context.py`). t in
 0..1 is the rate index / 255; a, b, c, e, g, i, n, p, q, v are piecewise linear in t, per channel (a, b, e, g, i in the
-log domain), so that the networks see the same domain at every rate. L is the logistic distribution of that mean and
+log domain), so that the networks see the same domain at every rate. Beside details, t is that of the latents, which
+may be lower than the file's. L is the logistic distribution of that mean and
 standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are. Of y, round
 takes the integer next to the nearest, towards 0, where the bits it saves are worth more than its error:
 `layers.rounded_by_price`.
