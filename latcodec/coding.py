@@ -28,7 +28,7 @@ import numpy as np
 from .coding_tables import Tables
 from .errors import FormatError
 
-_CLASS_BITS, _PART_BITS = 6, 16
+CLASS_BITS, _PART_BITS = 6, 16  # of an escaped symbol: its class, and the parts that its distance is coded in
 # The coder divides its range, at least 2**32, by 2**24 and drops the remainder: at worst log2(257 / 256) bits a symbol.
 _LOSS_BITS_PER_STEP = math.log2(257 / 256)
 _SEAL_BITS = 96  # what sealing can add to the information, in whole words
@@ -79,7 +79,7 @@ class Encoder:
     def _put_escapes(self, distances: np.ndarray, below: np.ndarray) -> None:
         bits = _bit_lengths(distances) - 1
         rest = distances - (np.int64(1) << bits)
-        self._coder.encode((32 * below + bits).astype(np.int32), _model.Uniform(1 << _CLASS_BITS))
+        self._coder.encode((32 * below + bits).astype(np.int32), _model.Uniform(1 << CLASS_BITS))
         for shift, has_part, sizes in _parts(bits):
             part = (rest[has_part] >> shift) & (sizes - 1)
             self._coder.encode(part.astype(np.int32), _model.Uniform(), sizes)
@@ -139,12 +139,12 @@ class Decoder:
         return symbols
 
     def _get_escapes(self, rows: np.ndarray, tables: Tables) -> np.ndarray:
-        classes = self._decode(_model.Uniform(1 << _CLASS_BITS), len(rows))
+        classes = self._decode(_model.Uniform(1 << CLASS_BITS), len(rows))
         bits = (classes & 31).astype(np.int64)
         distances = np.int64(1) << bits
         for shift, has_part, sizes in _parts(bits):
             distances[has_part] += self._decode(_model.Uniform(), sizes).astype(np.int64) << shift
-        self._bits += float(_CLASS_BITS * len(rows) + bits.sum())
+        self._bits += float(CLASS_BITS * len(rows) + bits.sum())
         self._steps += 3 * len(rows)
         self._check_underrun()
         first = tables.minimums[rows].astype(np.int64)
@@ -181,7 +181,7 @@ def ideal_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> float:
         total += float(tables.bits[tables.offsets[row] :][entries].sum())
         if escapes is not None:
             distance, _ = _distances(ordered[start:stop][escapes], row, tables)
-            total += float((_CLASS_BITS + _bit_lengths(distance) - 1).sum())
+            total += float((CLASS_BITS + _bit_lengths(distance) - 1).sum())
     return total
 
 

@@ -72,7 +72,7 @@ def model(network) -> backend.Model:
 @pytest.fixture
 def one_base(monkeypatch) -> None:
     """Latents at the rate of the file, or where the weights end it, whatever the picture."""
-    monkeypatch.setattr(bases, "usual", lambda index: None)
+    monkeypatch.setattr(bases, "usual", lambda *anything: None)
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [])
 
 
@@ -442,7 +442,7 @@ def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [0, 60, 100, 120])
     found = backend.encode(model, image, backend.Options(index))
     least = search.price(found, backend.shown(model, found, index, (64, 96), False, 8), image, index)
-    for base in (bases.usual(index), 0, 60, 100, 120):
+    for base in (bases.usual(index, image, lambda: 1.0), 0, 60, 100, 120):
         parameters = None if base is None else bytes((base,))
         rate = model.rate(index, parameters)
         coded = backend._code(
@@ -460,8 +460,27 @@ def test_small_files_are_searched_at_their_own_rate():
     assert [bases.searched(110, bits) for bits in (15_999, 16_000)] == [110, 98]
 
 
-def test_the_usual_base_of_photographs():
-    assert [bases.usual(index) for index in (0, 155, 174, 175, 204, 205, 255)] == [None] * 3 + [165, 165, 140, 140]
+def test_the_usual_base_of_photographs(photograph):
+    indices = (0, 155, 174, 175, 190, 204, 205, 255)
+    found = [bases.usual(index, photograph, lambda: 1.0) for index in indices]
+    assert found == [None] * 3 + [165] * 3 + [140] * 2
+    smooth = [bases.usual(index, photograph, lambda: 0.1) for index in (184, 185, 207, 208)]
+    assert smooth == [165, 176, 176, 140]
+    drawn = np.full((64, 64, 3), 255, np.uint8)
+    assert bases.usual(190, drawn, lambda: 0.1) == 165
+
+
+def test_smooth_photographs_are_coded_once_at_a_higher_base(model, photograph, monkeypatch):
+    image, tried = np.ascontiguousarray(photograph[:64, :96]), []
+    code = backend._code
+    monkeypatch.setattr(backend, "_code", lambda *given: tried.append(given[-1].base) or code(*given))
+    monkeypatch.setattr(bases, "BUSY", 100.0)
+    coded = backend.encode(model, image, backend.Options(190))
+    assert coded.parameters == bytes((176,)) and tried == [176]
+    flat = replace(backend.analyse(model, image), y=torch.zeros(24, 4, 6))
+    assert backend._busy(model, flat) == 0.0
+    most = replace(flat, y=torch.full((24, 4, 6), 1e3))
+    assert backend._busy(model, most) == 24 / 256
 
 
 def test_other_bases_are_tried_where_a_picture_is_unlike_photographs(photograph):
@@ -473,9 +492,8 @@ def test_other_bases_are_tried_where_a_picture_is_unlike_photographs(photograph)
     assert bases.worth_trying(80, drawn, cheap) == [60] and bases.worth_trying(20, drawn, cheap) == []
     assert bases.worth_trying(120, photograph, cheap, True) == [60, 100]
     assert bases.worth_trying(120, photograph[:1, :1], 0) == []
-    smooth = [bases.worth_trying(index, photograph, cheap) for index in (170, 176, 215, 216)]
-    assert smooth == [[], [176], [176], []] and bases.worth_trying(190, drawn, cheap // 4) == [60, 100, 176]
-    assert bases.worth_trying(190, photograph, 16 * cheap) == []
+    assert bases.worth_trying(190, photograph, cheap, True) == [60, 100, 165, 176]
+    assert bases.worth_trying(190, drawn, cheap) == [60, 100] and bases.worth_trying(190, photograph, cheap) == []
 
 
 def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch):

@@ -107,6 +107,32 @@ def test_symbols_are_rounded_by_price_as_in_training(network, photograph):
     assert 5 * other < not_nearest and not_nearest > 0.05
 
 
+def test_hyper_latents_are_rounded_by_price_as_in_training(network, photograph):
+    """As above, of z, in whose steps an error may count otherwise."""
+    found = {}
+    for bits in (0.0, 1.0):
+        priced = ContextHyperprior(replace(NARROW, step_error_bits=1.0, z_step_error_bits=bits)).eval()
+        priced.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            priced.z_log_gain.add_(3.0)  # or all of it is 0
+        model = backend.Model(
+            Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(priced),
+                    backend.export(priced, logistic_tables(backend.sigmas())))
+        )  # fmt: skip
+        latents = backend.analyse(model, photograph)
+        rate = model.rate(100)
+        coded = backend._code(model, latents, backend.Options(100), model.step_error_bits(), rate)
+        with torch.no_grad():
+            _, prices = priced.transmit(latents.y[None], latents.z[None], model.at_rate(rate), torch.round,
+                                        by_price=True)  # fmt: skip
+        inside = np.concatenate(there(tuple(latents.z.shape[1:]), model.z_order))
+        of_floats = torch.cat(in_steps(prices[0][1], model.z_order), 1)[0].numpy()[inside]
+        found[bits] = coded.z_symbols
+        assert (coded.z_symbols != of_floats).mean() < 0.02
+    assert np.abs(found[1.0]).sum() < 0.95 * np.abs(found[0.0]).sum()
+    assert (np.sign(found[1.0]) * np.sign(found[0.0]) >= 0).all()
+
+
 def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, monkeypatch):
     plain = ContextHyperprior(replace(NARROW, step_error_bits=0.0)).eval()
     plain.load_state_dict(network.state_dict())
@@ -128,8 +154,9 @@ def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, 
 
 @pytest.mark.parametrize("bits", [-1.0, float("nan"), float("inf")])
 def test_a_price_of_errors_that_makes_no_sense_is_refused(bits):
-    with pytest.raises(ValueError, match="step_error_bits"):
-        ContextHyperprior(replace(NARROW, step_error_bits=bits))
+    for name in ("step_error_bits", "z_step_error_bits"):
+        with pytest.raises(ValueError, match=f"^{name}"):
+            ContextHyperprior(replace(NARROW, **{name: bits}))
 
 
 @pytest.mark.parametrize("index", [0, 100, 255])

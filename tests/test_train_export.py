@@ -12,9 +12,10 @@ from PIL import Image
 from skimage import data as photographs
 
 from latcodec import weights
+from latcodec.backends import hyperprior
 from latcodec.coding import ideal_bits
 from latcodec.errors import WeightsError
-from latcodec.train import checkpoint, data, settings, start_context, start_files, start_pln
+from latcodec.train import checkpoint, data, export, settings, start_context, start_files, start_pln
 from latcodec.train.export_files import calibration_crops, corrected_tables
 from latcodec.train.tables import logistic_tables
 
@@ -116,6 +117,19 @@ def test_corrected_tables_fold_symmetric_rows_and_smooth_wide_ones():
     # A count of the third row is spread over 4 on each side of 3 and of -3, where both overlap: 9 + 9 places.
     assert bits(2, 7) == pytest.approx(np.log2(18), abs=0.05) and bits(2, 1) == pytest.approx(np.log2(9), abs=0.05)
     assert bits(2, 8) > 10
+
+
+def test_a_second_pass_fits_tables_to_what_the_first_made_of_the_symbols(monkeypatch):
+    met = []
+
+    def fitted(model, pictures, backend):
+        met.append(model.tables.weights)
+        return logistic_tables(backend.sigmas(), tail_mass=2.0 ** -(3 + len(met)))
+
+    monkeypatch.setattr(export, "fitted_tables", fitted)
+    made = export.fit(network("hyperprior"), [], passes=2)
+    tables = [logistic_tables(hyperprior.sigmas(), tail).weights for tail in (2.0**-13, 2.0**-4, 2.0**-5)]
+    assert all(map(np.array_equal, [*met, made["tables.weights"]], tables)) and len(met) == 2
 
 
 @pytest.mark.parametrize("start", [start_context, start_pln], ids=lambda start: start.NAME)

@@ -1,4 +1,4 @@
-"""At which rate index an encoder codes latents of the context codec: that of the file, or a lower one beside details.
+"""At which rate index an encoder codes latents of the context codec: that of the file, or another one beside details.
 
 Latents know photographs. Type, drawings, screenshots and noise cost less where latents of a low rate say roughly what
 is there, and a cosine transform of the rest, which knows nothing, says the rest.
@@ -6,25 +6,32 @@ is there, and a cosine transform of the rest, which knows nothing, says the rest
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from latcodec.rates import lambda_of_index
 
 # From a rate index of the file on, that of the latents that photographs want in place of where the weights end it.
 USUAL = ((205, 140), (175, 165))
-BASES = (60, 100)
-SMOOTH_BASE, SMOOTH_UNTIL = 176, 215  # of smooth photographs, whose latents say nearly all, up to that rate index
+SMOOTH_BASE, SMOOTH = 176, range(185, 208)  # of smooth photographs, whose latents say nearly all; rate indices of files
+BUSY = 0.245  # latents per pixel that are not 0 at SMOOTH_BASE, from which a photograph is not smooth
+BASES = (60, 100)  # of pictures that are no photographs
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of pixels that equal their left neighbours from which a picture counts as drawn
-# Bits a pixel at lambda 1: of smooth photographs less than CHEAP, of noise more than DEAR, 0.7 in the mean.
-CHEAP, DEAR = 0.5, 1.6
+DEAR = 1.6  # bits a pixel at lambda 1 from which it counts as noise; 0.7 in the mean
 # A search finds most in latents that are coarser by a share of their rate index, with details to mend what they leave;
 # not at the lowest rates, where details are dear, nor in files so small that saying so costs what it saves.
 SEARCHED_LOWER, SEARCHED_FROM, SEARCHED_BITS = 9, 30, 16_000
 
 
-def usual(index: int) -> int | None:
-    """The rate index of latents to begin with; None for that which the rate index of the file alone means."""
+def usual(index: int, image: np.ndarray, busy: Callable[[], float]) -> int | None:
+    """The rate index of latents to begin with; None for that which the rate index of the file alone means.
+
+    image: uint8 or uint16 [H, W, 3]; busy: gives how many latents per pixel are not 0 at SMOOTH_BASE.
+    """
+    if index in SMOOTH and _flat(image) <= FLAT and busy() < BUSY:
+        return SMOOTH_BASE
     return next((base for first, base in USUAL if index >= first), None)
 
 
@@ -34,13 +41,17 @@ def worth_trying(index: int, image: np.ndarray, bits: int, all_of_them: bool = F
     image: uint8 or uint16 [H, W, 3]; bits: what it costs there. Those that a look at these makes likely, or all.
     """
     lower = [base for base in BASES if base <= index]
-    higher = [SMOOTH_BASE] if SMOOTH_BASE <= index <= SMOOTH_UNTIL else []
-    if all_of_them or not lower:
-        return lower + higher
-    some = image[:: 1 + image.shape[0] // SAMPLED_ROWS]
-    flat = (some[:, 1:] == some[:, :-1]).all(2).mean() if image.shape[1] > 1 else 0.0
+    if all_of_them:
+        usual_ones = [base for first, base in USUAL if index >= first]
+        return lower + usual_ones + ([SMOOTH_BASE] if index in SMOOTH else [])
     relative = bits / (image[..., 0].size * lambda_of_index(index) ** -0.6)
-    return (lower if flat > FLAT or relative > DEAR else []) + (higher if relative < CHEAP else [])
+    return lower if lower and (_flat(image) > FLAT or relative > DEAR) else []
+
+
+def _flat(image: np.ndarray) -> float:
+    """The share of pixels that equal their left neighbours, of some rows."""
+    some = image[:: 1 + image.shape[0] // SAMPLED_ROWS]
+    return float((some[:, 1:] == some[:, :-1]).all(2).mean()) if image.shape[1] > 1 else 0.0
 
 
 def searched(base: int, bits: int) -> int:

@@ -189,7 +189,7 @@ def chooser(
 
 def _prices(tables: Tables) -> np.ndarray:
     """Bits of a symbol of each size up to LARGEST in each row of the details, float64 [SCALE_ROWS, LARGEST + 1]."""
-    of_rows = pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:].double().numpy()
+    of_rows = pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
     zero = of_rows.shape[1] // 2
     return (of_rows[:, zero : zero + LARGEST + 1] + of_rows[:, zero - LARGEST : zero + 1][:, ::-1]) / 2
 

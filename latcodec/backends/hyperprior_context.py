@@ -33,10 +33,20 @@ from latcodec.backends.common import (
     to_image,
     to_tensor,
 )
-from latcodec.backends.hyper import MEAN_BITS, Latents, Options, analyse, functions_of_rate, soft
+from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, Options, analyse, functions_of_rate, soft
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
-from latcodec.backends.hyperprior_context_model import CONTEXTS, Z_CONTEXTS, Model, Rate, RateTables, Take, Walked
+from latcodec.backends.hyperprior_context_model import (
+    CONTEXTS,
+    ROWS,
+    Z_CONTEXTS,
+    Model,
+    Rate,
+    RateTables,
+    Take,
+    Walked,
+    there,
+)
 from latcodec.coding import Decoder, Encoder, ideal_bits
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
@@ -44,6 +54,7 @@ from latcodec.integer_net import Replay, Run, quantise, run
 from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
 from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
+from latcodec.rates import MAX_INDEX
 
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
 SHORTEST_SEARCH_S = 0.01
@@ -53,21 +64,25 @@ __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "
 
 @dataclass(frozen=True)
 class Coded(HyperCoded):
-    """Symbols and rows of the details besides, see `Walked`; what the integer networks gave, for verification."""
+    """Symbols and rows of z, of what is coded of it, and of the details, see `Walked`; what the integer networks gave,
+    for verification."""
 
+    z_symbols: np.ndarray | None = None
+    z_rows: np.ndarray | None = None
     detail_symbols: np.ndarray | None = None
     detail_rows: np.ndarray | None = None
     replay: Replay | None = None
 
     def counted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Symbols int32 [n] and their rows uint16 [n], all but those of z: what tables are fitted to."""
-        both = np.concatenate([self.symbols.ravel(), self.detail_symbols.ravel()])
-        return both, np.concatenate([self.rows, self.detail_rows])
+        """Symbols int32 [n] and their rows uint16 [n], what tables are fitted to; of a picture whose latents are
+        all coded."""
+        every = np.concatenate([self.z_symbols, self.symbols.ravel(), self.detail_symbols.ravel()])
+        return every, np.concatenate([self.z_rows, self.rows, self.detail_rows])
 
 
 def sigmas() -> np.ndarray:
-    """Standard deviation of each table row in steps, float64: those of latents, then those of details."""
-    return np.tile(sigmas_of_latents(), 2)
+    """Standard deviation of each table row in steps, float64: those of y, of details, of z."""
+    return np.tile(sigmas_of_latents(), ROWS // SCALE_ROWS)
 
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
@@ -75,7 +90,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     start, error_bits = time.perf_counter(), model.step_error_bits()
     first = _at_best_base(model, latents, options, error_bits)
     seconds = time.perf_counter() - start - sum(first.seconds.values())
-    first = replace(first, seconds=first.seconds | ({"bases": seconds} if first.parameters else {}))
+    first = replace(first, seconds=first.seconds | {"bases": seconds})  # of choosing one, and of those that lost
     rate = model.rate(options.rate_index, first.parameters)
     if options.effort and rate.base == rate.index and model.details is not None:
         lower = bases.searched(rate.base, 8 * len(first.streams[0]))
@@ -91,11 +106,11 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
 
 
 def _at_best_base(model: Model, latents: Latents, options: Options, error_bits: float) -> Coded:
-    """Latents coded at the rate that costs least: that of the index, or a lower one with details beside it."""
+    """Latents coded at the rate that costs least: that of the index, or another with details beside it."""
     index, image = options.rate_index, latents.image
     if image is None or model.details is None:
         return _code(model, latents, options, error_bits, model.rate(index))
-    usual = bases.usual(index)
+    usual = bases.usual(index, image, partial(_busy, model, latents))
     first = model.rate(index, None if usual is None else bytes((usual,)))
     best = _code(model, latents, options, error_bits, first)
     some = bases.worth_trying(index, image, 8 * len(best.streams[0]), bool(options.effort))
@@ -112,6 +127,14 @@ def _at_best_base(model: Model, latents: Latents, options: Options, error_bits: 
             best, least = coded, cost
         del coded  # or two are held beside the next one
     return best
+
+
+@torch.inference_mode()
+def _busy(model: Model, latents: Latents) -> float:
+    """How many latents there are, per pixel, whose nearest integer would not be 0 at SMOOTH_BASE."""
+    rate = model.rate(MAX_INDEX, bytes((bases.SMOOTH_BASE,)))
+    in_steps = latents.y * model.at_rate(rate)["y_log_gain"][0].exp()
+    return float((in_steps.abs() > 0.5).sum()) / latents.image[..., 0].size
 
 
 @torch.inference_mode()
@@ -141,7 +164,7 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
 
         return take
 
-    take_z = taker(latents.z, "z_log_gain", model.z_order, 0.0)
+    take_z = taker(latents.z, "z_log_gain", model.z_order, model.z_step_error_bits(error_bits))
     take_y = taker(latents.y, "y_log_gain", model.order, error_bits)
 
     def begin_details(symbols: np.ndarray, means: np.ndarray) -> tuple[int, details.Shift, details.Take]:
@@ -164,10 +187,11 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
     walked = model.walk(rate, shape, take_z, take_y, begin_details, replay.run if replay else run)
     stream = encoder.finish()
     crc = _crc(walked)
+    z_symbols = walked.z_symbols[np.concatenate(there(tuple(latents.z.shape[1:]), model.z_order))]
     seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc, bits, walked.symbols, walked.means, walked.rows, seconds,
-                 model.parameters(rate), detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows,
-                 replay=replay)  # fmt: skip
+                 model.parameters(rate), z_symbols=z_symbols, z_rows=walked.z_rows,
+                 detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows, replay=replay)  # fmt: skip
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:

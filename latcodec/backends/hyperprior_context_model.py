@@ -27,7 +27,7 @@ from latcodec.backends.hyper import (
 )
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
-from latcodec.errors import FormatError
+from latcodec.errors import FormatError, WeightsError
 from latcodec.integer_net import FRACTION_BITS, LIMIT, Run, run
 from latcodec.models.hyperprior_context import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MIN, Config, ContextHyperprior
 from latcodec.models.layers import round_straight_through
@@ -35,6 +35,8 @@ from latcodec.models.steps import STEPS, from_steps, in_steps, of_steps
 
 CONTEXTS = ("from_seen", "from_first", "corrections")
 Z_CONTEXTS = ("z_from_seen", "z_corrections")
+Z_ROW = 2 * SCALE_ROWS  # the first table row of z: after those of y and of details
+ROWS = 3 * SCALE_ROWS
 Take = Callable[[int, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -100,6 +102,8 @@ class Model(HyperModel):
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """The context networks, those of the details, and the coding order."""
+        if self.tables.rows != ROWS:
+            raise WeightsError(f"tables: {self.tables.rows} rows, not {ROWS}")
         self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
         # On the CPU, where integers are, also when the network moves on.
         self.order, self.z_order = self.network.order.cpu(), self.network.z_order.cpu()
@@ -134,13 +138,20 @@ class Model(HyperModel):
         """Bits that a squared error of one step of y counts as where the encoder rounds by rate and distortion."""
         return self.network.config.step_error_bits
 
+    def z_step_error_bits(self, error_bits: float) -> float:
+        """The same of z, where y is rounded with error_bits: nearest integers where y is, no coarser than y."""
+        of_z = self.network.config.z_step_error_bits
+        return max(error_bits, of_z) if error_bits and of_z else 0.0
+
     def halo(self) -> int:
         """How far the transforms reach beyond a strip, latents: 30 px, and a sample of its stage for each block."""
         blocks = self.network.config.blocks
         return -(-(30 + sum(n * 2 ** (stage + 1) for stage, n in enumerate(blocks))) // IMAGE_STRIDE)
 
     def first_row(self, number: int) -> int:
-        """See `hyper.Model.first_row`: after z and the steps of y come details, whose rows follow those of latents."""
+        """See `hyper.Model.first_row`: z comes first, then the steps of y, then details."""
+        if number == 0:
+            return Z_ROW
         return SCALE_ROWS if number > STEPS else 0
 
     def transmit(self, latents: tuple[torch.Tensor, ...], rate: Rate, functions: dict, quantise, autocast: bool, x):
@@ -160,7 +171,7 @@ class Model(HyperModel):
         channel, position = np.divmod(self.z_order.chunk(STEPS)[0].numpy(), STEPS)
         down, across = (shape[0] + 1 - position // 2) // 2, (shape[1] + 1 - position % 2) // 2
         rows = rows_of(np.zeros(len(channel), np.int64), self.rates.z_scale_offset[rate.base][channel])
-        return float((self.least_bits(rows) * down * across).sum())
+        return float((self.least_bits(rows + Z_ROW) * down * across).sum())
 
     def walk(
         self, rate: Rate, shape: tuple[int, int], take_z: Take, take: Take, begin_details: Callable, run: Run = run
@@ -216,7 +227,7 @@ class Model(HyperModel):
             if step:
                 mean, log_scale = self._correction(run, Z_CONTEXTS, step, seen)
             means.append((prior_means[step] + means_of(mean, gains[step])).astype(np.int32))
-            rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
+            rows.append(rows_of(log_scale, offsets[step])[all_there[step]] + np.uint16(Z_ROW))
             symbols.append(take(step, means[-1], rows[-1], all_there[step]))
             seen.append(dequantised(symbols[-1], means[-1], inverse_gains[step], INVERSE_BITS))
         hyper = run(self.hyper, _from_steps(seen, self.inverse_z_order, z_shape))

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latcodec.coding import CLASS_BITS
 from latcodec.coding_tables import Tables
 
 LARGEST_PRICED = 63  # size of a symbol up to which the search knows the tables' prices
-ESCAPE_CLASS_BITS = 6  # of an escaped symbol, beside its escape and as many bits as the distance from the table has
 
 
 def round_by_price(residual: np.ndarray, rows: np.ndarray, tables: Tables, error_bits: float) -> np.ndarray:
@@ -32,7 +32,7 @@ def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.nda
     place = tables.offsets[rows] + (symbols - first)
     beyond = np.maximum(tables.offsets[rows] - place, place - end + 1)  # how far outside the table, if at all
     bits = tables.bits[np.where(beyond > 0, end, place)]  # the last entry of a row is the escape
-    return np.where(beyond > 0, bits + ESCAPE_CLASS_BITS + np.floor(np.log2(np.maximum(beyond, 1))), bits)
+    return np.where(beyond > 0, bits + CLASS_BITS + np.floor(np.log2(np.maximum(beyond, 1))), bits)
 
 
 def prices_of_rows(tables: Tables, device: torch.device) -> Tensor:

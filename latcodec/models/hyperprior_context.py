@@ -25,18 +25,18 @@ then this is the hyperprior without context, whose weights training can start fr
 0..1 is the rate index / 255; a, b, c, e, g, i, n, p, q, v are piecewise linear in t, per channel (a, b, e, g, i in the
 log domain), so that the networks see the same domain at every rate. Beside details, t is that of the latents, which
 may be lower than the file's. L is the logistic distribution of that mean and
-standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are. Of y, round
-takes the integer next to the nearest, towards 0, where the bits it saves are worth more than its error:
+standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are. Round takes
+the integer next to the nearest, towards 0, where the bits it saves are worth more than its error:
 `layers.rounded_by_price`.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from latcodec.models.context_config import Config
 from latcodec.models.details import Details, bases_below
 from latcodec.models.layers import (
     GDN,
@@ -55,7 +55,7 @@ from latcodec.models.layers import (
     to_pixels,
 )
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
-from latcodec.rates import MAX_INDEX, STEP_ERROR_BITS
+from latcodec.rates import MAX_INDEX
 
 SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 IMAGE_STRIDE, HYPER_STRIDE = 16, 4
@@ -65,40 +65,11 @@ STAGE_FUNCTIONS = ("stage_gain", "stage_bias")
 NEAR = 1e-4  # of t: a rate index is a 255th
 
 
-@dataclass(frozen=True)
-class Config:
-    """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
-    context networks of y and of z; number of rate knots; details of a block (0 or a multiple of 16 up to 192), width of
-    the network that tells their spread, the rate index from which they may be sent, and that up to which the latents
-    beside them follow: there they stay; bits that a squared error of one step of y counts as in rounding by rate and
-    distortion, 0 for the nearest integers: weights that do not say it were trained with 0 and are coded with 60."""
-
-    widths: tuple[int, int, int] = (48, 80, 128)
-    blocks: tuple[int, int, int] = (0, 0, 0)
-    latent: int = 192
-    hyper_width: int = 128
-    hyper_latent: int = 96
-    context_width: int = 96
-    z_context_width: int = 64
-    knots: int = 9
-    details: int = 0
-    detail_width: int = 48
-    details_from: int = 60
-    latents_until: int = 155
-    step_error_bits: float = STEP_ERROR_BITS
-
-
 class ContextHyperprior(nn.Module):
     """The networks and the functions of the rate; see the module's equations."""
 
     def __init__(self, config: Config):
         super().__init__()
-        if not 0 <= config.details_from <= config.latents_until <= MAX_INDEX:
-            raise ValueError(
-                f"details_from {config.details_from} and latents_until {config.latents_until} are no range"
-            )
-        if not 0 <= config.step_error_bits < math.inf:
-            raise ValueError(f"step_error_bits is {config.step_error_bits}, not 0 or more")
         self.config = config
         a, b, c = config.widths
         y, h, z, k = config.latent, config.hyper_width, config.hyper_latent, config.knots
@@ -212,13 +183,13 @@ class ContextHyperprior(nn.Module):
         """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
 
         quantise: residual -> symbols, or something softer. x: the picture [B, 3, 16 h, 16 w], whose details are sent
-        too if this network has any; None: not. quantise_details: theirs, if another one. by_price: y, which `quantise`
-        rounds to the nearest, is then rounded by rate and distortion, as the encoder does. Returns x_hat [B, 3, 16 h,
-        16 w] and, of z, of each step of y and of each group of details, (residual, quantised residual, standard
-        deviation of its logistic), all in steps. Where h or w is odd, residuals beyond y are 0.
+        too if this network has any; None: not. quantise_details: theirs, if another one. by_price: y and z, which
+        `quantise` rounds to the nearest, are then rounded by rate and distortion, as the encoder does. Returns x_hat
+        [B, 3, 16 h, 16 w] and, of z, of each step of y and of each group of details, (residual, quantised residual,
+        standard deviation of its logistic), all in steps. Where h or w is odd, residuals beyond y are 0.
         """
         height, width = y.shape[2:]
-        z_hat, price_of_z = self.transmit_z(z, rate, quantise)
+        z_hat, price_of_z = self.transmit_z(z, rate, quantise, by_price)
         hyper = self.h_s(z_hat)[:, :, : height + height % 2, : width + width % 2]
         first = [in_steps(part, self.order) for part in hyper.chunk(2, 1)]
         y_steps = in_steps(y * rate["y_log_gain"].exp(), self.order)
@@ -254,9 +225,9 @@ class ContextHyperprior(nn.Module):
         return x_hat, prices
 
     def transmit_z(
-        self, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor]
+        self, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor], by_price: bool = False
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """What the hyper-synthesis sees of z, and its price as in `transmit`; float32 [B, Z, h, w] all of them."""
+        """What the hyper-synthesis sees of z, and its price, as in `transmit`; float32 [B, Z, h, w] all of them."""
         steps = in_steps(z * rate["z_log_gain"].exp(), self.z_order)
         there = in_steps(torch.ones_like(z[:1]), self.z_order)
         log_gain, mean, log_sigma = (
@@ -272,6 +243,8 @@ class ContextHyperprior(nn.Module):
             sigma = lower_bound(log_scale.clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (steps[step] - mu) * there[step]
             quantised = quantise(residual)
+            if by_price and self.config.step_error_bits and self.config.z_step_error_bits:
+                quantised = rounded_by_price(residual, quantised, sigma, self.config.z_step_error_bits)
             prices.append((residual, quantised, sigma.expand_as(residual)))
             seen.append((quantised + mu) / gain)
         z_hat, *price_of_z = (
@@ -284,7 +257,7 @@ class ContextHyperprior(nn.Module):
         """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat; y_bits, z_bits, detail_bits [B].
 
         With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
-        rounded values (straight-through), y's by rate and distortion: scales are then a little wide, which the tables
+        rounded values (straight-through), by rate and distortion: scales are then a little wide, which the tables
         fitted to symbols make up for; details that are trained alone are sent at every rate, beside latents of it or a
         lower one. Without, the rate is that of what was rounded.
         """

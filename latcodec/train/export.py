@@ -25,7 +25,7 @@ def fitted_tables(model, pictures: list[np.ndarray], backend=backend) -> Tables:
 
     backend: the module of the model, whose Coded has `counted`.
     """
-    base = model.tables
+    base = logistic_tables(backend.sigmas())
     counts = [np.zeros(base.size(row)) for row in range(base.rows)]
     for number, picture in enumerate(pictures):
         latents = backend.analyse(model, picture)
@@ -39,11 +39,18 @@ def fitted_tables(model, pictures: list[np.ndarray], backend=backend) -> Tables:
     return corrected_tables(base, counts, backend.sigmas().tolist())
 
 
-def fit(network, pictures: list[np.ndarray], codec: str = NAME, backend=backend) -> dict[str, np.ndarray]:
-    """All tensors of the weights file; pictures are uint8 [H, W, 3]. backend: the module of the codec, as above."""
+def fit(
+    network, pictures: list[np.ndarray], codec: str = NAME, backend=backend, passes: int = 1
+) -> dict[str, np.ndarray]:
+    """All tensors of the weights file; pictures are uint8 [H, W, 3]. backend: the module of the codec, as above.
+
+    passes: how often tables are fitted, each time to symbols that are rounded by the price of those before.
+    """
     tensors = backend.export(network, logistic_tables(backend.sigmas()))
-    model = backend.Model(Weights(Path("fit"), "0" * 64, codec, backend.stored_config(network), tensors))
-    return backend.export(network, fitted_tables(model, pictures, backend))
+    for _ in range(passes):
+        model = backend.Model(Weights(Path("fit"), "0" * 64, codec, backend.stored_config(network), tensors))
+        tensors = backend.export(network, fitted_tables(model, pictures, backend))
+    return tensors
 
 
 def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures: int = 64) -> Path:

@@ -8,6 +8,7 @@ from latcodec.train.export import fit
 from latcodec.train.export_files import CALIBRATION_SIDE_PX, calibration_crops, write
 
 NAME = "hyperprior-context"
+PASSES = 2  # what the first tables make the encoder round is not what they were fitted to
 WHOLE_PX = 32  # sides are multiples of it, so that every latent of a 2x2 square is coded
 
 
@@ -15,4 +16,4 @@ def export(checkpoint: Path, out: Path, command: str, paths: list[str], pictures
     """Write `out` (safetensors) from a checkpoint, tables fitted on training pictures of `paths`, and index it."""
     network = averaged_network(checkpoint, NAME)
     crops = calibration_crops(paths, pictures, CALIBRATION_SIDE_PX, whole_px=WHOLE_PX)
-    return write(out, NAME, backend.stored_config(network), command, fit(network, crops, NAME, backend))
+    return write(out, NAME, backend.stored_config(network), command, fit(network, crops, NAME, backend, PASSES))

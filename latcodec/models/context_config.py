@@ -1,0 +1,38 @@
+"""What a context hyperprior is made with; see `hyperprior_context.py`."""
+
+import math
+from dataclasses import dataclass
+
+from latcodec.rates import MAX_INDEX, STEP_ERROR_BITS, Z_STEP_ERROR_BITS
+
+
+@dataclass(frozen=True)
+class Config:
+    """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
+    context networks of y and of z; number of rate knots; details of a block (0 or a multiple of 16 up to 192), width of
+    the network that tells their spread, the rate index from which they may be sent, and that up to which the latents
+    beside them follow: there they stay; bits that a squared error of one step of y, and of z, counts as in rounding by
+    rate and distortion, 0 of y for the nearest integers of both, 0 of z for those of z: weights that do not say it were
+    trained with 0 and are coded with the defaults. Raises ValueError for rate indices and prices that make no sense."""
+
+    widths: tuple[int, int, int] = (48, 80, 128)
+    blocks: tuple[int, int, int] = (0, 0, 0)
+    latent: int = 192
+    hyper_width: int = 128
+    hyper_latent: int = 96
+    context_width: int = 96
+    z_context_width: int = 64
+    knots: int = 9
+    details: int = 0
+    detail_width: int = 48
+    details_from: int = 60
+    latents_until: int = 155
+    step_error_bits: float = STEP_ERROR_BITS
+    z_step_error_bits: float = Z_STEP_ERROR_BITS
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.details_from <= self.latents_until <= MAX_INDEX:
+            raise ValueError(f"details_from {self.details_from} and latents_until {self.latents_until} are no range")
+        for name in ("step_error_bits", "z_step_error_bits"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, not 0 or more")
