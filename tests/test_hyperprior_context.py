@@ -10,10 +10,10 @@ from skimage import data
 
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends import pricing
-from latcodec.backends.hyper import MEAN_BITS, rows_of
-from latcodec.backends.hyperprior_context_model import there
+from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, rows_of, soft
+from latcodec.backends.hyperprior_context_model import ROWS, Z_ROW, there
 from latcodec.container import Payload
-from latcodec.errors import DriftError
+from latcodec.errors import DriftError, WeightsError
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
 from latcodec.models.steps import STEPS, coding_order, in_steps
 from latcodec.train.settings import choose_trained
@@ -178,6 +178,43 @@ def test_means_and_rows_of_z_are_those_of_the_floats(network, model, photograph,
     assert np.abs(coded.z_means / 2.0**MEAN_BITS - means)[inside].max() < 0.02
     assert np.abs(np.log(backend.sigmas()[coded.z_rows] / sigma[0].numpy()[inside])).max() < 0.15  # 0.128 apart
     assert len(coded.z_rows) == z.numel() < inside.size and np.abs(means[8:]).max() > 0.05
+
+
+def with_other_tables_of_z(network) -> backend.Model:
+    """In which every hyper-latent costs 5 bits or more."""
+    tables = logistic_tables(np.concatenate([backend.sigmas()[:Z_ROW], np.full(SCALE_ROWS, 20.0)]))
+    tensors = backend.export(network, tables)
+    return backend.Model(Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(network), tensors))
+
+
+def test_hyper_latents_have_tables_of_their_own(network, model, photograph):
+    """What codes, counts, bounds and searches them takes the same rows."""
+    dear, image = with_other_tables_of_z(network), np.ascontiguousarray(photograph[:, :129])
+    shape = (-(-image.shape[0] // 64), -(-image.shape[1] // 64))
+    coded = [backend.encode(one, image, backend.Options(0)) for one in (model, dear)]
+    assert np.array_equal(coded[0].rows, coded[1].rows) and coded[0].rows.max() < SCALE_ROWS
+    count = NARROW.hyper_latent * shape[0] * shape[1]
+    for one in coded:
+        assert len(one.z_symbols) == len(one.z_rows) == count
+        assert Z_ROW <= one.z_rows.min() and one.z_rows.max() < ROWS == dear.tables.rows
+    assert coded[1].estimated_bits > coded[0].estimated_bits + 3 * count
+    rate = dear.rate(0)
+    assert dear.least_bits_of_z(rate, shape) > model.least_bits_of_z(rate, shape) + count / 4 * 3
+    latents = backend.analyse(model, image)
+    x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+    bits = [float(soft(one, rate)[0]((latents.y[None], latents.z[None]), torch.round, x)[1]) for one in (model, dear)]
+    assert bits[1] > bits[0] + 3 * count
+
+
+def test_weights_without_tables_of_hyper_latents_are_refused(network):
+    tensors = backend.export(network, logistic_tables(backend.sigmas()[:Z_ROW]))
+    with pytest.raises(WeightsError, match="128 rows, not 192"):
+        backend.Model(Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(network), tensors))
+
+
+def test_hyper_latents_that_a_search_found_are_rounded_with_what_it_says(model):
+    of_z = model.network.config.z_step_error_bits
+    assert [model.z_step_error_bits(bits) for bits in (0.0, of_z / 2, 2 * of_z)] == [0.0, of_z, 2 * of_z]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (6, 1), (3, 4)])

@@ -64,8 +64,8 @@ __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "
 
 @dataclass(frozen=True)
 class Coded(HyperCoded):
-    """Symbols and rows of z, of what is coded of it, and of the details, see `Walked`; what the integer networks gave,
-    for verification."""
+    """Symbols int32 [n] of what is coded of z, and their rows; symbols and rows of the details, see `Walked`; what the
+    integer networks gave, for verification."""
 
     z_symbols: np.ndarray | None = None
     z_rows: np.ndarray | None = None
@@ -133,8 +133,8 @@ def _at_best_base(model: Model, latents: Latents, options: Options, error_bits: 
 def _busy(model: Model, latents: Latents) -> float:
     """How many latents there are, per pixel, whose nearest integer would not be 0 at SMOOTH_BASE."""
     rate = model.rate(MAX_INDEX, bytes((bases.SMOOTH_BASE,)))
-    in_steps = latents.y * model.at_rate(rate)["y_log_gain"][0].exp()
-    return float((in_steps.abs() > 0.5).sum()) / latents.image[..., 0].size
+    steps = latents.y * model.at_rate(rate)["y_log_gain"][0].exp()
+    return float((steps.abs() > 0.5).sum()) / latents.image[..., 0].size
 
 
 @torch.inference_mode()

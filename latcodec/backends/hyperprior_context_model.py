@@ -139,7 +139,7 @@ class Model(HyperModel):
         return self.network.config.step_error_bits
 
     def z_step_error_bits(self, error_bits: float) -> float:
-        """The same of z, where y is rounded with error_bits: nearest integers where y is, no coarser than y."""
+        """The same of z, where y is rounded with error_bits: 0 where that is 0, and not less than that."""
         of_z = self.network.config.z_step_error_bits
         return max(error_bits, of_z) if error_bits and of_z else 0.0
 
