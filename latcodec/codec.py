@@ -224,18 +224,19 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = F
     payload, parts, damage = container.survey(data, max_pixels=max_pixels)
     if damage and not ignore_checksum:
         raise FormatError(damage)
-    names = {b.wire_id: b.name for b in backends.BACKENDS}
+    backend = next((b for b in backends.BACKENDS if b.wire_id == payload.backend_id), None)
     lmbda = rates.lambda_of_index(payload.rate_index)
     checksum = {"checksum": "does not match; what follows may be wrong", "damage": damage}
     return (checksum if damage else {"checksum": "ok"}) | {
         "format_version": container.VERSION,
-        "codec": names.get(payload.backend_id, f"unknown ({payload.backend_id})"),
+        "codec": backend.name if backend else f"unknown ({payload.backend_id})",
         "weights": payload.weights_id.hex(),
         "width": payload.width,
         "height": payload.height,
         "gray": payload.gray,
         "alpha": payload.alpha is not None,
         "depth": payload.depth,
+        "lossless": bool(backend and backend.without_loss and payload.parameters == backend.without_loss),
         "rate_index": payload.rate_index,
         "lambda": round(lmbda, 4),
         "quality": round(1 + 99 * payload.rate_index / rates.MAX_INDEX, 1),

@@ -18,10 +18,12 @@ import numpy as np
 from latcodec import images_16bit as deep
 from latcodec import images_metadata as metadata
 from latcodec.errors import ImageError
-from latcodec.images_alpha import pack_alpha, pillow_limit, unpack_alpha
+from latcodec.images_alpha import pack_alpha, unpack_alpha
+from latcodec.images_lossless import pack_pixels, pillow_limit, unpack_pixels
 from latcodec.images_write import format_of_suffix, write
 
-__all__ = ["MAX_PIXELS", "Picture", "format_of_suffix", "pack_alpha", "read", "unpack_alpha", "write"]
+__all__ = ["MAX_PIXELS", "Picture", "format_of_suffix", "pack_alpha", "pack_pixels", "read", "unpack_alpha",
+           "unpack_pixels", "write"]  # fmt: skip
 
 MAX_PIXELS = 268_435_456
 

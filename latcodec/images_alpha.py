@@ -8,32 +8,13 @@ than the picture. Source: PNG 3rd edition 11.2.1; WebP lossless bitstream (RFC 9
 
 import io
 import struct
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
 from latcodec.errors import FormatError
+from latcodec.images_lossless import load, pack_pixels, webp_size
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-_WEBP_LONGEST_SIDE_PX = 16383
-_PILLOW_LIMIT = threading.RLock()  # Image.MAX_IMAGE_PIXELS is global; it is changed only while a picture is read
-
-
-@contextmanager
-def pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Lend Pillow our limit: it refuses twice that, before WebP allocates, and asks again while it loads a TIFF."""
-    from PIL import Image
-
-    with _PILLOW_LIMIT:
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
 
 
 def pack_alpha(alpha: np.ndarray) -> bytes:
@@ -45,15 +26,10 @@ def pack_alpha(alpha: np.ndarray) -> bytes:
         return first.to_bytes(alpha.itemsize, "big")
     from PIL import Image
 
-    alpha = np.ascontiguousarray(alpha)
-    image, file = Image.fromarray(alpha), io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    packed = file.getvalue()
-    if alpha.itemsize == 1 and max(alpha.shape) <= _WEBP_LONGEST_SIDE_PX:
-        file = io.BytesIO()
-        image.convert("RGB").save(file, "WEBP", lossless=True, quality=100, method=4, exact=True)
-        packed = min(packed, file.getvalue(), key=len)
-    return packed
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(alpha)).save(file, "PNG", optimize=True)
+    packed = [file.getvalue(), pack_pixels(alpha[:, :, None].repeat(3, 2), quality=100)]
+    return min(filter(None, packed), key=len)
 
 
 def unpack_alpha(data: bytes, width: int, height: int, depth: int) -> np.ndarray:
@@ -69,20 +45,7 @@ def unpack_alpha(data: bytes, width: int, height: int, depth: int) -> np.ndarray
     if found != (width, height, depth):
         size = "{} x {} px of {} bits".format(*found)
         raise FormatError(f"alpha section: {size}, but the picture has {width} x {height} px of {depth} bits")
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with pillow_limit(width * height), Image.open(io.BytesIO(data), formats=[kind]) as image:
-                if image.size != (width, height) or getattr(image, "n_frames", 1) != 1:
-                    raise FormatError("alpha section: two sizes or frames in one section; the file is damaged")
-                image.load()
-                plane = np.asarray(image)
-    except FormatError:
-        raise
-    except Exception as error:  # on hostile bytes Pillow raises nearly every built-in error
-        raise FormatError(f"alpha section: damaged {kind}: {' '.join(str(error).split())[:200]}") from error
+    plane = load(data, kind, (width, height), "alpha section")
     plane = np.array(plane[..., 1] if plane.ndim == 3 else plane, dtype)
     if plane.shape != (height, width):
         raise FormatError(f"alpha section: decoded to {list(plane.shape)}, not {[height, width]}")
@@ -99,7 +62,6 @@ def _png_header(data: bytes) -> tuple[int, int, int]:
 
 
 def _webp_header(data: bytes) -> tuple[int, int, int]:
-    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8L" or len(data) < 25 or data[20] != 0x2F:
+    if (size := webp_size(data)) is None:
         raise FormatError(f"alpha section: starts with {data[:16].hex()}: neither constant, gray PNG nor lossless WebP")
-    packed = int.from_bytes(data[21:25], "little")
-    return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1, 8
+    return (*size, 8)

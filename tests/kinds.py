@@ -145,16 +145,24 @@ def main() -> None:
 
 
 def against(ours: list[tuple[float, float]], theirs: list[list[tuple[float, float]]]) -> str:
-    """Bits at equal PSNR against the best of some curves, where the codec's points lie between the ends of one."""
+    """Bits at equal PSNR against the best of some curves, where the codec's points lie between the ends of one.
+
+    A picture without loss counts as no better than the best of the curves, whose bits are for less than it shows.
+    """
     relative = []
     for bits, db in ours:
         there = [np.array(sorted(one, key=lambda p: p[1])).T for one in theirs]
-        reached = [np.interp(db, dbs, np.log(bpp)) for bpp, dbs in there if dbs[0] <= db <= dbs[-1] < np.inf]
+        at = min(db, max(dbs[-1] for _, dbs in there)) if np.isinf(db) else db
+        reached = [np.interp(at, dbs, np.log(bpp)) for bpp, dbs in there if dbs[0] <= at <= dbs[-1] < np.inf]
         if reached:
             relative.append(bits / np.exp(min(reached)) - 1)
     if not relative:
         return "no PSNR in common"
-    return f"mean {100 * np.mean(relative):+.0f} %, worst {100 * max(relative):+.0f} % ({len(relative)} rates)"
+    whole = sum(np.isinf(db) for _, db in ours)
+    return (
+        f"mean {100 * np.mean(relative):+.0f} %, worst {100 * max(relative):+.0f} % "
+        f"({len(relative)} rates, {whole} without loss)"
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 import torch
 from skimage import data
 
-from latcodec.backends import bases, search
+from latcodec.backends import bases, choice, search
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends.common import crc_of, every_rate, some_rates
@@ -442,7 +442,7 @@ def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [0, 60, 100, 120])
     found = backend.encode(model, image, backend.Options(index))
     least = search.price(found, backend.shown(model, found, index, (64, 96), False, 8), image, index)
-    for base in (bases.usual(index, image, lambda: 1.0), 0, 60, 100, 120):
+    for base in (bases.usual(index, False, lambda: 1.0), 0, 60, 100, 120):
         parameters = None if base is None else bytes((base,))
         rate = model.rate(index, parameters)
         coded = backend._code(
@@ -460,14 +460,13 @@ def test_small_files_are_searched_at_their_own_rate():
     assert [bases.searched(110, bits) for bits in (15_999, 16_000)] == [110, 98]
 
 
-def test_the_usual_base_of_photographs(photograph):
+def test_the_usual_base_of_photographs():
     indices = (0, 155, 174, 175, 190, 204, 205, 255)
-    found = [bases.usual(index, photograph, lambda: 1.0) for index in indices]
+    found = [bases.usual(index, False, lambda: 1.0) for index in indices]
     assert found == [None] * 3 + [165] * 3 + [140] * 2
-    smooth = [bases.usual(index, photograph, lambda: 0.1) for index in (184, 185, 207, 208)]
+    smooth = [bases.usual(index, False, lambda: 0.1) for index in (184, 185, 207, 208)]
     assert smooth == [165, 176, 176, 140]
-    drawn = np.full((64, 64, 3), 255, np.uint8)
-    assert bases.usual(190, drawn, lambda: 0.1) == 165
+    assert bases.usual(190, True, lambda: 0.1) == 165
 
 
 def test_smooth_photographs_are_coded_once_at_a_higher_base(model, photograph, monkeypatch):
@@ -478,22 +477,26 @@ def test_smooth_photographs_are_coded_once_at_a_higher_base(model, photograph, m
     coded = backend.encode(model, image, backend.Options(190))
     assert coded.parameters == bytes((176,)) and tried == [176]
     flat = replace(backend.analyse(model, image), y=torch.zeros(24, 4, 6))
-    assert backend._busy(model, flat) == 0.0
+    assert choice.busy(model, flat) == 0.0
     most = replace(flat, y=torch.full((24, 4, 6), 1e3))
-    assert backend._busy(model, most) == 24 / 256
+    assert choice.busy(model, most) == 24 / 256
 
 
-def test_other_bases_are_tried_where_a_picture_is_unlike_photographs(photograph):
-    drawn = np.full((64, 64, 3), 255, np.uint8)
-    drawn[::9] = 0
-    cheap = 64 * 64
-    assert bases.worth_trying(120, photograph, cheap) == []
-    assert bases.worth_trying(120, photograph, 40 * photograph.size) == [60, 100]
-    assert bases.worth_trying(80, drawn, cheap) == [60] and bases.worth_trying(20, drawn, cheap) == []
-    assert bases.worth_trying(120, photograph, cheap, True) == [60, 100]
-    assert bases.worth_trying(120, photograph[:1, :1], 0) == []
-    assert bases.worth_trying(190, photograph, cheap, True) == [60, 100, 165, 176]
-    assert bases.worth_trying(190, drawn, cheap) == [60, 100] and bases.worth_trying(190, photograph, cheap) == []
+def test_what_looks_drawn(photograph):
+    page = np.full((64, 64, 3), 255, np.uint8)
+    page[::9] = 0
+    assert bases.drawn(page) and bases.drawn(page.astype(np.uint16)) and not bases.drawn(photograph)
+    assert not bases.drawn(page[:, :1])
+
+
+def test_other_bases_are_tried_where_a_picture_is_unlike_photographs():
+    assert bases.worth_trying(120, False, 1.0) == []
+    assert bases.worth_trying(120, False, 40.0) == [60, 100]
+    assert bases.worth_trying(80, True, 1.0) == [60] and bases.worth_trying(20, True, 1.0) == []
+    assert bases.worth_trying(120, False, 1.0, True) == [60, 100]
+    assert bases.worth_trying(190, False, 1.0, True) == [60, 100, 165, 176]
+    assert bases.worth_trying(205, False, 1.0, True) == [60, 100, 140, 176]
+    assert bases.worth_trying(190, True, 1.0) == [60, 100] and bases.worth_trying(190, False, 1.0) == []
 
 
 def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch):

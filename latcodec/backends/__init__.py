@@ -15,11 +15,12 @@ from latcodec.errors import OptionError, VersionError
 
 @dataclass(frozen=True)
 class Backend:
-    """A row of the table."""
+    """A row of the table. without_loss: the parameters of its files that hold a picture without loss, if there are."""
 
     wire_id: int
     name: str
     module: str
+    without_loss: bytes | None = None
 
     def load(self) -> ModuleType:
         """Import the backend's module, and with it torch."""
@@ -28,12 +29,13 @@ class Backend:
         return import_module(self.module)
 
 
+WITHOUT_LOSS = bytes((0, 1))
 BACKENDS = (
     Backend(1, "hyperprior", "latcodec.backends.hyperprior"),
     Backend(2, "vbq", "latcodec.backends.vbq"),
     Backend(3, "pln", "latcodec.backends.pln"),
     Backend(4, "nc-vae", "latcodec.backends.ncvae"),
-    Backend(5, "hyperprior-context", "latcodec.backends.hyperprior_context"),
+    Backend(5, "hyperprior-context", "latcodec.backends.hyperprior_context", WITHOUT_LOSS),
 )
 DEFAULT = "hyperprior-context"
 

@@ -1,7 +1,7 @@
 """At which rate index an encoder codes latents of the context codec: that of the file, or another one beside details.
 
 Latents know photographs. Type, drawings, screenshots and noise cost less where latents of a low rate say roughly what
-is there, and a cosine transform of the rest, which knows nothing, says the rest.
+is there, and a cosine transform of the rest, which knows nothing, says the rest. Some cost least without any loss.
 """
 
 from __future__ import annotations
@@ -25,33 +25,34 @@ DEAR = 1.6  # bits a pixel at lambda 1 from which it counts as noise; 0.7 in the
 SEARCHED_LOWER, SEARCHED_FROM, SEARCHED_BITS = 9, 30, 16_000
 
 
-def usual(index: int, image: np.ndarray, busy: Callable[[], float]) -> int | None:
+def drawn(image: np.ndarray) -> bool:
+    """Whether a picture, uint8 or uint16 [H, W, 3], looks like type, a drawing or a screenshot."""
+    some = image[:: 1 + image.shape[0] // SAMPLED_ROWS]
+    return image.shape[1] > 1 and bool((some[:, 1:] == some[:, :-1]).all(2).mean() > FLAT)
+
+
+def usual(index: int, is_drawn: bool, busy: Callable[[], float]) -> int | None:
     """The rate index of latents to begin with; None for that which the rate index of the file alone means.
 
-    image: uint8 or uint16 [H, W, 3]; busy: gives how many latents per pixel are not 0 at SMOOTH_BASE.
+    busy: gives how many latents per pixel are not 0 at SMOOTH_BASE.
     """
-    if index in SMOOTH and _flat(image) <= FLAT and busy() < BUSY:
-        return SMOOTH_BASE
-    return next((base for first, base in USUAL if index >= first), None)
+    return SMOOTH_BASE if index in SMOOTH and not is_drawn and busy() < BUSY else _of_photographs(index)
 
 
-def worth_trying(index: int, image: np.ndarray, bits: int, all_of_them: bool = False) -> list[int]:
+def worth_trying(index: int, is_drawn: bool, bits_a_pixel: float, all_of_them: bool = False) -> list[int]:
     """Rate indices of latents at which a picture may be coded for less than at the usual one.
 
-    image: uint8 or uint16 [H, W, 3]; bits: what it costs there. Those that a look at these makes likely, or all.
+    bits_a_pixel: what it costs there. Those that a look at these makes likely, or all.
     """
     lower = [base for base in BASES if base <= index]
     if all_of_them:
-        usual_ones = [base for first, base in USUAL if index >= first]
-        return lower + usual_ones + ([SMOOTH_BASE] if index in SMOOTH else [])
-    relative = bits / (image[..., 0].size * lambda_of_index(index) ** -0.6)
-    return lower if lower and (_flat(image) > FLAT or relative > DEAR) else []
+        others = [_of_photographs(index), SMOOTH_BASE if index in SMOOTH else None]
+        return lower + [base for base in others if base is not None]
+    return lower if is_drawn or bits_a_pixel > DEAR * lambda_of_index(index) ** -0.6 else []
 
 
-def _flat(image: np.ndarray) -> float:
-    """The share of pixels that equal their left neighbours, of some rows."""
-    some = image[:: 1 + image.shape[0] // SAMPLED_ROWS]
-    return float((some[:, 1:] == some[:, :-1]).all(2).mean()) if image.shape[1] > 1 else 0.0
+def _of_photographs(index: int) -> int | None:
+    return next((base for first, base in USUAL if index >= first), None)
 
 
 def searched(base: int, bits: int) -> int:

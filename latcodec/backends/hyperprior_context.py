@@ -4,19 +4,20 @@ One stream: the symbols of z in four steps, those of y in four; where there are 
 frequencies are sent, and of each group of these the shifts of its rows and the symbols. The table row of each symbol is
 computed in integers, in the order of `hyperprior_context_model.py` and `details.py`. Fixed point: see `hyper.py`.
 
-Parameters: none, or one byte, the rate index at which latents are coded beside details of the file's: `Model.rate`.
+Parameters: none; or one byte, the rate index at which latents are coded beside details of the file's: `Model.rate`; or
+those of `lossless.py`: then the stream is the picture itself.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from latcodec.backends import bases, details, pricing, search
+from latcodec.backends import bases, choice, details, lossless, pricing, search
 from latcodec.backends.common import (
     RATES,
     bounded,
@@ -54,7 +55,6 @@ from latcodec.integer_net import Replay, Run, quantise, run
 from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
 from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
-from latcodec.rates import MAX_INDEX
 
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
 SHORTEST_SEARCH_S = 0.01
@@ -88,9 +88,10 @@ def sigmas() -> np.ndarray:
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
     start, error_bits = time.perf_counter(), model.step_error_bits()
-    first = _at_best_base(model, latents, options, error_bits)
-    seconds = time.perf_counter() - start - sum(first.seconds.values())
-    first = replace(first, seconds=first.seconds | {"bases": seconds})  # of choosing one, and of those that lost
+    plain = partial(_code, model, latents, options, error_bits)
+    first = choice.cheapest(model, latents, options, plain, shown, _without_loss)
+    if first.parameters == lossless.PARAMETERS:
+        return first
     rate = model.rate(options.rate_index, first.parameters)
     if options.effort and rate.base == rate.index and model.details is not None:
         lower = bases.searched(rate.base, 8 * len(first.streams[0]))
@@ -105,36 +106,14 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     return replace(coded, replay=None)
 
 
-def _at_best_base(model: Model, latents: Latents, options: Options, error_bits: float) -> Coded:
-    """Latents coded at the rate that costs least: that of the index, or another with details beside it."""
-    index, image = options.rate_index, latents.image
-    if image is None or model.details is None:
-        return _code(model, latents, options, error_bits, model.rate(index))
-    usual = bases.usual(index, image, partial(_busy, model, latents))
-    first = model.rate(index, None if usual is None else bytes((usual,)))
-    best = _code(model, latents, options, error_bits, first)
-    some = bases.worth_trying(index, image, 8 * len(best.streams[0]), bool(options.effort))
-    rates = {model.rate(index, bytes((base,))) for base in some} - {first}
-
-    def price(coded: Coded) -> float:
-        decoded = shown(model, coded, index, image.shape[:2], options.gray, 8 * image.itemsize)
-        return search.price(coded, decoded, image, index)
-
-    least = price(best) if rates else 0.0
-    for rate in sorted(rates, key=astuple):
-        coded = _code(model, latents, options, error_bits, rate)
-        if (cost := price(coded)) < least:
-            best, least = coded, cost
-        del coded  # or two are held beside the next one
-    return best
-
-
-@torch.inference_mode()
-def _busy(model: Model, latents: Latents) -> float:
-    """How many latents there are, per pixel, whose nearest integer would not be 0 at SMOOTH_BASE."""
-    rate = model.rate(MAX_INDEX, bytes((bases.SMOOTH_BASE,)))
-    steps = latents.y * model.at_rate(rate)["y_log_gain"][0].exp()
-    return float((steps.abs() > 0.5).sum()) / latents.image[..., 0].size
+def _without_loss(image: np.ndarray, options: Options) -> Coded | None:
+    """A picture as a stream without loss, if it can be."""
+    stream, none = lossless.pack(image, options.effort, options.verify), np.zeros(0, np.int32)
+    if stream is None:
+        return None
+    return Coded((stream,), lossless.crc(image), 8.0 * len(stream), none, none, none.astype(np.uint16), {},
+                 lossless.PARAMETERS, {"lossless": True}, none, none.astype(np.uint16), none,
+                 none.astype(np.uint16))  # fmt: skip
 
 
 @torch.inference_mode()
@@ -196,6 +175,8 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
     """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
+    if coded.parameters == lossless.PARAMETERS:
+        return lossless.unpack_pixels(coded.streams[0], size[1], size[0])
     rate = model.rate(rate_index, coded.parameters)
     return synthesise(model, coded.symbols, coded.means, coded.detail_symbols, rate, size, gray, depth)
 
@@ -264,6 +245,8 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     codec writes, or parameters that say nothing.
     """
     must_be_one_stream(payload, "hyperprior-context", parameters=True)
+    if payload.parameters == lossless.PARAMETERS:
+        return lossless.unpack(payload)
     shape, z_shape = latent_shapes(payload.width, payload.height)
     rate = model.rate(payload.rate_index, payload.parameters)
     must_hold(payload, model.least_bits_of_z(rate, z_shape))

@@ -1,0 +1,70 @@
+"""The cheapest of the ways in which the context codec can code a picture without a search.
+
+Latents of the rate of the file, latents of another rate with details beside them (`bases.py`), or no loss at all
+(`lossless.py`). What cannot be cheapest, by a look at the picture, is not tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import astuple, replace
+from functools import partial
+
+import torch
+
+from latcodec.backends import bases, search
+from latcodec.backends.hyper import Latents
+from latcodec.backends.hyperprior_context_model import Model
+from latcodec.rates import MAX_INDEX
+
+CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
+
+
+def cheapest(
+    model: Model, latents: Latents, options: search.Options, code: Callable, shown: Callable, without_loss: Callable
+):
+    """The Coded of least price, see `search.price`.
+
+    code(rate) -> Coded of latents at a rate; shown(model, coded, rate index, size, gray, depth): what a decoder shows;
+    without_loss(picture, options) -> Coded, or None where there can be none.
+    """
+    index, image = options.rate_index, latents.image
+    if image is None:
+        return code(model.rate(index))
+    drawn, usual, others = bases.drawn(image), None, set()
+    if model.details is not None:
+        usual = bases.usual(index, drawn, partial(busy, model, latents))
+    first = model.rate(index, None if usual is None else bytes((usual,)))
+    best = code(first)
+    start = time.perf_counter()
+    whole = without_loss(image, options) if drawn else None
+    if model.details is not None:
+        bits_a_pixel = 8 * len(best.streams[0]) / image[..., 0].size
+        some = bases.worth_trying(index, drawn, bits_a_pixel, bool(options.effort))
+        others = {model.rate(index, bytes((base,))) for base in some} - {first}
+    if whole is None and not others:
+        return best
+
+    def price(coded) -> float:
+        decoded = shown(model, coded, index, image.shape[:2], options.gray, 8 * image.itemsize)
+        return search.price(coded, decoded, image, index)
+
+    least = price(best)
+    if whole is not None and (cost := price(whole)) < least:
+        others = set() if cost < CLEARLY * least else others
+        best, least = whole, cost
+    for rate in sorted(others, key=astuple):
+        coded = code(rate)
+        if (cost := price(coded)) < least:
+            best, least = coded, cost
+        del coded  # or two are held beside the next one
+    return replace(best, seconds=best.seconds | {"choice": time.perf_counter() - start})
+
+
+@torch.inference_mode()
+def busy(model: Model, latents: Latents) -> float:
+    """How many latents there are, per pixel, whose nearest integer would not be 0 at SMOOTH_BASE."""
+    rate = model.rate(MAX_INDEX, bytes((bases.SMOOTH_BASE,)))
+    steps = latents.y * model.at_rate(rate)["y_log_gain"][0].exp()
+    return float((steps.abs() > 0.5).sum()) / latents.image[..., 0].size

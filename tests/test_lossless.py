@@ -1,0 +1,202 @@
+"""Pictures without loss: the section, when the default codec takes it, and what a damaged one is."""
+
+import io
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
+
+from latcodec import backends, codec, container, images
+from latcodec.backends import choice, lossless, search
+from latcodec.backends import hyperprior_context as backend
+from latcodec.codec_settings import EncodeSettings
+from latcodec.errors import DriftError, FormatError
+from latcodec.images import Picture
+
+BACKEND = backends.by_name("hyperprior-context")
+
+
+@pytest.fixture(scope="module")
+def page() -> np.ndarray:
+    """Black type on white, uint8 [96, 160, 3]."""
+    picture = Image.new("RGB", (160, 96), "white")
+    for row in range(5):
+        ImageDraw.Draw(picture).text((4, 4 + 18 * row), "a page of type, again", "black", ImageFont.load_default(12))
+    return np.array(picture)
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    from skimage.data import astronaut
+
+    return np.ascontiguousarray(astronaut()[100:196, 150:310])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return codec.load_model(BACKEND, None, None, "cpu")
+
+
+def file_of(image: np.ndarray, gray: bool = False, **how) -> bytes:
+    return codec.encode_picture(Picture(image, gray), EncodeSettings(**how)).data
+
+
+def is_lossless(data: bytes) -> bool:
+    return codec.info(data)["lossless"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (17, 31)])
+@pytest.mark.parametrize("quality", [lossless.QUICK, lossless.THOROUGH])
+def test_pixels_come_back(size, quality):
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    stream = images.pack_pixels(pixels, quality)
+    assert np.array_equal(images.unpack_pixels(stream, size[1], size[0]), pixels)
+    strided = np.repeat(pixels, 2, 1)[:, ::2]
+    assert images.pack_pixels(strided, quality) == stream
+
+
+def test_what_no_stream_holds(page, monkeypatch):
+    assert images.pack_pixels(page.astype(np.uint16), 75) is None
+    assert images.pack_pixels(np.zeros((1, 16384, 3), np.uint8), 75) is None
+    assert lossless.pack(page.astype(np.uint16), 0, True) is None
+    from PIL import features
+
+    monkeypatch.setattr(features, "check", lambda name: name != "webp")
+    assert images.pack_pixels(page, 75) is None
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_damaged_streams_are_format_errors(data):
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+    stream = bytearray(images.pack_pixels(pixels, 75))
+    place = data.draw(st.integers(0, len(stream) - 1))
+    if data.draw(st.booleans()):
+        stream = stream[:place]
+    else:
+        stream[place] ^= data.draw(st.integers(1, 255))
+    try:
+        found = images.unpack_pixels(bytes(stream), 30, 20)
+    except FormatError as error:
+        assert "stream" in str(error)
+    else:
+        assert found.shape == (20, 30, 3) and found.dtype == np.uint8
+
+
+def test_another_size_is_refused_before_it_is_decoded(page, monkeypatch):
+    stream = images.pack_pixels(page, 75)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded"))
+    for size in ((161, 96), (160, 95), (96, 160)):
+        with pytest.raises(FormatError, match=r"stream: 160 x 96 px, but the picture has"):
+            images.unpack_pixels(stream, *size)
+    with pytest.raises(FormatError, match="no lossless WebP"):
+        images.unpack_pixels(b"RIFF" + stream[4:12] + b"VP8X" + stream[16:], 160, 96)
+
+
+def test_a_stream_with_alpha_is_refused(page):
+    file = io.BytesIO()
+    Image.fromarray(np.dstack([page, page[..., :1] // 2])).save(file, "WEBP", lossless=True, exact=True)
+    data = file.getvalue()
+    start = data.index(b"VP8L")  # as a simple file, without the header that says there is alpha
+    simple = b"RIFF" + (len(data) - start + 4).to_bytes(4, "little") + b"WEBP" + data[start:]
+    with pytest.raises(FormatError, match="stream"):
+        images.unpack_pixels(simple, 160, 96)
+
+
+@pytest.mark.parametrize("lmbda", [0.1, 1.0, 20.0])
+def test_type_is_coded_without_loss(page, lmbda):
+    data = file_of(page, lmbda=lmbda)
+    assert is_lossless(data) and np.array_equal(codec.decode(data), page)
+    assert len(data) < 40 + len(images.pack_pixels(page, lossless.QUICK))
+
+
+def test_gray_type_stays_gray(page):
+    data = codec.encode(page[..., 0], lmbda=1.0)
+    assert is_lossless(data) and np.array_equal(codec.decode(data), page[..., 0])
+
+
+def test_alpha_travels_beside_it(page):
+    rgba = np.dstack([page, np.random.default_rng(2).integers(0, 256, (96, 160), np.uint8)])
+    data = codec.encode(rgba, lmbda=1.0)
+    assert is_lossless(data) and np.array_equal(codec.decode(data), rgba)
+
+
+def test_sixteen_bits_and_photographs_are_not(page, photograph):
+    assert not is_lossless(file_of(page.astype(np.uint16) * 257, lmbda=1.0))
+    assert not is_lossless(file_of(photograph, lmbda=0.1))
+    assert not is_lossless(file_of(page, lmbda=1.0, codec="hyperprior"))
+
+
+def test_the_cheaper_one_is_taken(model, page, monkeypatch):
+    """Whatever the prices, and whether the difference is clear or not."""
+    monkeypatch.setattr(search, "price", lambda coded, *_: prices[coded.parameters == lossless.PARAMETERS])
+    options, latents = backend.Options(150), backend.analyse(model, page)
+    for with_loss, without in ((1.0, 0.9), (1.0, choice.CLEARLY - 0.1), (1.0, 1.1)):
+        prices = {False: with_loss, True: without}
+        coded = backend.code(model, latents, options)
+        assert (coded.parameters == lossless.PARAMETERS) == (without < with_loss)
+
+
+def test_no_loss_is_cheaper_than_any_base(model, page):
+    latents = backend.analyse(model, page)
+    found = backend.code(model, latents, backend.Options(128))
+    least = search.price(found, page, page, 128)
+    assert found.details == {"lossless": True} and found.estimated_bits == 8 * len(found.streams[0])
+    for base in (None, 60, 100):
+        rate = model.rate(128, None if base is None else bytes((base,)))
+        coded = backend._code(model, latents, backend.Options(128), model.step_error_bits(), rate)
+        assert search.price(coded, backend.shown(model, coded, 128, (96, 160), False, 8), page, 128) > least
+
+
+def test_a_search_is_not_begun_and_files_do_not_grow(model, page, monkeypatch):
+    monkeypatch.setattr(search, "refine", lambda *_: pytest.fail("searched"))
+    plain, more = (backend.encode(model, page, backend.Options(128, effort=effort)) for effort in (0, 9))
+    assert more.parameters == lossless.PARAMETERS and len(more.streams[0]) <= len(plain.streams[0])
+
+
+def test_tables_are_not_fitted_to_them(model, page):
+    symbols, rows = backend.encode(model, page, backend.Options(128)).counted()
+    assert len(symbols) == len(rows) == 0
+
+
+def test_targets_are_met_without_loss(page):
+    whole = len(file_of(page, lmbda=1.0))
+    encoded = codec.encode_picture(Picture(page, False), EncodeSettings(psnr=60.0))
+    assert not encoded.missed and len(encoded.data) <= whole and encoded.psnr_db == np.inf
+    encoded = codec.encode_picture(Picture(page, False), EncodeSettings(size_bytes=whole))
+    assert not encoded.missed and is_lossless(encoded.data)
+
+
+def test_verify_notices_another_picture(model, page, monkeypatch):
+    monkeypatch.setattr(lossless, "unpack_pixels", lambda *_: page[::-1])
+    with pytest.raises(DriftError, match="without|lossless"):
+        backend.encode(model, page, backend.Options(128))
+    monkeypatch.undo()
+    backend.encode(model, page, backend.Options(128, verify=False))
+
+
+def test_what_the_header_says_is_held_against_the_stream(page):
+    payload = container.unpack(file_of(page, lmbda=1.0))
+    assert payload.integers_crc == zlib.crc32(page.tobytes()) and payload.parameters == bytes((0, 1))
+    for changed, error, text in (
+        ({"integers_crc": payload.integers_crc ^ 1}, DriftError, "integers CRC"),
+        ({"depth": 16}, FormatError, "16 bits"),
+        ({"width": 161}, FormatError, "stream: 160 x 96"),
+        ({"streams": (payload.streams[0][:-9],)}, FormatError, "stream"),
+        ({"streams": payload.streams * 2}, FormatError, "2 streams"),
+        ({"parameters": bytes((0, 2))}, FormatError, "parameters"),
+    ):
+        with pytest.raises(error, match=text):
+            codec.decode_picture(container.pack(replace(payload, **changed)))
+
+
+def test_only_files_without_loss_say_so(page, photograph):
+    payload = container.unpack(file_of(page, lmbda=1.0))
+    assert codec.info(container.pack(payload))["lossless"] is True
+    assert codec.info(container.pack(replace(payload, backend_id=1)))["lossless"] is False
+    assert codec.info(container.pack(replace(payload, backend_id=77)))["lossless"] is False
+    assert codec.info(file_of(photograph, lmbda=1.0))["lossless"] is False
