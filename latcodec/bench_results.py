@@ -21,6 +21,7 @@ _CHANNEL_MEANS = ("mse_rgb", "mean_error_rgb")
 _MEDIANS = tuple(field.name for field in fields(Row) if field.name.endswith("_s"))
 _MAXIMA = ("peak_memory_bytes", "device_memory_bytes", "gap_bytes")
 METRICS = ("psnr_db", "ms_ssim")
+WHOLE_DB = 10 * math.log10(12 * 255**2)  # of the rounding to 8 bits that made the picture: 58.9 dB
 
 
 def assemble(
@@ -76,8 +77,8 @@ def _picture(subject: Subject, rows: Sequence[Row]) -> dict:
 
 def means(rows: Sequence[Row]) -> list[dict]:
     """One record per codec and setting: means of size and quality and medians of times over the sound rows, maxima of
-    memory and of the gap to the estimate, and how many rows are not sound. A mean of PSNR is None if one is
-    infinite; those of MS-SSIM and SSIM are of the pictures large enough for them.
+    memory and of the gap to the estimate, how many rows are not sound, and how many are without loss. These count as
+    WHOLE_DB in a mean of PSNR; means of MS-SSIM and SSIM are of the pictures large enough for them.
     """
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in sorted(rows, key=lambda row: row.kind != "codec"):
@@ -90,8 +91,10 @@ def means(rows: Sequence[Row]) -> list[dict]:
         columns = {f.name: [getattr(row, f.name) for row in sound] for f in fields(Row)}
         for name in _MEANS:
             there = [value for value in columns[name] if value is not None]
-            known = len(there) == len(sound) if name == "psnr_db" else True
-            record[name] = statistics.fmean(there) if there and known else None
+            if name == "psnr_db":
+                record["without_loss"] = len(sound) - len(there)
+                there += record["without_loss"] * [WHOLE_DB]
+            record[name] = statistics.fmean(there) if there else None
         for name in _CHANNEL_MEANS:
             there = [value for value in columns[name] if value is not None]
             record[name] = [statistics.fmean(channel) for channel in zip(*there, strict=True)] if there else None
@@ -136,10 +139,12 @@ def differences(table: Sequence[dict], published: dict[str, dict], large: Sequen
             for other in others:
                 left_out = curves[name][1] + curves[other][1]
                 entry = _difference(curves[other][0], curves[name][0])
-                note = f"{left_out} settings with failed round trips left out" if left_out else ""
-                found.append(
-                    {"codec": name, "anchor": other, "metric": metric, "published": False, "note": note} | entry
-                )
+                notes = [f"{left_out} settings with failed round trips left out"] if left_out else []
+                whole = sum(r["without_loss"] for r in of_metric if r["codec"] in (name, other))
+                if whole and metric == "psnr_db":
+                    notes.append(f"{whole} files without loss count as {WHOLE_DB:.1f} dB")
+                about = {"codec": name, "anchor": other, "metric": metric, "published": False}
+                found.append(about | {"note": "; ".join(notes)} | entry)
             for other, one in published.items():
                 if one[metric]:
                     heights = [_decibels(metric, value) for value in one[metric]]

@@ -177,7 +177,8 @@ def encode(
             "estimated_bits": encoded.estimated_bits, "trials": encoded.trials, "seconds": seconds, "notes": notes,
         } | ({"details": encoded.details} if encoded.details else {})  # fmt: skip
         line = f"{wording.sizes(bytes_in, len(encoded.data))}, {encoded.bpp:.2f} bpp, lambda {encoded.lmbda:.3g}"
-        line += f", {encoded.psnr_db:.2f} dB" if encoded.psnr_db is not None else ""
+        whole = encoded.details.get("lossless", False)
+        line += ", without loss" if whole else f", {encoded.psnr_db:.2f} dB" if encoded.psnr_db is not None else ""
         line += f", {encoded.trials} trials" if encoded.trials > 1 else ""
         more = f"{width}x{height}, rate index {encoded.rate_index}, estimate {encoded.estimated_bits / 8:.0f} B"
         more = "\n".join([f"{more}, {wording.stages(encoded.seconds)}", *wording.described(encoded.details)])

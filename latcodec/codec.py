@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from latcodec import backends, codec_options, codec_targets, container, rates, weights
@@ -91,9 +92,9 @@ def encode_picture(
     settings: EncodeSettings = EncodeSettings(),  # noqa: B008
     progress: Callable[[float], None] | None = None,
 ) -> Encoded:
-    """Encode a picture; raises OptionError, WeightsError, ImageError (memory) or DriftError (law 5).
+    """Encode a picture; progress: called with 0..1 by a codec that searches for long.
 
-    progress: called with 0..1 by a codec that searches for long.
+    Raises OptionError, WeightsError, ImageError (memory) or DriftError (law 5).
     """
     height, width = picture.pixels.shape[:2]
     with _within_memory(width, height):
@@ -138,11 +139,11 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
             how = replace(how, progress=lambda part: progress(span[0] + (span[1] - span[0]) * part))
         if hasattr(how, "gray"):
             how = replace(how, gray=picture.gray)
-        coded = module.code(model, latents, how)
-        payload = replace(
-            frame, rate_index=index, streams=coded.streams, integers_crc=coded.integers_crc, parameters=coded.parameters
-        )
-        data = container.pack(payload)
+        return tried(index, module.code(model, latents, how))
+
+    def tried(index: int, coded) -> codec_targets.Trial:
+        said = {name: getattr(coded, name) for name in ("streams", "integers_crc", "parameters")}
+        data = container.pack(replace(frame, rate_index=index, **said))
         return codec_targets.Trial(index, data, coded, psnr(data) if settings.psnr is not None else None)
 
     def psnr(data: bytes) -> float:
@@ -158,7 +159,12 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         search = None
         if codec_options.searches(how):
             search = codec_targets.Search(how.effort, start + how.max_seconds if how.max_seconds else math.inf)
-        trial, trials, searches = codec_targets.reach(target, attempt, settings.verify, search)
+        whole = None
+        if getattr(how, "lossless", False):  # bytes and dB would not rise with the index
+            attempt = partial(attempt, lossless=False)
+            if (coded := module.without_loss(picture.pixels, how)) is not None:
+                whole = tried(rates.MAX_INDEX, coded)
+        trial, trials, searches = codec_targets.reach(target, attempt, settings.verify, search, whole)
         if search is not None and not searches:
             notes.append("max_seconds was over before anything was searched: this is the file without effort")
         trials += searches
@@ -206,7 +212,8 @@ def decode_picture(
     from latcodec.images import Picture, unpack_alpha
 
     with _within_memory(payload.width, payload.height):
-        model = load_model(backend, payload.weights_id, weights, device)
+        lossless = backend.is_lossless(payload.parameters)
+        model = None if lossless else load_model(backend, payload.weights_id, weights, device)
         pixels = backend.load().decode(model, payload, **({"ignore_checksum": True} if notes else {}))
         alpha = None  # after the pixels: a sound stream vouches for the size, a few bytes of alpha do not
         if payload.alpha is not None:
@@ -236,7 +243,7 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = F
         "gray": payload.gray,
         "alpha": payload.alpha is not None,
         "depth": payload.depth,
-        "lossless": bool(backend and backend.without_loss and payload.parameters == backend.without_loss),
+        "lossless": backend is not None and backend.is_lossless(payload.parameters),
         "rate_index": payload.rate_index,
         "lambda": round(lmbda, 4),
         "quality": round(1 + 99 * payload.rate_index / rates.MAX_INDEX, 1),

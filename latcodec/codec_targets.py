@@ -80,12 +80,22 @@ class Target:
         return math.floor(place) if self.psnr_db is None else math.ceil(place)
 
 
-def reach(target: Target, attempt: Attempt, verify: bool, search: Search | None = None) -> tuple[Trial, int, int]:
+def reach(
+    target: Target, attempt: Attempt, verify: bool, search: Search | None = None, whole: Trial | None = None
+) -> tuple[Trial, int, int]:
     """The best file that meets the target, or the nearest miss; how many plain encodes it took, and how many searches.
 
     search: of a codec that searches for long; without, the bisection encodes with all that the options say, and what
-    it ends with is the best of all indices as far as bytes and dB rise with them.
+    it ends with is the best of all indices as far as bytes and dB rise with them. whole: the picture without loss, the
+    best of all if it is small enough, and for a target in dB what a smaller file has to beat.
     """
+    if whole is not None and target.psnr_db is None and target.met(whole):
+        return whole, 1, 0
+    trial, trials, searches = _reach(target, attempt, verify, search)
+    return target.best([trial] if whole is None else [trial, whole]), trials + (whole is not None), searches
+
+
+def _reach(target: Target, attempt: Attempt, verify: bool, search: Search | None) -> tuple[Trial, int, int]:
     plain = {} if search is None else {"effort": 0}
     index, heights = _bisect(target, lambda at: attempt(at, False, **plain))
     if search is None:

@@ -24,7 +24,7 @@ refused). CRC-32 is that of zlib and PNG (polynomial 0xEDB88320).
 Section kinds are written numbers and append-only: a number is never reused, not even of a kind that is given up. ::
 
     kind  name        may repeat  contents
-    0x01  stream      yes         entropy-coded words; at least one; their order is that of the file
+    0x01  stream      yes         what the backend wrote, entropy-coded; at least one; their order is that of the file
     0x02  parameters  no          settings private to the backend
     0x03  alpha       no          lossless alpha plane (`images.pack_alpha`)
     0x81  icc         no          ICC profile

@@ -12,7 +12,7 @@ import struct
 import numpy as np
 
 from latcodec.errors import FormatError
-from latcodec.images_lossless import load, pack_pixels, webp_size
+from latcodec.images_lossless import can_pack, load, pack_pixels, webp_size
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
@@ -28,7 +28,9 @@ def pack_alpha(alpha: np.ndarray) -> bytes:
 
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(alpha)).save(file, "PNG", optimize=True)
-    packed = [file.getvalue(), pack_pixels(alpha[:, :, None].repeat(3, 2), quality=100)]
+    packed = [file.getvalue()]
+    if can_pack(alpha):
+        packed.append(pack_pixels(alpha[:, :, None].repeat(3, 2), quality=100))
     return min(filter(None, packed), key=len)
 
 

@@ -1,8 +1,8 @@
 """Pixels without loss as sections of the container: what the alpha plane and pictures that cost least so share.
 
 Pixels are a simple lossless WebP, uint8. The decoder reads size and depth from the header itself and calls a library
-only if they are the picture's: a section cannot ask for more memory than the picture. Source: WebP lossless bitstream
-(RFC 9649) 3.4.
+only if they are the picture's: a section cannot ask for more than the picture takes, some 20 bytes a pixel. Source:
+WebP lossless bitstream (RFC 9649) 3.4.
 """
 
 import io
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from latcodec.errors import FormatError
+from latcodec.errors import FormatError, ImageError
 
 WEBP_LONGEST_SIDE_PX = 16383
 _PILLOW_LIMIT = threading.RLock()  # Image.MAX_IMAGE_PIXELS is global; it is changed only while a picture is read
@@ -36,16 +36,26 @@ def pillow_limit(max_pixels: int) -> Iterator[None]:
 def pack_pixels(pixels: np.ndarray, quality: int) -> bytes | None:
     """Bytes of pixels, uint8 [H, W, 3], as lossless WebP, for quality, 0 ... 100, of libwebp's effort.
 
-    None for what no WebP holds, 16 bits or a side over 16,383 px, and where Pillow was built without it.
+    None for what no WebP holds, 16 bits or a side over 16,383 px, and where libwebp is missing or cannot do it.
     """
-    from PIL import Image, features
+    from PIL import Image
 
-    if pixels.dtype != np.uint8 or max(pixels.shape) > WEBP_LONGEST_SIDE_PX or not features.check("webp"):
+    if not can_pack(pixels):
         return None
     file = io.BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.save(file, "WEBP", lossless=True, quality=quality, method=4, exact=True)
+    try:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image.save(file, "WEBP", lossless=True, quality=quality, method=4, exact=True)
+    except (ValueError, OSError, MemoryError):  # libwebp found no memory
+        return None
     return file.getvalue()
+
+
+def can_pack(pixels: np.ndarray) -> bool:
+    """Whether a lossless WebP holds pixels, [H, W] or [H, W, 3], and can be written here."""
+    from PIL import features
+
+    return pixels.dtype == np.uint8 and max(pixels.shape) <= WEBP_LONGEST_SIDE_PX and features.check("webp")
 
 
 def unpack_pixels(data: bytes, width: int, height: int) -> np.ndarray:
@@ -73,10 +83,13 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
 def load(data: bytes, kind: str, size: tuple[int, int], section: str) -> np.ndarray:
     """What Pillow reads of a PNG or WebP, `kind`, whose header says `size`, (width, height), px.
 
-    section: its name, for a person. Raises FormatError if it is damaged, or of more frames than one.
+    section: its name, for a person. Raises FormatError if it is damaged, or of more frames than one; ImageError where
+    Pillow cannot read such files, MemoryError.
     """
-    from PIL import Image
+    from PIL import Image, features
 
+    if kind == "WEBP" and not features.check("webp"):
+        raise ImageError(f"{section}: a lossless WebP, which this Pillow was built without; install one that reads it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -85,7 +98,7 @@ def load(data: bytes, kind: str, size: tuple[int, int], section: str) -> np.ndar
                     raise FormatError(f"{section}: two sizes or frames in one section; the file is damaged")
                 image.load()
                 return np.array(image)
-    except FormatError:
+    except (FormatError, MemoryError):
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly every built-in error
         raise FormatError(f"{section}: damaged {kind}: {' '.join(str(error).split())[:200]}") from error

@@ -147,12 +147,13 @@ def main() -> None:
 def against(ours: list[tuple[float, float]], theirs: list[list[tuple[float, float]]]) -> str:
     """Bits at equal PSNR against the best of some curves, where the codec's points lie between the ends of one.
 
-    A picture without loss counts as no better than the best of the curves, whose bits are for less than it shows.
+    A picture without loss counts as no better than the best that a curve with loss reaches, at the bits of that.
     """
     relative = []
     for bits, db in ours:
         there = [np.array(sorted(one, key=lambda p: p[1])).T for one in theirs]
-        at = min(db, max(dbs[-1] for _, dbs in there)) if np.isinf(db) else db
+        best = max((dbs[-1] for _, dbs in there if dbs[-1] < np.inf), default=0.0)
+        at = best if np.isinf(db) else db
         reached = [np.interp(at, dbs, np.log(bpp)) for bpp, dbs in there if dbs[0] <= at <= dbs[-1] < np.inf]
         if reached:
             relative.append(bits / np.exp(min(reached)) - 1)

@@ -43,7 +43,10 @@ def pictures() -> dict[str, tuple[Picture, float, str]]:
             f"context-{name}": (*whole[name], "hyperprior-context")
             for name in ("rgb-middle", "rgb-high", "gray", "rgb-16", "dot")
         },
-        "context-drawn": (Picture(drawn, False), 1.5, "hyperprior-context"),  # latents of a lower rate beside details
+        # Latents of a lower rate beside details; without loss, colour and gray.
+        "context-drawn": (Picture(drawn, False), 1.5, "hyperprior-context:lossless=no"),
+        "context-lossless": (Picture(drawn, False, ramp), 1.5, "hyperprior-context"),
+        "context-lossless-gray": (Picture(np.repeat(drawn[..., :1], 3, 2), True), 1.5, "hyperprior-context"),
         "nc-vae": (whole["rgb-middle"][0], 2.0, "nc-vae"),
         "nc-vae-high": (whole["rgb-high"][0], 0.12, "nc-vae"),
         "pln-rejection": (whole["rgb-middle"][0], 8.0, "pln:sampler=rejection"),

@@ -360,10 +360,18 @@ def test_published_curves_are_compared_with():
     assert entries[0]["bd_rate_percent"] == pytest.approx(-50, abs=1)
 
 
-def test_the_mean_of_an_infinite_psnr_is_not_a_number_less():
+def test_pictures_without_loss_count_as_well_as_eight_bits_can_tell():
     rows = made_up("new", "codec", HALF)
+    first = [row for row in rows if row.value == rows[0].value]
     rows[0] = dataclasses.replace(rows[0], psnr_db=None)
-    assert bench_results.means(rows)[0]["psnr_db"] is None
+    mean = bench_results.means(rows)[0]
+    # A picture rounded to 8 bits is off by 1/12 in the mean square.
+    others = sum(row.psnr_db for row in first[1:])
+    assert mean["psnr_db"] == pytest.approx((others - 10 * math.log10(1 / 12 / 255**2)) / len(first))
+    assert mean["without_loss"] == 1 and bench_results.means(rows)[1]["without_loss"] == 0
+    table = bench_results.means(rows + made_up("old", "anchor", 1.0))
+    (entry, *_), said = bench_results.differences(table, {}), "1 files without loss count as 58.9 dB"
+    assert entry["note"] == said
 
 
 def test_the_record_is_strict_json_in_order(subjects):

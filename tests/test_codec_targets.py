@@ -146,3 +146,31 @@ def test_equal_pictures_have_no_end_of_dB(make):
     codec = make(lambda effort, index: (0.05, math.inf))
     trial, *_ = reach(Target(psnr_db=32.0), codec, True, Search(9))
     assert trial.psnr_db >= 32
+
+
+def whole_of(size: int) -> Trial:
+    return Trial(255, bytes(size), "whole", math.inf)
+
+
+def test_a_picture_without_loss_is_the_best_that_is_small_enough(make):
+    codec = make()
+    assert reach(Target(limit_bytes=5000), codec, True, None, whole_of(5000)) == (whole_of(5000), 1, 0)
+    assert not codec.calls
+    trial, trials, _ = reach(Target(limit_bytes=5000), codec, True, None, whole_of(5001))
+    assert trial.coded != "whole" and trials == len(codec.calls) and len(trial.data) > 4900
+
+
+@pytest.mark.parametrize("search", [None, Search(3)])
+@pytest.mark.parametrize("target", [28.0, 33.0, 37.0, 90.0])
+def test_for_a_quality_it_is_taken_if_nothing_that_good_is_smaller(make, target, search):
+    codec = make()
+    alone = reach(Target(psnr_db=target), make(), True, search)[0]
+    trial = reach(Target(psnr_db=target), codec, True, search, whole_of(3000))[0]
+    wanted = target == 90.0 or len(alone.data) > 3000
+    assert (trial.coded == "whole") == wanted and (wanted or trial == alone)
+
+
+def test_of_misses_the_smallest_is_taken(make):
+    for size in (700, 1100):
+        trial = reach(Target(limit_bytes=600), make(), True, None, whole_of(size))[0]
+        assert len(trial.data) == min(size, 1000)

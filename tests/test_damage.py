@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from skimage import data
 
 from latcodec import cli, codec, container
+from latcodec.backends import WITHOUT_LOSS
 from latcodec.codec import EncodeSettings, decode_picture, encode_picture
 from latcodec.errors import DriftError, FormatError, LatcodecError, VersionError
-from latcodec.images import Picture
+from latcodec.images import Picture, pack_pixels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,6 +51,16 @@ def noise() -> bytes:
     pixels = np.random.default_rng(1).integers(0, 256, (16, 24, 3), np.uint8)
     whole = encode_picture(Picture(pixels, False), EncodeSettings(lmbda=1.5, device="cpu")).data
     assert container.unpack(whole).parameters is not None
+    return whole
+
+
+@pytest.fixture(scope="module")
+def drawn() -> bytes:
+    """A file without loss."""
+    pixels = np.full((24, 40, 3), 255, np.uint8)
+    pixels[3:20:5, 4:36] = (200, 30, 40)
+    whole = encode_picture(Picture(pixels, False), EncodeSettings(lmbda=1.5, device="cpu")).data
+    assert container.unpack(whole).parameters == WITHOUT_LOSS
     return whole
 
 
@@ -136,7 +147,7 @@ def test_other_files(content):
 # With the checksum repaired, so that they reach what is behind it.
 
 
-@pytest.mark.parametrize("name", ["small", "noise"])
+@pytest.mark.parametrize("name", ["small", "noise", "drawn"])
 def test_every_flipped_bit_behind_the_checksum(name, request):
     """The picture comes out only if the bit says nothing of the latents: flags, depth, size within the same cells."""
     whole = request.getfixturevalue(name)
@@ -158,8 +169,8 @@ def test_every_truncation_behind_the_checksum(small):
             decode_picture(repaired(small[:length]), device="cpu")
 
 
-def test_random_mutations_behind_the_checksum(small, noise):
-    files = [small, noise, file_of(24, 40, 5, everything=True), file_of(17, 9, 0.5, everything=True, depth=16)]
+def test_random_mutations_behind_the_checksum(small, noise, drawn):
+    files = [small, noise, drawn, file_of(24, 40, 5, everything=True), file_of(17, 9, 0.5, everything=True, depth=16)]
     outcomes = hammer(files, 1000, 1, 10**6)
     assert {"FormatError", "VersionError", "WeightsError", "DriftError"} <= outcomes.keys()
     assert outcomes.get("decoded", 0) < 200
@@ -217,6 +228,13 @@ print(peak_bytes())
 """
 
 
+def white_of(side: int) -> bytes:
+    """A lossless stream of a few bytes that says it is white, side x side px; its own length is right for 64 x 64."""
+    stream = bytearray(pack_pixels(np.full((64, 64, 3), 255, np.uint8), 75))
+    stream[21:25] = (side - 1 | side - 1 << 14).to_bytes(4, "little")
+    return bytes(stream)
+
+
 @pytest.mark.parametrize(
     "size, more",
     [
@@ -227,8 +245,9 @@ print(peak_bytes())
         ((2**14, 2**14), {"streams": (bytes(400_000),)}),
         ((2**14, 2**14), {"rate_index": 255, "parameters": b"\0"}),
         ((2**14, 2**14), {"rate_index": 255, "parameters": b"\0", "streams": (bytes(400_000),)}),
+        ((16383, 16383), {"parameters": WITHOUT_LOSS, "streams": (white_of(16383),)}),
     ],
-    ids=["square", "tall", "wide", "constant alpha", "stream of zeros", "base", "base and zeros"],
+    ids=["square", "tall", "wide", "constant alpha", "stream of zeros", "base", "base and zeros", "white without loss"],
 )
 def test_a_small_file_cannot_take_much_memory(small, size, more):
     code = PEAK.format(root=str(HERE.parent), here=str(HERE))

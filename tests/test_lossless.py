@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
 
 from latcodec import backends, codec, container, images
 from latcodec.backends import choice, lossless, search
 from latcodec.backends import hyperprior_context as backend
 from latcodec.codec_settings import EncodeSettings
-from latcodec.errors import DriftError, FormatError
+from latcodec.errors import DriftError, FormatError, ImageError
 from latcodec.images import Picture
 
 BACKEND = backends.by_name("hyperprior-context")
@@ -34,6 +34,12 @@ def photograph() -> np.ndarray:
     from skimage.data import astronaut
 
     return np.ascontiguousarray(astronaut()[100:196, 150:310])
+
+
+@pytest.fixture(scope="module")
+def poster(photograph) -> np.ndarray:
+    """A picture of eight colours: at low rates it costs less with loss."""
+    return np.array(Image.fromarray(photograph[:48, :64]).quantize(8, dither=Image.Dither.NONE).convert("RGB"))
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +65,10 @@ def test_pixels_come_back(size, quality):
     assert images.pack_pixels(strided, quality) == stream
 
 
-def test_what_no_stream_holds(page, monkeypatch):
+def test_what_no_stream_holds(page):
     assert images.pack_pixels(page.astype(np.uint16), 75) is None
     assert images.pack_pixels(np.zeros((1, 16384, 3), np.uint8), 75) is None
     assert lossless.pack(page.astype(np.uint16), 0, True) is None
-    from PIL import features
-
-    monkeypatch.setattr(features, "check", lambda name: name != "webp")
-    assert images.pack_pixels(page, 75) is None
 
 
 @given(st.data())
@@ -163,20 +165,36 @@ def test_tables_are_not_fitted_to_them(model, page):
     assert len(symbols) == len(rows) == 0
 
 
-def test_targets_are_met_without_loss(page):
-    whole = len(file_of(page, lmbda=1.0))
-    encoded = codec.encode_picture(Picture(page, False), EncodeSettings(psnr=60.0))
-    assert not encoded.missed and len(encoded.data) <= whole and encoded.psnr_db == np.inf
-    encoded = codec.encode_picture(Picture(page, False), EncodeSettings(size_bytes=whole))
-    assert not encoded.missed and is_lossless(encoded.data)
+def test_sizes_are_met_with_loss_or_without(poster):
+    whole = len(file_of(poster, lmbda=0.1))
+    lossy = EncodeSettings(codec="hyperprior-context:lossless=false", size_bytes=whole - 1)
+    assert is_lossless(file_of(poster, lmbda=0.1))
+    for limit, loss in ((whole, False), (whole - 1, True)):
+        encoded = codec.encode_picture(Picture(poster, False), EncodeSettings(size_bytes=limit))
+        assert not encoded.missed and is_lossless(encoded.data) != loss and len(encoded.data) <= limit
+    assert encoded.data == codec.encode_picture(Picture(poster, False), lossy).data
+
+
+def test_where_no_size_is_small_enough_the_smallest_is_told(page):
+    encoded = codec.encode_picture(Picture(page, False), EncodeSettings(size_bytes=100))
+    assert encoded.missed and is_lossless(encoded.data)  # 576 bytes; with loss 1,242 at lambda 20
+
+
+def test_it_can_be_left_out(page):
+    data = file_of(page, lmbda=1.0, codec="hyperprior-context:lossless=no")
+    assert not is_lossless(data) and not np.array_equal(codec.decode(data), page)
 
 
 def test_verify_notices_another_picture(model, page, monkeypatch):
-    monkeypatch.setattr(lossless, "unpack_pixels", lambda *_: page[::-1])
-    with pytest.raises(DriftError, match="without|lossless"):
-        backend.encode(model, page, backend.Options(128))
-    monkeypatch.undo()
-    backend.encode(model, page, backend.Options(128, verify=False))
+    def broken(*_):
+        raise FormatError("stream")
+
+    for unpacked in (lambda *_: page[::-1], broken):
+        monkeypatch.setattr(lossless, "unpack_pixels", unpacked)
+        with pytest.raises(DriftError, match="lossless stream just written"):
+            backend.encode(model, page, backend.Options(128))
+        unchecked = backend.encode(model, page, backend.Options(128, verify=False))
+        assert unchecked.parameters == lossless.PARAMETERS
 
 
 def test_what_the_header_says_is_held_against_the_stream(page):
@@ -189,9 +207,55 @@ def test_what_the_header_says_is_held_against_the_stream(page):
         ({"streams": (payload.streams[0][:-9],)}, FormatError, "stream"),
         ({"streams": payload.streams * 2}, FormatError, "2 streams"),
         ({"parameters": bytes((0, 2))}, FormatError, "parameters"),
+        ({"width": 1600, "height": 9600}, FormatError, "cannot hold 1600 x 9600"),
     ):
         with pytest.raises(error, match=text):
             codec.decode_picture(container.pack(replace(payload, **changed)))
+
+
+def test_gray_is_held_against_the_stream(photograph):
+    stream = lossless.pack(photograph, 0, True)
+    payload = container.Payload(
+        5, b"abcd", 128, 160, 96, False, 8, lossless.crc(photograph), (stream,), parameters=lossless.PARAMETERS
+    )
+    assert np.array_equal(codec.decode_picture(container.pack(payload)).pixels, photograph)  # whatever the weights are
+    with pytest.raises(FormatError, match="gray"):
+        codec.decode_picture(container.pack(replace(payload, gray=True)))
+
+
+def test_large_flat_pictures_are_no_smaller_than_they_may_ask_for():
+    image = np.full((1200, 900, 3), 7, np.uint8)
+    stream = lossless.pack(image, 0, True)
+    assert len(stream) == 264 and stream.endswith(bytes(100))  # 1200 * 900 / 4096
+    payload = container.Payload(
+        5, b"abcd", 128, 900, 1200, False, 8, lossless.crc(image), (stream,), parameters=lossless.PARAMETERS
+    )
+    assert np.array_equal(codec.decode_picture(container.pack(payload)).pixels, image)
+    with pytest.raises(FormatError, match="cannot hold"):
+        codec.decode_picture(container.pack(replace(payload, streams=(stream.rstrip(b"\0"),))))
+
+
+def test_where_libwebp_is_missing_or_fails(page, monkeypatch):
+    stream = images.pack_pixels(page, 75)
+    with monkeypatch.context() as patched:
+        patched.setattr(features, "check", lambda name: name != "webp")
+        assert images.pack_pixels(page, 75) is None
+        with pytest.raises(ImageError, match="built without"):
+            images.unpack_pixels(stream, 160, 96)
+
+    def none_left(*_, **__):
+        raise ValueError("encoding error 1: Out of memory")
+
+    monkeypatch.setattr(Image.Image, "save", none_left)
+    assert images.pack_pixels(page, 75) is None
+    assert not is_lossless(file_of(page, lmbda=1.0))
+
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", no_memory)
+    with pytest.raises(MemoryError):
+        images.unpack_pixels(stream, 160, 96)
 
 
 def test_only_files_without_loss_say_so(page, photograph):

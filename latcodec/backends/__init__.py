@@ -22,6 +22,11 @@ class Backend:
     module: str
     without_loss: bytes | None = None
 
+    def is_lossless(self, parameters: bytes | None) -> bool:
+        """Whether a file of this backend with these parameters holds a picture without loss, for which no weights are
+        needed."""
+        return self.without_loss is not None and parameters == self.without_loss
+
     def load(self) -> ModuleType:
         """Import the backend's module, and with it torch."""
         from importlib import import_module

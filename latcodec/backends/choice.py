@@ -24,12 +24,12 @@ CLEARLY = 0.5  # of the price with loss, below which no loss is best without a l
 def cheapest(
     model: Model, latents: Latents, options: search.Options, code: Callable, shown: Callable, without_loss: Callable
 ):
-    """The Coded of least price, see `search.price`.
+    """The Coded of least price, see `search.price`, of those that are tried.
 
     code(rate) -> Coded of latents at a rate; shown(model, coded, rate index, size, gray, depth): what a decoder shows;
-    without_loss(picture, options) -> Coded, or None where there can be none.
+    without_loss(picture, options) -> Coded, or None where there is no point in it.
     """
-    index, image = options.rate_index, latents.image
+    start, index, image = time.perf_counter(), options.rate_index, latents.image
     if image is None:
         return code(model.rate(index))
     drawn, usual, others = bases.drawn(image), None, set()
@@ -37,8 +37,7 @@ def cheapest(
         usual = bases.usual(index, drawn, partial(busy, model, latents))
     first = model.rate(index, None if usual is None else bytes((usual,)))
     best = code(first)
-    start = time.perf_counter()
-    whole = without_loss(image, options) if drawn else None
+    whole = without_loss(image, options)
     if model.details is not None:
         bits_a_pixel = 8 * len(best.streams[0]) / image[..., 0].size
         some = bases.worth_trying(index, drawn, bits_a_pixel, bool(options.effort))
@@ -51,7 +50,7 @@ def cheapest(
         return search.price(coded, decoded, image, index)
 
     least = price(best)
-    if whole is not None and (cost := price(whole)) < least:
+    if whole is not None and (cost := search.price(whole, image, image, index)) < least:
         others = set() if cost < CLEARLY * least else others
         best, least = whole, cost
     for rate in sorted(others, key=astuple):
@@ -59,7 +58,8 @@ def cheapest(
         if (cost := price(coded)) < least:
             best, least = coded, cost
         del coded  # or two are held beside the next one
-    return replace(best, seconds=best.seconds | {"choice": time.perf_counter() - start})
+    seconds = time.perf_counter() - start - sum(best.seconds.values())  # of choosing, and of those that lost
+    return replace(best, seconds=best.seconds | {"choice": seconds})
 
 
 @torch.inference_mode()

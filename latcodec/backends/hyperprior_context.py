@@ -34,7 +34,7 @@ from latcodec.backends.common import (
     to_image,
     to_tensor,
 )
-from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, Options, analyse, functions_of_rate, soft
+from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, analyse, functions_of_rate, soft
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.backends.hyperprior_context_model import (
@@ -60,6 +60,13 @@ REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks g
 SHORTEST_SEARCH_S = 0.01
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
            "sigmas", "stored_config", "synthesise"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options(search.Options):
+    """lossless: whether what looks drawn may be kept without loss, where that costs less."""
+
+    lossless: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
     start, error_bits = time.perf_counter(), model.step_error_bits()
     plain = partial(_code, model, latents, options, error_bits)
-    first = choice.cheapest(model, latents, options, plain, shown, _without_loss)
+    first = choice.cheapest(model, latents, options, plain, shown, without_loss)
     if first.parameters == lossless.PARAMETERS:
         return first
     rate = model.rate(options.rate_index, first.parameters)
@@ -106,14 +113,17 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     return replace(coded, replay=None)
 
 
-def _without_loss(image: np.ndarray, options: Options) -> Coded | None:
-    """A picture as a stream without loss, if it can be."""
-    stream, none = lossless.pack(image, options.effort, options.verify), np.zeros(0, np.int32)
-    if stream is None:
+def without_loss(image: np.ndarray, options: Options) -> Coded | None:
+    """A picture as a stream without loss; None where it does not look as if that could cost less, or cannot be."""
+    if not (options.lossless and bases.drawn(image)):
         return None
-    return Coded((stream,), lossless.crc(image), 8.0 * len(stream), none, none, none.astype(np.uint16), {},
-                 lossless.PARAMETERS, {"lossless": True}, none, none.astype(np.uint16), none,
-                 none.astype(np.uint16))  # fmt: skip
+    if (stream := lossless.pack(image, options.effort, options.verify)) is None:
+        return None
+    symbols, rows = np.zeros(0, np.int32), np.zeros(0, np.uint16)
+    return Coded(
+        (stream,), lossless.crc(image), 8.0 * len(stream), symbols, symbols, rows, parameters=lossless.PARAMETERS,
+        details={"lossless": True}, z_symbols=symbols, z_rows=rows, detail_symbols=symbols, detail_rows=rows,
+    )  # fmt: skip
 
 
 @torch.inference_mode()
@@ -238,8 +248,8 @@ def synthesise(
     return to_image(x, size, gray, depth)
 
 
-def decode(model: Model, payload: Payload) -> np.ndarray:
-    """Decode to an image, uint8 or uint16 [H, W, 3].
+def decode(model: Model | None, payload: Payload) -> np.ndarray:
+    """Decode to an image, uint8 or uint16 [H, W, 3]; a file without loss needs no model.
 
     Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
     codec writes, or parameters that say nothing.
