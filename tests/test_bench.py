@@ -369,7 +369,7 @@ def test_pictures_without_loss_count_as_well_as_eight_bits_can_tell():
     others = sum(row.psnr_db for row in first[1:])
     assert mean["psnr_db"] == pytest.approx((others - 10 * math.log10(1 / 12 / 255**2)) / len(first))
     assert mean["without_loss"] == 1 and bench_results.means(rows)[1]["without_loss"] == 0
-    table = bench_results.means(rows + made_up("old", "anchor", 1.0))
+    table = bench_results.means(rows + made_up("old", "anchor", CURVE))
     (entry, *_), said = bench_results.differences(table, {}), "1 files without loss count as 58.9 dB"
     assert entry["note"] == said
 
