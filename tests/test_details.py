@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from skimage import data
 
-from latcodec.backends import bases, choice, search
+from latcodec.backends import bases, choice, pricing, search
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends.common import crc_of, every_rate, some_rates
@@ -19,7 +20,7 @@ from latcodec.coding import Encoder
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet
-from latcodec.models.details import BLOCK, GROUPS, LARGEST, Details, bases_below, cosine_basis, groups_of
+from latcodec.models.details import BLOCK, GROUPS, LARGEST, NEARER, Details, bases_below, cosine_basis, groups_of, near
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
 from latcodec.models.layers import GDN, Residual, logistic_bits, round_straight_through
 from latcodec.models.steps import STEPS
@@ -209,7 +210,7 @@ def test_details_begin_at_one_rate_and_the_base_ends_there(network, model, photo
     for name, value in rate.items():
         varies = not torch.equal(value[1], value[2])
         constant = ("details.bias", "details.sent")  # the bias starts at 0
-        assert varies == (name.startswith("details.") and name not in constant), name
+        assert varies == (name.startswith(("details.", "lift")) and name not in constant), name
     assert rate["details.sent"].flatten().tolist() == [0, 1, 1]
 
 
@@ -256,6 +257,47 @@ def test_any_part_of_them_decodes(model, photograph, monkeypatch, sixteenths, sh
     assert coded.detail_symbols.shape == (4 * sixteenths, 10, 12) and coded.detail_rows.size == 480 * sixteenths
     decoded = backend.decode(model, payload(coded, 230, image))
     assert np.array_equal(decoded, backend.shown(model, coded, 230, (70, 90), False, 8))
+
+
+def test_sparse_symbols_stand_for_what_is_nearer_to_zero():
+    symbols = torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.0], requires_grad=True)
+    shown = near(symbols, 0.15)
+    assert shown.tolist() == pytest.approx([-2.95, -0.85, 0, 0.85, 1.95])
+    shown.sum().backward()
+    assert symbols.grad.tolist() == [1.0] * 5
+    by = [Details(64, 24, 8, 3).at_rate(torch.tensor([t]), torch.tensor([0.0]))["details.nearer"].item()
+          for t in (0.2, 190 / 255, 1.0)]  # fmt: skip
+    assert by == pytest.approx([NEARER, NEARER, 0.0])
+
+
+@pytest.mark.parametrize("index", [150, 200, 255])
+def test_an_encoder_knows_what_symbols_stand_for(network, model, photograph, x, monkeypatch, index, one_base):
+    """No other size of any one detail would cost less, and the picture is what they stand for."""
+    taken, round_by_price = [], pricing.round_by_price
+
+    def spy(residual, rows, tables, weight, *more):
+        symbols = round_by_price(residual, rows, tables, weight, *more)
+        taken.extend([(residual, rows, symbols, weight)] if more else [])
+        return symbols
+
+    monkeypatch.setattr(pricing, "round_by_price", spy)
+    coded = backend.encode(model, photograph, backend.Options(index))
+    rate = model.at_rate(model.rate(index))
+    by = rate["details.nearer"].item()
+    residual, rows, symbols = (np.concatenate([one[part] for one in taken]) for part in range(3))
+    assert np.array_equal(symbols, coded.detail_symbols.ravel()) and symbols.any()
+
+    def costs(symbols):
+        error = residual - near(torch.from_numpy(symbols).float(), by).numpy()
+        return pricing.symbol_bits(symbols, rows, model.tables) + taken[0][3] * np.square(error)
+
+    assert (costs(symbols) <= costs(symbols - np.sign(symbols)) + 1e-4).all()
+    sent = len(coded.detail_symbols)
+    base = backend._base(model, coded.symbols, coded.means, coded.rows, model.rate(index), (192, 192))
+    u_hat = near(torch.from_numpy(coded.detail_symbols)[None].float(), by) / rate["details.log_gain"].exp()
+    expected = base + network.details.synthesis(F.pad(u_hat, (0, 0, 0, 0, 0, 64 - sent)))
+    expected = (expected[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(backend.shown(model, coded, index, (192, 192), False, 8) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("extreme", [-(2**31), 2**31 - 1])

@@ -15,7 +15,8 @@ from latcodec.backends.hyperprior_context_model import ROWS, Z_ROW, there
 from latcodec.container import Payload
 from latcodec.errors import DriftError, WeightsError
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
-from latcodec.models.steps import STEPS, coding_order, in_steps
+from latcodec.models.layers import MOST_LIFT, fade, lifted, lifts
+from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps
 from latcodec.train.settings import choose_trained
 from latcodec.train.start import start_from_klt
 from latcodec.train.tables import logistic_tables
@@ -152,9 +153,42 @@ def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, 
     assert torch.equal(*results)
 
 
+def test_symbols_of_size_one_are_lifted_where_they_are_rare():
+    symbols = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0], requires_grad=True)
+    shown = lifted(symbols, torch.full((5,), 0.5), torch.tensor(0.03))
+    assert shown.tolist() == pytest.approx([-2, -1.12, 0, 1.12, 3])  # .03 / .25
+    shown.sum().backward()
+    assert symbols.grad.tolist() == [1.0] * 5
+    halfway = lifted(torch.tensor([0.5, 1.5]), torch.ones(2), torch.tensor(0.03))
+    assert halfway.tolist() == pytest.approx([0.515, 1.515])
+    assert lifts(torch.tensor([0.08, 1.0]), torch.tensor(0.03)).tolist() == pytest.approx([MOST_LIFT, 0.03])
+    places = fade(torch.tensor([0.0, 190 / 255, 222.5 / 255, 1.0]))
+    assert places.tolist() == pytest.approx([1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize("index", [0, 100, 230])
+def test_pictures_show_symbols_as_the_float_network_does(network, model, photograph, index):
+    """Of the same integers: latents lifted by the spread of their rows, as far as those tell it."""
+    coded = backend.encode(model, photograph, backend.Options(index))
+    shown = backend.shown(model, coded, index, (192, 192), False, 8)
+    rate = model.at_rate(model.rate(index))
+    inside = np.concatenate(there((12, 12), model.order))
+    assert inside.all()
+    sigma = torch.from_numpy(backend.sigmas()[coded.rows]).float().view(coded.symbols.shape)
+    symbols = torch.from_numpy(coded.symbols).float()
+    latents = lifted(symbols, sigma, rate["lift"][0]) + torch.from_numpy(coded.means) / 2**6
+    y = from_steps([latents[None]], network.inverse_order) * rate["y_log_inverse_gain"].exp()
+    with torch.no_grad():
+        x_hat = model.network.synthesis(y, rate)
+    expected = (x_hat[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(shown - expected).max() <= 1
+    plain = replace(coded, rows=np.full_like(coded.rows, SCALE_ROWS - 1))  # so wide that nothing is lifted
+    assert (backend.shown(model, plain, index, (192, 192), False, 8) != shown).any()
+
+
 @pytest.mark.parametrize("bits", [-1.0, float("nan"), float("inf")])
 def test_a_price_of_errors_that_makes_no_sense_is_refused(bits):
-    for name in ("step_error_bits", "z_step_error_bits"):
+    for name in ("step_error_bits", "z_step_error_bits", "lift"):
         with pytest.raises(ValueError, match=f"^{name}"):
             ContextHyperprior(replace(NARROW, **{name: bits}))
 

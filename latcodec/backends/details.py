@@ -23,7 +23,7 @@ from latcodec.backends.hyper import SCALE_ROWS, leaky_relu, rows_of
 from latcodec.coding_tables import Tables
 from latcodec.errors import FormatError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, Run, quantise, run
-from latcodec.models.details import BLOCK, DEAD_ZONE, LARGEST, PER_LATENT, SHARES, SIGMA_MIN, groups_of
+from latcodec.models.details import BLOCK, DEAD_ZONE, LARGEST, PER_LATENT, SHARES, SIGMA_MIN, groups_of, near
 from latcodec.models.layers import interpolate_knots
 
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
@@ -173,6 +173,10 @@ def chooser(
     weight = float(search.error_weight(rate_index) * step.square())
     sixteenths = _worth_sending(u, weight)
     groups, prices = u.cpu().split(details.sizes), _prices(tables)
+    by = float(rate["details.nearer"])
+
+    def stand_for(symbols: np.ndarray) -> np.ndarray:
+        return near(torch.from_numpy(symbols).float(), by).numpy()
 
     def shift(k: int, rows: np.ndarray) -> np.ndarray:
         wanted = groups[k].numpy().ravel()[: rows.size].reshape(rows.shape)
@@ -182,7 +186,7 @@ def chooser(
         of_channels = rows.reshape(-1, u.shape[1] * u.shape[2])
         wanted = groups[k].flatten(1).numpy()[: len(of_channels)]
         one_by_one = zip(wanted, of_channels, strict=True)  # all at once takes much memory
-        return np.concatenate([pricing.round_by_price(*one, tables, weight) for one in one_by_one])
+        return np.concatenate([pricing.round_by_price(*one, tables, weight, stand_for, by) for one in one_by_one])
 
     return sixteenths, shift, take
 
@@ -222,7 +226,7 @@ def picture(details: nn.Module, rate: dict[str, Tensor], symbols: np.ndarray, ba
     for top in _tops(base.shape[2]):
         some = torch.from_numpy(symbols[None, :, top // BLOCK : top // BLOCK + BAND]).to(base.device)
         if some.any():
-            base[:, :, top : top + BAND * BLOCK] += details.synthesis(some.float() * step)
+            base[:, :, top : top + BAND * BLOCK] += details.synthesis(near(some.float(), rate["details.nearer"]) * step)
     return base
 
 

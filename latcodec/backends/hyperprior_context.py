@@ -53,6 +53,7 @@ from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.integer_net import Replay, Run, quantise, run
 from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
+from latcodec.models.layers import lifts
 from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
 
@@ -156,11 +157,11 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
     take_z = taker(latents.z, "z_log_gain", model.z_order, model.z_step_error_bits(error_bits))
     take_y = taker(latents.y, "y_log_gain", model.order, error_bits)
 
-    def begin_details(symbols: np.ndarray, means: np.ndarray) -> tuple[int, details.Shift, details.Take]:
+    def begin_details(*y: np.ndarray) -> tuple[int, details.Shift, details.Take]:
         sixteenths, shift, choose = 0, None, None
         if latents.image is not None:
             residual = to_tensor(latents.image, model.device)
-            residual -= _base(model, symbols, means, rate, latents.image.shape[:2])
+            residual -= _base(model, *y, rate, latents.image.shape[:2])
             if options.gray:
                 residual[:] = residual.mean(1, keepdim=True)
             sixteenths, shift, choose = details.chooser(
@@ -188,7 +189,8 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
     if coded.parameters == lossless.PARAMETERS:
         return lossless.unpack_pixels(coded.streams[0], size[1], size[0])
     rate = model.rate(rate_index, coded.parameters)
-    return synthesise(model, coded.symbols, coded.means, coded.detail_symbols, rate, size, gray, depth)
+    y = coded.symbols, coded.means, coded.rows
+    return synthesise(model, y, coded.detail_symbols, rate, size, gray, depth)
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
@@ -215,7 +217,7 @@ def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, i
         symbols[there] = decoder.get(rows)
         return symbols
 
-    def begin_details(symbols: np.ndarray, means: np.ndarray) -> tuple[int, details.Shift, details.Take]:
+    def begin_details(*y: np.ndarray) -> tuple[int, details.Shift, details.Take]:
         sixteenths = details.count_of(decoder.get(details.counted(0)[1]))
         shifts = lambda group, rows: decoder.get(details.shift_rows(len(rows)))  # noqa: E731
         return sixteenths, shifts, lambda group, rows: decoder.get(rows)
@@ -225,11 +227,16 @@ def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, i
     return walked
 
 
-def _base(model: Model, symbols: np.ndarray, means: np.ndarray, rate: Rate, size: tuple[int, int]) -> torch.Tensor:
-    """Integers of y, int32 [4 C, h2, w2] both, to a picture without details, float32 [1, 3, 16 h, 16 w]."""
-    functions = model.at_rate(rate)
-    y = torch.from_numpy(symbols).to(model.device).float() + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
-    shape, _ = latent_shapes(size[1], size[0])
+def _base(
+    model: Model, symbols: np.ndarray, means: np.ndarray, rows: np.ndarray, rate: Rate, size: tuple[int, int]
+) -> torch.Tensor:
+    """Integers of y, as in `Walked`, to a picture without details, float32 [1, 3, 16 h, 16 w]; see `layers.lifted`."""
+    functions, (shape, _) = model.at_rate(rate), latent_shapes(size[1], size[0])
+    y = symbols.astype(np.float32)
+    inside = np.concatenate(there(shape, model.order))
+    lift = lifts(torch.from_numpy(sigmas_of_latents()).float(), functions["lift"].cpu().flatten()).numpy()
+    y[inside] += np.where(np.abs(symbols[inside]) == 1, y[inside], 0) * lift[rows]
+    y = torch.from_numpy(y).to(model.device) + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
     y = from_steps([y[None]], model.network.inverse_order)[:, :, : shape[0], : shape[1]]
     y = (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
     synthesis = partial(model.network.synthesis, rate=functions, autocast=model.autocast)
@@ -238,11 +245,12 @@ def _base(model: Model, symbols: np.ndarray, means: np.ndarray, rate: Rate, size
 
 @torch.inference_mode()
 def synthesise(
-    model: Model, symbols: np.ndarray, means: np.ndarray, detail_symbols: np.ndarray, rate: Rate,
+    model: Model, y: tuple[np.ndarray, np.ndarray, np.ndarray], detail_symbols: np.ndarray, rate: Rate,
     size: tuple[int, int], gray: bool, depth: int,
 ) -> np.ndarray:  # fmt: skip
-    """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
-    x = _base(model, symbols, means, rate, size)
+    """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; y: its symbols, means and rows;
+    size is (height, width)."""
+    x = _base(model, *y, rate, size)
     if len(detail_symbols):
         x = details.picture(model.network.details, model.at_rate(rate), detail_symbols, x.contiguous())
     return to_image(x, size, gray, depth)
@@ -262,9 +270,8 @@ def decode(model: Model | None, payload: Payload) -> np.ndarray:
     must_hold(payload, model.least_bits_of_z(rate, z_shape))
     walked = integers_of(lambda: decode_integers(model, payload.streams[0], rate, shape), payload, _crc)
     size = (payload.height, payload.width)
-    return synthesise(
-        model, walked.symbols, walked.means, walked.detail_symbols, rate, size, payload.gray, payload.depth
-    )
+    y = walked.symbols, walked.means, walked.rows
+    return synthesise(model, y, walked.detail_symbols, rate, size, payload.gray, payload.depth)
 
 
 def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:

@@ -180,7 +180,7 @@ class Model(HyperModel):
 
         take(step, means, rows, there) gives the symbols of a step, int32 [C, h2, w2]: means int32 of that shape, rows
         uint16 of the coded ones, `there` the mask of those; take_z the same of z. Law 1: integers only.
-        begin_details(symbols of y, means of y) gives `sixteenths`, `shift` and `take` of
+        begin_details(symbols of y, means of y, rows of y) gives `sixteenths`, `shift` and `take` of
         `details.IntegerDetails.walk`. run(network, x) evaluates an integer network.
         """
         z, hyper = self._walk_z(rate, shape, take_z, run)
@@ -210,7 +210,7 @@ class Model(HyperModel):
         if not rate.details:
             return Walked(*z, *y, *details.none(shape))
         y_hat = _from_steps(seen, self.inverse_order, shape)
-        return Walked(*z, *y, *self.details.walk(y_hat, start, rate.index, rate.base, *begin_details(*y[:2]), run))
+        return Walked(*z, *y, *self.details.walk(y_hat, start, rate.index, rate.base, *begin_details(*y), run))
 
     def _walk_z(
         self, rate: Rate, shape: tuple[int, int], take: Take, run: Run

@@ -1,5 +1,7 @@
 """What symbols cost by their tables, and the rounding that weighs it against error: of encoders only."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,18 +12,22 @@ from latcodec.coding_tables import Tables
 LARGEST_PRICED = 63  # size of a symbol up to which the search knows the tables' prices
 
 
-def round_by_price(residual: np.ndarray, rows: np.ndarray, tables: Tables, error_bits: float) -> np.ndarray:
+def round_by_price(
+    residual: np.ndarray, rows: np.ndarray, tables: Tables, error_bits: float,
+    shown: Callable[[np.ndarray], np.ndarray] = lambda symbols: symbols, reach: float = 0.0,
+) -> np.ndarray:  # fmt: skip
     """Nearest integers, int32, but one nearer to 0 where its table makes it cheaper than the error it adds.
 
-    residual: float32 [n]; rows: uint16 [n]; error_bits: bits that a squared error of 1 counts as. Source:
-    rate-distortion optimised quantisation as video encoders do it. In training: `layers.rounded_by_price`.
+    residual: float32 [n]; rows: uint16 [n]; error_bits: bits that a squared error of 1 counts as; shown: what symbols,
+    int32, stand for, if not themselves: then up to `reach` nearer to 0. Source: rate-distortion optimised quantisation
+    as video encoders do it. In training: `layers.rounded_by_price`.
     """
-    nearest = np.rint(residual).astype(np.int32)
+    nearest = np.rint(residual + reach * np.sign(residual) if reach else residual).astype(np.int32)
     places = np.flatnonzero(nearest)
     near, away = nearest[places], residual[places]
     inner = near - np.sign(near)
     saved = symbol_bits(near, rows[places], tables) - symbol_bits(inner, rows[places], tables)
-    added = error_bits * (np.square(away - inner) - np.square(away - near))
+    added = error_bits * (np.square(away - shown(inner)) - np.square(away - shown(near)))
     nearest[places] = np.where(saved > added, inner, near)
     return nearest
 

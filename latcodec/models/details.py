@@ -6,7 +6,7 @@ and where a picture is unlike photographs.
     group k = 0..3 of the channels      l_k = C_k leaky(f + D_k log2(1 + |u_hat_0..k-1|))   D: 3x3, C: 1x1
     log sigma = c + l_k                 in units of the quantiser's step; the mean is 0
     u_hat = round(shrink(g(t) u))       p(u_hat) = L(0, sigma) * U; shrink: towards 0 by DEAD_ZONE
-    x_hat = x_base + T (u_hat / g(t))
+    x_hat = x_base + T (near(u_hat) / g(t))     near: what symbols stand for, a little nearer to 0 where they are rare
 
 c and r are each a function of the rate t and one of the rate of the latents beside, piecewise linear as in
 `hyperprior_context.py`; so is the logarithm of g, of t alone, which is not trained: straight-through gradients do not
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latcodec.models.layers import conv, distortion_weights, interpolate_knots, leaky, lower_bound
+from latcodec.models.layers import conv, distortion_weights, fade, interpolate_knots, leaky, lower_bound
 
 BLOCK = 8  # px
 PER_LATENT = 2  # blocks along a side of the 16 px that a latent stands for
@@ -33,6 +33,7 @@ SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 DEAD_ZONE = 0.15  # about what rounding by rate and distortion does, which the encoder has in its place
 COARSER = 1.6  # the steps at t = 0 beside those that are best where details are dense, at t = 1; less in between
 HIGHEST_BASE, LOWER = 0.74, 0.8  # of t: bases no higher are taken; how far below, as a share, they may be
+NEARER, OF_LARGER = 0.18, 1 / 3  # see `near`; by trial
 LARGEST = 15  # size of a symbol as the networks see it
 RATE_FUNCTIONS = ("log_gain", "scale_offset", "bias")
 BASE_FUNCTIONS = ("scale_offset", "bias")  # of the rate of the latents besides
@@ -43,6 +44,17 @@ def bases_below(t: Tensor, until: float) -> Tensor:
     anywhere below it, or a little above `until`."""
     anywhere = t.clamp_max(HIGHEST_BASE) * (1 - LOWER * torch.rand_like(t))
     return torch.where(torch.rand_like(t) < 0.5, t.clamp_max(until), anywhere)
+
+
+def near(symbols: Tensor, by: Tensor | float) -> Tensor:
+    """What symbols, float32, stand for, in steps: those of size 1 by `by` nearer to 0, larger ones by OF_LARGER of it.
+
+    Where steps are coarse values are sparse, and more of them lie below 1 than above. The gradient is that of symbols.
+    """
+    with torch.no_grad():
+        size = symbols.abs()
+        less = torch.where(size > 1.5, OF_LARGER, 1.0) * (size > 0.5) * symbols.sign() * by
+    return symbols - less
 
 
 def groups_of(channels: int) -> list[int]:
@@ -100,6 +112,7 @@ class Details(nn.Module):
         values = {name: interpolate_knots(getattr(self, name), t) for name in RATE_FUNCTIONS}
         for name in BASE_FUNCTIONS:
             values[name] = values[name] + interpolate_knots(getattr(self, f"base_{name}"), base)
+        values["nearer"] = NEARER * fade(t)[:, None]
         return {f"details.{name}": value for name, value in values.items()}
 
     def analysis(self, residual: Tensor) -> Tensor:
@@ -133,4 +146,4 @@ class Details(nn.Module):
             parts.append(quantise(scaled[k]))
             before.append((1 + parts[-1].abs().clamp_max(LARGEST)).log2())
             prices.append((scaled[k], parts[-1], sigma))
-        return torch.cat(parts, 1) / gain, prices
+        return near(torch.cat(parts, 1), rate["details.nearer"]) / gain, prices

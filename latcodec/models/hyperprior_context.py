@@ -15,7 +15,7 @@ Lee 2019, "Variable rate deep image compression with a conditional autoencoder".
     m_k, l_k = (m, l)_k + C_k(r(A_k(e(t) y_hat_0..k-1) + B_k (m, l)_k))      r: leaky ReLU
     mu_k = b(t) m_k, log sigma_k = c(t) + l_k      in units of the quantiser's step
     y_hat_k = round(g(t) y_k - mu_k) + mu_k        p(y_hat_k) = L(mu_k, sigma_k) * U, Eq. 11 of Balle et al. 2018
-    x_base = g_s(i(t) y_hat, t)                    synthesis: h <- (1 + p(t)) h + q(t) after its first convolutions
+    x_base = g_s(i(t) lift(y_hat), t)              synthesis: h <- (1 + p(t)) h + q(t) after its first convolutions
     x_hat = x_base + details                       see `details.py`; without any, x_base
 
 Of each 2x2 square of latents, of y as of z, a step codes every position once, in another quarter of the channels each,
@@ -24,10 +24,10 @@ on, its own channel's neighbours. A_k and E_k are 3x3 convolutions, B_k, C_k and
 then this is the hyperprior without context, whose weights training can start from (`train/start_context.py`). t in
 0..1 is the rate index / 255; a, b, c, e, g, i, n, p, q, v are piecewise linear in t, per channel (a, b, e, g, i in the
 log domain), so that the networks see the same domain at every rate. Beside details, t is that of the latents, which
-may be lower than the file's. L is the logistic distribution of that mean and
-standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are. Round takes
-the integer next to the nearest, towards 0, where the bits it saves are worth more than its error:
-`layers.rounded_by_price`.
+may be lower than the file's. L is the logistic distribution of that mean and standard deviation: heavier in the tail
+than the papers' Gaussian, as the residuals are. Round takes the integer next to the nearest, towards 0, where the bits
+it saves are worth more than its error: `layers.rounded_by_price`; lift moves y_hat away from mu where it is one step
+from it, less at the highest rates: `layers.lifted`.
 """
 
 import math
@@ -45,8 +45,10 @@ from latcodec.models.layers import (
     deconv,
     deconv_at_rate,
     distortion_weights,
+    fade,
     interpolate_knots,
     leaky,
+    lifted,
     logistic_bits,
     lower_bound,
     round_straight_through,
@@ -141,11 +143,12 @@ class ContextHyperprior(nn.Module):
             sent = t > self.config.details_from / MAX_INDEX - NEAR if base is None else t >= 0
             base = t.clamp_max(self.config.latents_until / MAX_INDEX) if base is None else base
             of_details = self.details.at_rate(t, base) | {"details.sent": sent.float()[:, None]}
+        lift = {"lift": self.config.lift * fade(t)[:, None]}
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
         for name in STAGE_FUNCTIONS:
             functions |= {f"{name}.{n}": knots for n, knots in enumerate(getattr(self, name))}
         values = {name: interpolate_knots(knots, t if base is None else base) for name, knots in functions.items()}
-        return {name: value[:, :, None, None] for name, value in (values | of_details).items()}
+        return {name: value[:, :, None, None] for name, value in (values | lift | of_details).items()}
 
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
         """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
@@ -197,7 +200,7 @@ class ContextHyperprior(nn.Module):
         mean_gain, offset, context_gain = (
             of_steps(rate[name], self.order) for name in ("mean_log_gain", "scale_offset", "context_log_gain")
         )
-        seen, parts, prices = [], [], [price_of_z]
+        seen, parts, shown, prices = [], [], [], [price_of_z]
         for step in range(STEPS):
             parameters = torch.cat([first[0][step], first[1][step]], 1)
             if step:
@@ -212,11 +215,12 @@ class ContextHyperprior(nn.Module):
                 quantised = rounded_by_price(residual, quantised, sigma, self.config.step_error_bits)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
             parts.append(quantised + mu)
+            shown.append(lifted(quantised, sigma, rate["lift"]) + mu)
             seen.append(parts[-1] * context_gain[step].exp())
-        y_hat = from_steps(parts, self.inverse_order)[:, :, :height, :width]
-        if not y_steps[0].requires_grad:
-            y_hat = y_hat.detach()  # straight through, means cancel: there is no other gradient in it
-        x_hat = self.synthesis(y_hat * rate["y_log_inverse_gain"].exp(), rate, autocast)
+        y_hat, y_shown = (from_steps(one, self.inverse_order)[:, :, :height, :width] for one in (parts, shown))
+        if not y_steps[0].requires_grad:  # straight through, means cancel: there is no other gradient in it
+            y_hat, y_shown = y_hat.detach(), y_shown.detach()
+        x_hat = self.synthesis(y_shown * rate["y_log_inverse_gain"].exp(), rate, autocast)
         if self.details is not None and x is not None:
             u = self.details.analysis(x - x_hat) * rate["details.sent"]
             context, first = y_hat * rate["context_log_gain"].exp(), hyper[:, :, :height, :width]
