@@ -14,7 +14,6 @@ LIKELIHOOD_VARIANCE = 0.001
 MAX_INDEX = 255
 # That a squared error of one step counts as in rounding by rate and distortion, where the weights do not say.
 STEP_ERROR_BITS = 60.0
-LIFT = 0.03  # see models/layers.py, `lifted`; by trial, at every rate
 Z_STEP_ERROR_BITS = 24.0  # the same of hyper-latents, whose error costs bits of latents: by trial, at every rate
 
 

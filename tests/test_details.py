@@ -20,9 +20,10 @@ from latcodec.coding import Encoder
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet
-from latcodec.models.details import BLOCK, GROUPS, LARGEST, NEARER, Details, bases_below, cosine_basis, groups_of, near
+from latcodec.models.details import BLOCK, GROUPS, LARGEST, Details, bases_below, cosine_basis, groups_of
 from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
 from latcodec.models.layers import GDN, Residual, logistic_bits, round_straight_through
+from latcodec.models.reconstruction import near
 from latcodec.models.steps import STEPS
 from latcodec.train import start_details, widen
 from latcodec.train.checkpoint import initialise
@@ -259,20 +260,19 @@ def test_any_part_of_them_decodes(model, photograph, monkeypatch, sixteenths, sh
     assert np.array_equal(decoded, backend.shown(model, coded, 230, (70, 90), False, 8))
 
 
-def test_sparse_symbols_stand_for_what_is_nearer_to_zero():
+def test_sparse_symbols_stand_for_what_is_nearer_to_zero(network):
     symbols = torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.0], requires_grad=True)
     shown = near(symbols, 0.15)
     assert shown.tolist() == pytest.approx([-2.95, -0.85, 0, 0.85, 1.95])
     shown.sum().backward()
     assert symbols.grad.tolist() == [1.0] * 5
-    by = [Details(64, 24, 8, 3).at_rate(torch.tensor([t]), torch.tensor([0.0]))["details.nearer"].item()
-          for t in (0.2, 190 / 255, 1.0)]  # fmt: skip
-    assert by == pytest.approx([NEARER, NEARER, 0.0])
+    by = network.at_rate(torch.tensor([0.2, 190 / 255, 1.0]))["details.nearer"].flatten()
+    assert by.tolist() == pytest.approx([network.config.nearer] * 2 + [0.0])
 
 
 @pytest.mark.parametrize("index", [150, 200, 255])
 def test_an_encoder_knows_what_symbols_stand_for(network, model, photograph, x, monkeypatch, index, one_base):
-    """No other size of any one detail would cost less, and the picture is what they stand for."""
+    """No smaller size of any one detail would cost less, hardly a larger one; the picture is what they stand for."""
     taken, round_by_price = [], pricing.round_by_price
 
     def spy(residual, rows, tables, weight, *more):
@@ -292,6 +292,8 @@ def test_an_encoder_knows_what_symbols_stand_for(network, model, photograph, x, 
         return pricing.symbol_bits(symbols, rows, model.tables) + taken[0][3] * np.square(error)
 
     assert (costs(symbols) <= costs(symbols - np.sign(symbols)) + 1e-4).all()
+    outwards = symbols + np.where(symbols == 0, np.sign(residual), np.sign(symbols)).astype(np.int32)
+    assert (costs(symbols) <= costs(outwards) + 1e-4).mean() > 0.99
     sent = len(coded.detail_symbols)
     base = backend._base(model, coded.symbols, coded.means, coded.rows, model.rate(index), (192, 192))
     u_hat = near(torch.from_numpy(coded.detail_symbols)[None].float(), by) / rate["details.log_gain"].exp()

@@ -10,12 +10,13 @@ from skimage import data
 
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends import pricing
+from latcodec.backends.common import latent_shapes
 from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, rows_of, soft
 from latcodec.backends.hyperprior_context_model import ROWS, Z_ROW, there
 from latcodec.container import Payload
 from latcodec.errors import DriftError, WeightsError
-from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
-from latcodec.models.layers import MOST_LIFT, fade, lifted, lifts
+from latcodec.models.hyperprior_context import SIGMA_MIN, Config, ContextHyperprior, loss
+from latcodec.models.reconstruction import MOST_LIFT, fade, lifted, lifts
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps
 from latcodec.train.settings import choose_trained
 from latcodec.train.start import start_from_klt
@@ -166,29 +167,31 @@ def test_symbols_of_size_one_are_lifted_where_they_are_rare():
     assert places.tolist() == pytest.approx([1, 1, 0.5, 0])
 
 
-@pytest.mark.parametrize("index", [0, 100, 230])
-def test_pictures_show_symbols_as_the_float_network_does(network, model, photograph, index):
+@pytest.mark.parametrize(("size", "index"), [((192, 192), 0), ((65, 40), 100), ((17, 31), 230)])
+def test_pictures_show_symbols_as_the_float_network_does(network, model, photograph, size, index):
     """Of the same integers: latents lifted by the spread of their rows, as far as those tell it."""
-    coded = backend.encode(model, photograph, backend.Options(index))
-    shown = backend.shown(model, coded, index, (192, 192), False, 8)
+    coded = backend.encode(model, np.ascontiguousarray(photograph[: size[0], : size[1]]), backend.Options(index))
+    shown = backend.shown(model, coded, index, size, False, 8)
     rate = model.at_rate(model.rate(index))
-    inside = np.concatenate(there((12, 12), model.order))
-    assert inside.all()
-    sigma = torch.from_numpy(backend.sigmas()[coded.rows]).float().view(coded.symbols.shape)
+    shape, _ = latent_shapes(size[1], size[0])
+    inside = np.concatenate(there(shape, model.order))
+    sigma = torch.full(coded.symbols.shape, SIGMA_MIN)
+    sigma[torch.from_numpy(inside)] = torch.from_numpy(backend.sigmas()[coded.rows]).float()
     symbols = torch.from_numpy(coded.symbols).float()
     latents = lifted(symbols, sigma, rate["lift"][0]) + torch.from_numpy(coded.means) / 2**6
-    y = from_steps([latents[None]], network.inverse_order) * rate["y_log_inverse_gain"].exp()
+    y = from_steps([latents[None]], network.inverse_order)[:, :, : shape[0], : shape[1]]
+    y = y * rate["y_log_inverse_gain"].exp()
     with torch.no_grad():
         x_hat = model.network.synthesis(y, rate)
-    expected = (x_hat[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    expected = (x_hat[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()[: size[0], : size[1]]
     assert np.abs(shown - expected).max() <= 1
     plain = replace(coded, rows=np.full_like(coded.rows, SCALE_ROWS - 1))  # so wide that nothing is lifted
-    assert (backend.shown(model, plain, index, (192, 192), False, 8) != shown).any()
+    assert size != (192, 192) or (backend.shown(model, plain, index, size, False, 8) != shown).any()
 
 
 @pytest.mark.parametrize("bits", [-1.0, float("nan"), float("inf")])
-def test_a_price_of_errors_that_makes_no_sense_is_refused(bits):
-    for name in ("step_error_bits", "z_step_error_bits", "lift"):
+def test_prices_and_amounts_that_make_no_sense_are_refused(bits):
+    for name in ("step_error_bits", "z_step_error_bits", "lift", "nearer"):
         with pytest.raises(ValueError, match=f"^{name}"):
             ContextHyperprior(replace(NARROW, **{name: bits}))
 

@@ -23,8 +23,9 @@ from latcodec.backends.hyper import SCALE_ROWS, leaky_relu, rows_of
 from latcodec.coding_tables import Tables
 from latcodec.errors import FormatError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, Run, quantise, run
-from latcodec.models.details import BLOCK, DEAD_ZONE, LARGEST, PER_LATENT, SHARES, SIGMA_MIN, groups_of, near
+from latcodec.models.details import BLOCK, DEAD_ZONE, LARGEST, PER_LATENT, SHARES, SIGMA_MIN, groups_of
 from latcodec.models.layers import interpolate_knots
+from latcodec.models.reconstruction import near
 
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
 BAND = 128  # rows of blocks that are transformed at once
@@ -186,7 +187,7 @@ def chooser(
         of_channels = rows.reshape(-1, u.shape[1] * u.shape[2])
         wanted = groups[k].flatten(1).numpy()[: len(of_channels)]
         one_by_one = zip(wanted, of_channels, strict=True)  # all at once takes much memory
-        return np.concatenate([pricing.round_by_price(*one, tables, weight, stand_for, by) for one in one_by_one])
+        return np.concatenate([pricing.round_by_price(*one, tables, weight, stand_for) for one in one_by_one])
 
     return sixteenths, shift, take
 

@@ -53,7 +53,7 @@ from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.integer_net import Replay, Run, quantise, run
 from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
-from latcodec.models.layers import lifts
+from latcodec.models.reconstruction import lifts
 from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
 
@@ -230,12 +230,13 @@ def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, i
 def _base(
     model: Model, symbols: np.ndarray, means: np.ndarray, rows: np.ndarray, rate: Rate, size: tuple[int, int]
 ) -> torch.Tensor:
-    """Integers of y, as in `Walked`, to a picture without details, float32 [1, 3, 16 h, 16 w]; see `layers.lifted`."""
+    """Integers of y, as in `Walked`, to a picture without details, float32 [1, 3, 16 h, 16 w]."""
     functions, (shape, _) = model.at_rate(rate), latent_shapes(size[1], size[0])
     y = symbols.astype(np.float32)
     inside = np.concatenate(there(shape, model.order))
     lift = lifts(torch.from_numpy(sigmas_of_latents()).float(), functions["lift"].cpu().flatten()).numpy()
-    y[inside] += np.where(np.abs(symbols[inside]) == 1, y[inside], 0) * lift[rows]
+    ones = np.abs(symbols) == 1
+    y[ones] *= 1 + lift[rows[ones[inside]]]
     y = torch.from_numpy(y).to(model.device) + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
     y = from_steps([y[None]], model.network.inverse_order)[:, :, : shape[0], : shape[1]]
     y = (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)

@@ -14,15 +14,15 @@ LARGEST_PRICED = 63  # size of a symbol up to which the search knows the tables'
 
 def round_by_price(
     residual: np.ndarray, rows: np.ndarray, tables: Tables, error_bits: float,
-    shown: Callable[[np.ndarray], np.ndarray] = lambda symbols: symbols, reach: float = 0.0,
+    shown: Callable[[np.ndarray], np.ndarray] = lambda symbols: symbols,
 ) -> np.ndarray:  # fmt: skip
     """Nearest integers, int32, but one nearer to 0 where its table makes it cheaper than the error it adds.
 
     residual: float32 [n]; rows: uint16 [n]; error_bits: bits that a squared error of 1 counts as; shown: what symbols,
-    int32, stand for, if not themselves: then up to `reach` nearer to 0. Source: rate-distortion optimised quantisation
-    as video encoders do it. In training: `layers.rounded_by_price`.
+    int32, stand for, if not themselves. Source: rate-distortion optimised quantisation as video encoders do it. In
+    training: `layers.rounded_by_price`, or for details a dead zone.
     """
-    nearest = np.rint(residual + reach * np.sign(residual) if reach else residual).astype(np.int32)
+    nearest = np.rint(residual).astype(np.int32)
     places = np.flatnonzero(nearest)
     near, away = nearest[places], residual[places]
     inner = near - np.sign(near)

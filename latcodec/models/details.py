@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latcodec.models.layers import conv, distortion_weights, fade, interpolate_knots, leaky, lower_bound
+from latcodec.models.layers import conv, distortion_weights, interpolate_knots, leaky, lower_bound
+from latcodec.models.reconstruction import near
 
 BLOCK = 8  # px
 PER_LATENT = 2  # blocks along a side of the 16 px that a latent stands for
@@ -33,7 +34,6 @@ SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 DEAD_ZONE = 0.15  # about what rounding by rate and distortion does, which the encoder has in its place
 COARSER = 1.6  # the steps at t = 0 beside those that are best where details are dense, at t = 1; less in between
 HIGHEST_BASE, LOWER = 0.74, 0.8  # of t: bases no higher are taken; how far below, as a share, they may be
-NEARER, OF_LARGER = 0.18, 1 / 3  # see `near`; by trial
 LARGEST = 15  # size of a symbol as the networks see it
 RATE_FUNCTIONS = ("log_gain", "scale_offset", "bias")
 BASE_FUNCTIONS = ("scale_offset", "bias")  # of the rate of the latents besides
@@ -44,17 +44,6 @@ def bases_below(t: Tensor, until: float) -> Tensor:
     anywhere below it, or a little above `until`."""
     anywhere = t.clamp_max(HIGHEST_BASE) * (1 - LOWER * torch.rand_like(t))
     return torch.where(torch.rand_like(t) < 0.5, t.clamp_max(until), anywhere)
-
-
-def near(symbols: Tensor, by: Tensor | float) -> Tensor:
-    """What symbols, float32, stand for, in steps: those of size 1 by `by` nearer to 0, larger ones by OF_LARGER of it.
-
-    Where steps are coarse values are sparse, and more of them lie below 1 than above. The gradient is that of symbols.
-    """
-    with torch.no_grad():
-        size = symbols.abs()
-        less = torch.where(size > 1.5, OF_LARGER, 1.0) * (size > 0.5) * symbols.sign() * by
-    return symbols - less
 
 
 def groups_of(channels: int) -> list[int]:
@@ -112,7 +101,6 @@ class Details(nn.Module):
         values = {name: interpolate_knots(getattr(self, name), t) for name in RATE_FUNCTIONS}
         for name in BASE_FUNCTIONS:
             values[name] = values[name] + interpolate_knots(getattr(self, f"base_{name}"), base)
-        values["nearer"] = NEARER * fade(t)[:, None]
         return {f"details.{name}": value for name, value in values.items()}
 
     def analysis(self, residual: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ log domain), so that the networks see the same domain at every rate. Beside deta
 may be lower than the file's. L is the logistic distribution of that mean and standard deviation: heavier in the tail
 than the papers' Gaussian, as the residuals are. Round takes the integer next to the nearest, towards 0, where the bits
 it saves are worth more than its error: `layers.rounded_by_price`; lift moves y_hat away from mu where it is one step
-from it, less at the highest rates: `layers.lifted`.
+from it, less at the highest rates of files: `reconstruction.lifted`.
 """
 
 import math
@@ -45,10 +45,8 @@ from latcodec.models.layers import (
     deconv,
     deconv_at_rate,
     distortion_weights,
-    fade,
     interpolate_knots,
     leaky,
-    lifted,
     logistic_bits,
     lower_bound,
     round_straight_through,
@@ -56,6 +54,7 @@ from latcodec.models.layers import (
     scaled,
     to_pixels,
 )
+from latcodec.models.reconstruction import fade, lifted
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
 from latcodec.rates import MAX_INDEX
 
@@ -143,12 +142,12 @@ class ContextHyperprior(nn.Module):
             sent = t > self.config.details_from / MAX_INDEX - NEAR if base is None else t >= 0
             base = t.clamp_max(self.config.latents_until / MAX_INDEX) if base is None else base
             of_details = self.details.at_rate(t, base) | {"details.sent": sent.float()[:, None]}
-        lift = {"lift": self.config.lift * fade(t)[:, None]}
+        shown = {"lift": self.config.lift * fade(t)[:, None], "details.nearer": self.config.nearer * fade(t)[:, None]}
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
         for name in STAGE_FUNCTIONS:
             functions |= {f"{name}.{n}": knots for n, knots in enumerate(getattr(self, name))}
         values = {name: interpolate_knots(knots, t if base is None else base) for name, knots in functions.items()}
-        return {name: value[:, :, None, None] for name, value in (values | lift | of_details).items()}
+        return {name: value[:, :, None, None] for name, value in (values | shown | of_details).items()}
 
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
         """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""

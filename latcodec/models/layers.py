@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, distortion_weight
 
-MOST_LIFT, FADES_FROM = 0.4, 190 / 255
 SMALLEST_SIZE = 0.003  # of a channel that GDN sees, of the range of a picture
 
 
@@ -174,30 +173,6 @@ def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, error_b
         added = error_bits * ((residual - inner).square() - (residual - quantised).square())
         toward_zero = torch.where(saved > added, quantised.sign(), 0.0)
     return quantised - toward_zero
-
-
-def fade(t: Tensor) -> Tensor:
-    """1 at rates t up to FADES_FROM, from there on less, 0 at t = 1; same shape."""
-    return ((1 - t) / (1 - FADES_FROM)).clamp(0, 1)
-
-
-def lifted(symbols: Tensor, sigma: Tensor, lift: Tensor) -> Tensor:
-    """What stands for symbols in the picture: those of size 1 are lift / sigma^2 larger, at most by MOST_LIFT.
-
-    symbols, sigma: float32 of one shape, in steps; lift: float32 [B, 1, 1, 1]. Between 0, 1 and 2, where a search may
-    be, the lift rises and falls in straight lines; its gradient is 0. Rounding by rate and distortion takes many a 1
-    away, the more the dearer they are, and with them energy that those which stay have to make up for: synthesis cannot
-    tell a 1 from a mean. By trial.
-    """
-    with torch.no_grad():
-        share = (1 - (symbols.abs() - 1).abs()).clamp_min(0)
-        added = share * symbols.sign() * lifts(sigma, lift)
-    return symbols + added
-
-
-def lifts(sigma: Tensor, lift: Tensor) -> Tensor:
-    """By how much symbols of size 1 are larger in the picture, float32, where their standard deviation is sigma."""
-    return (lift / sigma.square()).clamp_max(MOST_LIFT)
 
 
 def distortion_weights(t: Tensor) -> Tensor:
