@@ -48,7 +48,7 @@ SEARCHING = "hyperprior, nc-vae, hyperprior-context"
          "--max-seconds: effort 0 has no search that it could end; add --effort 1 or more"),
         ("-O max_seconds=5 -O effort=0",
          "option max_seconds: effort 0 has no search that it could end; add effort=1 or more"),
-        ("-O haste=5", "option 'haste' is unknown; there are: effort, max_seconds"),
+        ("-O haste=5", "option 'haste' is unknown; there are: effort, max_seconds, lossless"),
     ],
 )  # fmt: skip
 def test_an_option_that_does_nothing_is_refused(run, no_work, arguments, line):

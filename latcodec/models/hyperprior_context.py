@@ -186,9 +186,10 @@ class ContextHyperprior(nn.Module):
 
         quantise: residual -> symbols, or something softer. x: the picture [B, 3, 16 h, 16 w], whose details are sent
         too if this network has any; None: not. quantise_details: theirs, if another one. by_price: y and z, which
-        `quantise` rounds to the nearest, are then rounded by rate and distortion, as the encoder does. Returns x_hat
-        [B, 3, 16 h, 16 w] and, of z, of each step of y and of each group of details, (residual, quantised residual,
-        standard deviation of its logistic), all in steps. Where h or w is odd, residuals beyond y are 0.
+        `quantise` rounds to the nearest, are then rounded by rate and distortion, as the encoder does, and y is lifted;
+        a search that hears of the lift finds less. Returns x_hat [B, 3, 16 h, 16 w] and, of z, of each step of y and of
+        each group of details, (residual, quantised residual, standard deviation of its logistic), all in steps. Where h
+        or w is odd, residuals beyond y are 0.
         """
         height, width = y.shape[2:]
         z_hat, price_of_z = self.transmit_z(z, rate, quantise, by_price)
@@ -214,7 +215,7 @@ class ContextHyperprior(nn.Module):
                 quantised = rounded_by_price(residual, quantised, sigma, self.config.step_error_bits)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
             parts.append(quantised + mu)
-            shown.append(lifted(quantised, sigma, rate["lift"]) + mu)
+            shown.append((lifted(quantised, sigma, rate["lift"]) if by_price else quantised) + mu)
             seen.append(parts[-1] * context_gain[step].exp())
         y_hat, y_shown = (from_steps(one, self.inverse_order)[:, :, :height, :width] for one in (parts, shown))
         if not y_steps[0].requires_grad:  # straight through, means cancel: there is no other gradient in it
