@@ -142,7 +142,8 @@ class ContextHyperprior(nn.Module):
             sent = t > self.config.details_from / MAX_INDEX - NEAR if base is None else t >= 0
             base = t.clamp_max(self.config.latents_until / MAX_INDEX) if base is None else base
             of_details = self.details.at_rate(t, base) | {"details.sent": sent.float()[:, None]}
-        shown = {"lift": self.config.lift * fade(t)[:, None], "details.nearer": self.config.nearer * fade(t)[:, None]}
+        lift = self.config.lift if self.config.step_error_bits else 0.0  # of what is rounded by price
+        shown = {"lift": lift * fade(t)[:, None], "details.nearer": self.config.nearer * fade(t)[:, None]}
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
         for name in STAGE_FUNCTIONS:
             functions |= {f"{name}.{n}": knots for n, knots in enumerate(getattr(self, name))}
