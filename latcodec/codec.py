@@ -162,7 +162,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         whole = None
         if getattr(how, "lossless", False):  # bytes and dB would not rise with the index
             attempt = partial(attempt, lossless=False)
-            if (coded := module.without_loss(picture.pixels, how)) is not None:
+            if (coded := module.without_loss(picture.pixels, replace(how, verify=settings.verify))) is not None:
                 whole = tried(rates.MAX_INDEX, coded)
         trial, trials, searches = codec_targets.reach(target, attempt, settings.verify, search, whole)
         if search is not None and not searches:
@@ -212,8 +212,8 @@ def decode_picture(
     from latcodec.images import Picture, unpack_alpha
 
     with _within_memory(payload.width, payload.height):
-        lossless = backend.is_lossless(payload.parameters)
-        model = None if lossless else load_model(backend, payload.weights_id, weights, device)
+        needed = not backend.is_lossless(payload.parameters)
+        model = load_model(backend, payload.weights_id, weights, device) if needed else None
         pixels = backend.load().decode(model, payload, **({"ignore_checksum": True} if notes else {}))
         alpha = None  # after the pixels: a sound stream vouches for the size, a few bytes of alpha do not
         if payload.alpha is not None:

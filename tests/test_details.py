@@ -272,7 +272,8 @@ def test_sparse_symbols_stand_for_what_is_nearer_to_zero(network):
 
 @pytest.mark.parametrize("index", [150, 200, 255])
 def test_an_encoder_knows_what_symbols_stand_for(network, model, photograph, x, monkeypatch, index, one_base):
-    """No smaller size of any one detail would cost less, hardly a larger one; the picture is what they stand for."""
+    """No size next to that of any one detail would cost less, of those that are asked; the picture is what they stand
+    for."""
     taken, round_by_price = [], pricing.round_by_price
 
     def spy(residual, rows, tables, weight, *more):
@@ -293,7 +294,10 @@ def test_an_encoder_knows_what_symbols_stand_for(network, model, photograph, x, 
 
     assert (costs(symbols) <= costs(symbols - np.sign(symbols)) + 1e-4).all()
     outwards = symbols + np.where(symbols == 0, np.sign(residual), np.sign(symbols)).astype(np.int32)
-    assert (costs(symbols) <= costs(outwards) + 1e-4).mean() > 0.99
+    # What is more than half a step from the next size is not asked whether that, which stands for less, is nearer.
+    asked = np.abs(residual) - np.abs(symbols) < 0.5 - by
+    worse = costs(symbols) > costs(outwards) + 1e-4
+    assert not worse[asked].any() and asked.mean() > 0.8
     sent = len(coded.detail_symbols)
     base = backend._base(model, coded.symbols, coded.means, coded.rows, model.rate(index), (192, 192))
     u_hat = near(torch.from_numpy(coded.detail_symbols)[None].float(), by) / rate["details.log_gain"].exp()

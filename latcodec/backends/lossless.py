@@ -53,8 +53,8 @@ def unpack(payload: Payload) -> np.ndarray:
     if payload.depth != 8:
         raise FormatError(f"field flags: {payload.depth} bits, but the stream without loss has 8")
     must_hold(payload, 8 * payload.width * payload.height / PIXELS_A_BYTE)
-    found = unpack_pixels(payload.streams[0], payload.width, payload.height)
-    pixels = integers_of(lambda: found, payload, crc)
+    pixels = unpack_pixels(payload.streams[0], payload.width, payload.height)
+    integers_of(lambda: pixels, payload, crc)
     if payload.gray and (pixels != pixels[..., :1]).any():
         raise FormatError("field flags: gray, but the stream is of a picture with colours")
     return pixels
