@@ -101,7 +101,9 @@ def cli() -> None:
     "--max-seconds", type=click.FloatRange(0, min_open=True), callback=_finite,
     help="End the search of an --effort by then; with --bpp, --psnr or --size that of all its trials.",
 )  # fmt: skip
-@click.option("--lambda", "lmbda", type=click.FloatRange(0.1, 20), callback=_finite, help="Price of a bit; default 1.")
+@click.option(
+    "--lambda", "lmbda", type=click.FloatRange(0.1), callback=_finite, help="Price of a bit: 0.1 ... 20 or 41; 1."
+)
 @click.option("-q", "--quality", type=click.FloatRange(1, 100), callback=_finite, help="The same axis for people.")
 @click.option(
     "--bpp", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: at most so many bits per pixel."

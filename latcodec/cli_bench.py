@@ -36,7 +36,7 @@ from latcodec.errors import OptionError
     metavar="LIST",
     help="jpeg, jpeg-progressive, webp, avif, jpeg2000, jpegxl; all that run here, or none.",
 )
-@click.option("--lambdas", metavar="LIST", help="Of the codecs, 0.1 to 20, comma-separated.")
+@click.option("--lambdas", metavar="LIST", help="Of the codecs, 0.1 to 20, for some 41, comma-separated.")
 @click.option(
     "--rates", type=click.IntRange(1, 64), metavar="N", help="Settings of each codec and anchor; 8 otherwise."
 )

@@ -143,7 +143,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
 
     def tried(index: int, coded) -> codec_targets.Trial:
         said = {name: getattr(coded, name) for name in ("streams", "integers_crc", "parameters")}
-        data = container.pack(replace(frame, rate_index=index, **said))
+        data = container.pack(replace(frame, rate_index=max(index, 0), **said))
         return codec_targets.Trial(index, data, coded, psnr(data) if settings.psnr is not None else None)
 
     def psnr(data: bytes) -> float:
@@ -153,7 +153,11 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         return float(psnr_db(picture.pixels, decoded, 65535 if frame.depth == 16 else 255))
 
     target, trials, missed, notes = settings.target(width * height), 1, "", []
+    lowest_index = getattr(model, "lowest_index", 0)
     if target is None:
+        if settings.rate_index < lowest_index:
+            most = math.floor(rates.lambda_of_index(lowest_index))
+            raise OptionError(f"lambda {settings.lmbda:g}: with these weights it ends at {most}")
         trial = attempt(settings.rate_index, settings.verify)
     else:
         search = None
@@ -164,7 +168,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
             attempt = partial(attempt, lossless=False)
             if (coded := module.without_loss(picture.pixels, replace(how, verify=settings.verify))) is not None:
                 whole = tried(rates.MAX_INDEX, coded)
-        trial, trials, searches = codec_targets.reach(target, attempt, settings.verify, search, whole)
+        trial, trials, searches = codec_targets.reach(target, attempt, settings.verify, search, whole, lowest_index)
         if search is not None and not searches:
             notes.append("max_seconds was over before anything was searched: this is the file without effort")
         trials += searches
@@ -232,7 +236,8 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = F
     if damage and not ignore_checksum:
         raise FormatError(damage)
     backend = next((b for b in backends.BACKENDS if b.wire_id == payload.backend_id), None)
-    lmbda = rates.lambda_of_index(payload.rate_index)
+    rate_index = payload.rate_index if backend is None else backend.rate_index(payload.rate_index, payload.parameters)
+    lmbda = rates.lambda_of_index(rate_index)
     checksum = {"checksum": "does not match; what follows may be wrong", "damage": damage}
     return (checksum if damage else {"checksum": "ok"}) | {
         "format_version": container.VERSION,
@@ -244,9 +249,9 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = F
         "alpha": payload.alpha is not None,
         "depth": payload.depth,
         "lossless": backend is not None and backend.is_lossless(payload.parameters),
-        "rate_index": payload.rate_index,
+        "rate_index": rate_index,
         "lambda": round(lmbda, 4),
-        "quality": round(1 + 99 * payload.rate_index / rates.MAX_INDEX, 1),
+        "quality": round(max(0.0, 1 + 99 * rate_index / rates.MAX_INDEX), 1),
         "integers_crc": f"{payload.integers_crc:08x}",
         "bytes": len(data),
         "bpp": 8 * len(data) / (payload.width * payload.height),

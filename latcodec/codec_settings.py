@@ -13,7 +13,8 @@ DEFAULT_LAMBDA = 1.0
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How to encode. At most one of lmbda (0.1..20), quality (1..100), bpp, psnr (dB) and size_bytes; default lambda 1.
+    """How to encode. At most one of lmbda (0.1..20, 41 with some codecs), quality (1..100), bpp, psnr (dB) and
+    size_bytes; default lambda 1.
 
     codec: its name, with options if any: "name:key=value,key=value". device: auto, cpu or cuda. weights: a file or
     folder, None for the usual places. strip leaves ICC, EXIF, XMP out.
@@ -44,7 +45,12 @@ class EncodeSettings:
         if self.bpp is not None or self.psnr is not None or self.size_bytes is not None:
             return None
         lmbda = rates.lambda_of_quality(self.quality) if self.quality is not None else self.lmbda
-        return rates.index_of_lambda(DEFAULT_LAMBDA if lmbda is None else lmbda)
+        return rates.index_of_lambda(DEFAULT_LAMBDA if lmbda is None else lmbda, self.backend.lowest_index)
+
+    @property
+    def backend(self) -> backends.Backend:
+        """The row of the codec's table; raises OptionError."""
+        return backends.by_name(backends.split_name(self.codec)[0])
 
     def target(self, pixels: int) -> codec_targets.Target | None:
         """What bpp, psnr or size ask of a picture of so many pixels, None without one of them."""

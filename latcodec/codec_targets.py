@@ -73,47 +73,55 @@ class Target:
         """What rises with the index, about evenly: the logarithm of the bytes, or dB."""
         return math.log(len(trial.data)) if self.psnr_db is None else trial.psnr_db
 
-    def aim(self, trial: Trial, slope: float) -> int:
+    def aim(self, trial: Trial, slope: float, lowest_index: int) -> int:
         """The best index that should meet the target, after what a trial came to; slope: height an index."""
         wanted = math.log(self.limit_bytes) if self.psnr_db is None else self.psnr_db
-        place = min(max(trial.index + (wanted - self.height(trial)) / slope, 0.0), float(MAX_INDEX))
+        place = min(max(trial.index + (wanted - self.height(trial)) / slope, lowest_index), float(MAX_INDEX))
         return math.floor(place) if self.psnr_db is None else math.ceil(place)
 
 
 def reach(
-    target: Target, attempt: Attempt, verify: bool, search: Search | None = None, whole: Trial | None = None
+    target: Target,
+    attempt: Attempt,
+    verify: bool,
+    search: Search | None = None,
+    whole: Trial | None = None,
+    lowest_index: int = 0,
 ) -> tuple[Trial, int, int]:
     """The best file that meets the target, or the nearest miss; how many plain encodes it took, and how many searches.
 
     search: of a codec that searches for long; without, the bisection encodes with all that the options say, and what
     it ends with is the best of all indices as far as bytes and dB rise with them. whole: the picture without loss, the
-    best of all if it is small enough, and for a target in dB what a smaller file has to beat.
+    best of all if it is small enough, and for a target in dB what a smaller file has to beat. lowest_index: of
+    the weights.
     """
     if whole is not None and target.psnr_db is None and target.met(whole):
         return whole, 1, 0
-    trial, trials, searches = _reach(target, attempt, verify, search)
+    trial, trials, searches = _reach(target, attempt, verify, search, lowest_index)
     return target.best([trial] if whole is None else [trial, whole]), trials + (whole is not None), searches
 
 
-def _reach(target: Target, attempt: Attempt, verify: bool, search: Search | None) -> tuple[Trial, int, int]:
+def _reach(
+    target: Target, attempt: Attempt, verify: bool, search: Search | None, lowest_index: int
+) -> tuple[Trial, int, int]:
     plain = {} if search is None else {"effort": 0}
-    index, heights = _bisect(target, lambda at: attempt(at, False, **plain))
+    index, heights = _bisect(target, lambda at: attempt(at, False, **plain), lowest_index)
     if search is None:
         return attempt(index, verify), len(heights), 0
-    tried = _searched(target, attempt, verify, search, index, _slope(heights, index))
+    tried = _searched(target, attempt, verify, search, index, _slope(heights, index), lowest_index)
     searches = len(tried)
     if not any(map(target.met, tried)):
         tried.insert(0, attempt(index, verify, **plain))
     return target.best(tried), len(heights), searches
 
 
-def _bisect(target: Target, attempt: Callable[[int], Trial]) -> tuple[int, dict[int, float]]:
-    """The best index that meets the target, or the last resort, in at most 8 trials; the heights of those tried."""
+def _bisect(target: Target, attempt: Callable[[int], Trial], lowest_index: int) -> tuple[int, dict[int, float]]:
+    """The best index that meets the target, or the last resort, in at most 9 trials; the heights of those tried."""
     heights: dict[int, float] = {}
     if target.psnr_db is None:
-        low, high = 1, MAX_INDEX + 1  # the first index that is too large; index 0 is taken untried
+        low, high = lowest_index + 1, MAX_INDEX + 1  # the first index that is too large; the lowest is taken untried
     else:
-        low, high = 0, MAX_INDEX  # the first index that is good enough; the last one is taken untried
+        low, high = lowest_index, MAX_INDEX  # the first index that is good enough; the last one is taken untried
     while low < high:
         middle = (low + high) // 2
         trial = attempt(middle)
@@ -129,7 +137,9 @@ def _slope(heights: dict[int, float], index: int) -> float:
     return rise / (near[-1] - near[0]) if rise > 0 else 0.01
 
 
-def _searched(target: Target, attempt: Attempt, verify: bool, search: Search, index: int, slope: float) -> list[Trial]:
+def _searched(
+    target: Target, attempt: Attempt, verify: bool, search: Search, index: int, slope: float, lowest_index: int
+) -> list[Trial]:
     """Up to three encodes with better latents, from an index on; none if there is no time left."""
     tried: list[Trial] = []
     for number, share in enumerate(SHARES):
@@ -140,7 +150,7 @@ def _searched(target: Target, attempt: Attempt, verify: bool, search: Search, in
         seconds = 0.0 if left_s == math.inf else share * left_s
         trial = attempt(index, verify, effort=effort, max_seconds=seconds, span=SPANS[number])
         tried.append(trial)
-        index = target.aim(trial, slope)
+        index = target.aim(trial, slope, lowest_index)
         steps = abs(index - trial.index)
         if effort == search.effort and steps < (CLEAR_ROOM if target.met(trial) else 1):
             break

@@ -7,7 +7,7 @@ A file is a header, sections and a checksum, with nothing between or after them:
     4       1     format version   1
     5       1     backend id       the codec that made the streams; ids are append-only, their table is in `backends`
     6       1     flags            bit 0: gray; bit 1: 16 bits per sample instead of 8; bits 2..7: reserved, 0
-    7       1     rate index       0..255, the quantised log-lambda the model is conditioned on
+    7       1     rate index       0..255, the quantised log-lambda the model is conditioned on; parameters may go below
     8       4     weights id       first four bytes of the SHA-256 of the weights file
     12      4     integers CRC     CRC-32 of every integer the decoder derives
     16      1..5  width            varint, px, 1..2**31

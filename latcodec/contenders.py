@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LAMBDAS = (20.0, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)
 RATES = len(LAMBDAS)
+BELOW = 40.0  # the lambda at which codecs that go on below rate index 0 begin
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         for value in self.lambdas or ():
-            rates.index_of_lambda(value)  # raises OptionError out of 0.1 ... 20
+            rates.index_of_lambda(value, rates.LOWEST_INDEX)  # raises OptionError where no codec goes
 
     def values_of(self, contender: Contender) -> tuple[float, ...]:
         """The settings of one contender, from small files to large ones."""
         if isinstance(contender, Anchor):
             return spread(contender.values, self.rates, whole=contender.unit == "quality")
-        lambdas = self.lambdas or spread(LAMBDAS, self.rates, logarithmic=True)
+        known = (BELOW, *LAMBDAS) if rates.lambda_of_index(contender.lowest_index) >= BELOW else LAMBDAS
+        count = len(known) if self.rates == RATES else self.rates
+        lambdas = self.lambdas or spread(known, count, logarithmic=True)
         return tuple(sorted(set(lambdas), reverse=True))
 
 
@@ -50,6 +53,7 @@ class Learned:
     weights_sha256: str
     weights_file: str
     config: Settings
+    lowest_index: int = 0
     kind: str = "codec"
     last: codec.Encoded | None = field(default=None, repr=False)
 
@@ -95,7 +99,10 @@ def learned(name: str, settings: Settings) -> Learned:
     """The codec of `name` or `name:key=value,key=value`; raises OptionError or WeightsError if it cannot run."""
     codec.check_options(name, settings.device)
     found = weights.load(backends.split_name(name)[0], None, settings.weights)
-    return Learned(name, found.id.hex(), found.sha256, found.path.name, settings)
+    lowest = found.config.get("lowest_index", 0)
+    for value in settings.lambdas or ():
+        rates.index_of_lambda(value, lowest)
+    return Learned(name, found.id.hex(), found.sha256, found.path.name, settings, lowest)
 
 
 def spread(ladder: Sequence[float], count: int, *, logarithmic: bool = False, whole: bool = False) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 lambda is the price of a bit in J = D / (2 * 0.001) + lambda * R; the range is 0.1 (largest file) to 20 (smallest).
 The rate index 0..255 of the file is its quantised logarithm, rising with quality:
-lambda = 20 * (0.1 / 20) ** (index / 255).
+lambda = 20 * (0.1 / 20) ** (index / 255). Some codecs go on below 0, to larger lambdas and smaller files.
 """
 
 import math
@@ -12,20 +12,22 @@ from latcodec.errors import OptionError
 LAMBDA_MIN, LAMBDA_MAX = 0.1, 20.0
 LIKELIHOOD_VARIANCE = 0.001
 MAX_INDEX = 255
+LOWEST_INDEX, RATE_STEP = -35, 5  # of codecs that go on below index 0, lambda 20; between indices that weights hold
 # That a squared error of one step counts as in rounding by rate and distortion, where the weights do not say.
 STEP_ERROR_BITS = 60.0
 Z_STEP_ERROR_BITS = 24.0  # the same of hyper-latents, whose error costs bits of latents: by trial, at every rate
 
 
 def lambda_of_index(index: float) -> float:
-    """lambda of a rate index in 0..255."""
+    """lambda of a rate index in 0..255, or below."""
     return LAMBDA_MAX * (LAMBDA_MIN / LAMBDA_MAX) ** (index / MAX_INDEX)
 
 
-def index_of_lambda(lmbda: float) -> int:
-    """Nearest rate index, 0..255, of a lambda in 0.1..20; raises OptionError outside."""
-    if not LAMBDA_MIN <= lmbda <= LAMBDA_MAX:
-        raise OptionError(f"lambda {lmbda:g} is outside {LAMBDA_MIN:g} ... {LAMBDA_MAX:g}")
+def index_of_lambda(lmbda: float, lowest_index: int = 0) -> int:
+    """Nearest rate index, lowest_index..255, of a lambda in 0.1 to that of the lowest; raises OptionError outside."""
+    largest = math.floor(lambda_of_index(lowest_index))
+    if not LAMBDA_MIN <= lmbda <= largest:
+        raise OptionError(f"lambda {lmbda:g} is outside {LAMBDA_MIN:g} ... {largest}")
     return round(MAX_INDEX * math.log(lmbda / LAMBDA_MAX) / math.log(LAMBDA_MIN / LAMBDA_MAX))
 
 

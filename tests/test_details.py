@@ -697,3 +697,31 @@ def test_parameters_of_a_checkpoint_are_taken(network, tmp_path):
     taken, _ = initialise(other, "hyperprior-context", tmp_path / "a.pt", ("details.",))
     assert taken == sum(name.startswith("details.") for name in network.state_dict())
     assert torch.equal(other.details.from_first.weight, network.details.from_first.weight)
+
+
+def test_photographs_in_which_nothing_can_pay_are_looked_at_once(model, photograph, monkeypatch):
+    """A smooth one is coded without a look at what its latents leave, into the same bytes; a sharp one is looked at."""
+    from skimage.filters import gaussian
+
+    smooth = (255 * gaussian(photograph, 4, channel_axis=2)).astype(np.uint8)
+    sharp = np.random.default_rng(0).integers(0, 256, photograph.shape).astype(np.uint8)
+    looks, chooser = [], details_backend.chooser
+    monkeypatch.setattr(details_backend, "chooser", lambda *given: looks.append(1) or chooser(*given))
+    found = {}
+    for name, image in (("smooth", smooth), ("sharp", sharp)):
+        latents, rate = backend.analyse(model, image), model.rate(100)
+        assert rate.details and rate.base == 100
+        found[name] = backend._code(model, latents, backend.Options(100), 60.0, rate)
+    assert len(looks) == 1
+    assert found["smooth"].detail_symbols.size == 0 and found["sharp"].detail_symbols.any()
+    monkeypatch.setattr(details_backend, "hopeless", lambda *given: False)
+    again = backend._code(model, backend.analyse(model, smooth), backend.Options(100), 60.0, model.rate(100))
+    assert len(looks) == 2 and again.streams == found["smooth"].streams
+
+
+def test_beside_other_latents_and_in_drawings_details_are_always_looked_for(model, photograph, monkeypatch):
+    monkeypatch.setattr(details_backend, "hopeless", lambda *given: pytest.fail("asked"))
+    latents = backend.analyse(model, photograph)
+    backend._code(model, latents, backend.Options(200), 60.0, model.rate(200))  # latents end at 100
+    flat = np.full_like(photograph, 80)
+    backend._code(model, backend.analyse(model, flat), backend.Options(100), 60.0, model.rate(100))

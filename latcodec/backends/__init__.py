@@ -11,21 +11,29 @@ from dataclasses import dataclass, fields
 from types import ModuleType
 
 from latcodec.errors import OptionError, VersionError
+from latcodec.rates import LOWEST_INDEX
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A row of the table. without_loss: the parameters of its files that hold a picture without loss, if there are."""
+    """A row of the table. without_loss: the parameters of its files that hold a picture without loss, if there are.
+    lowest_index: the rate index of its smallest files."""
 
     wire_id: int
     name: str
     module: str
     without_loss: bytes | None = None
+    lowest_index: int = 0
 
     def is_lossless(self, parameters: bytes | None) -> bool:
         """Whether a file of this backend with these parameters holds a picture without loss, for which no weights are
         needed."""
         return self.without_loss is not None and parameters == self.without_loss
+
+    def rate_index(self, written: int, parameters: bytes | None) -> int:
+        """The rate index of a file, from that in its header and its parameters."""
+        below = self.lowest_index < 0 and parameters is not None and parameters[:1] == bytes((BELOW,))
+        return -parameters[1] if below and written == 0 and len(parameters) == 2 else written
 
     def load(self) -> ModuleType:
         """Import the backend's module, and with it torch."""
@@ -35,12 +43,13 @@ class Backend:
 
 
 WITHOUT_LOSS = bytes((0, 1))
+BELOW = 1  # the first of two bytes of parameters; the second: how far below 0 the rate index is, the header says 0
 BACKENDS = (
     Backend(1, "hyperprior", "latcodec.backends.hyperprior"),
     Backend(2, "vbq", "latcodec.backends.vbq"),
     Backend(3, "pln", "latcodec.backends.pln"),
     Backend(4, "nc-vae", "latcodec.backends.ncvae"),
-    Backend(5, "hyperprior-context", "latcodec.backends.hyperprior_context", WITHOUT_LOSS),
+    Backend(5, "hyperprior-context", "latcodec.backends.hyperprior_context", WITHOUT_LOSS, LOWEST_INDEX),
 )
 DEFAULT = "hyperprior-context"
 

@@ -18,9 +18,9 @@ from latcodec.errors import DriftError, FormatError, WeightsError
 from latcodec.integer_net import IntegerNet
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.models.layers import with_gamma
+from latcodec.rates import RATE_STEP
 
 RATES = 256
-RATE_STEP = 5  # divides 255
 
 
 def latent_shapes(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -140,11 +140,14 @@ def some_rates(table: np.ndarray) -> np.ndarray:
 
 
 def every_rate(table: np.ndarray) -> np.ndarray:
-    """int64 [256, C] from what a weights file holds: all rows, or some, between which lines are drawn in integers."""
+    """int64 [256, C] from what a weights file holds: all rows, or some, between which lines are drawn in integers.
+
+    Those of weights that go on below rate index 0 come first; then there are more than 256.
+    """
     table = table.astype(np.int64)
     if len(table) == RATES:
         return table
-    low, part = np.divmod(np.arange(RATES), RATE_STEP)
+    low, part = np.divmod(np.arange((len(table) - 1) * RATE_STEP + 1), RATE_STEP)
     low, part = np.minimum(low, len(table) - 1), part.reshape(-1, *[1] * (table.ndim - 1))
     high = np.minimum(low + 1, len(table) - 1)
     return (table[low] * (RATE_STEP - part) + table[high] * part + RATE_STEP // 2) // RATE_STEP

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latcodec.backends import pricing, search
@@ -40,6 +41,8 @@ SIZES = np.array(
 )
 SYMBOL_BITS, ZERO_BITS = 10.0, 0.02  # about what a detail costs that is not 0 where others are, and one that is
 SHIFT_BITS = 2.0  # about what a row more of shift costs
+# Of a photograph itself, the sixteenth that tells whether details can pay, and what each of it must save for that.
+TOLD_BY, HOPELESS_BITS = 7, 0.25
 Shift = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [sixteenths, n]) -> int32 [sixteenths]
 Take = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [n]) -> int32 [n]
 
@@ -209,14 +212,29 @@ def _best_shift(rows: np.ndarray, wanted: np.ndarray, prices: np.ndarray) -> int
     return int(shifts[bits.argmin()])
 
 
+def hopeless(details: nn.Module, rate: dict[str, Tensor], x: Tensor, rate_index: int) -> bool:
+    """Whether a photograph, float32 [1, 3, H, W], has so little in its middle frequencies that nothing of what its
+    latents leave will be worth sending: by trial, where they are of the rate of the file. Saves the look at what they
+    leave."""
+    step = float((-rate["details.log_gain"]).exp())
+    weight, some = float(search.error_weight(rate_index)) * step**2, details.channels // SIXTEENTHS
+    basis = details.basis[:, TOLD_BY * some : (TOLD_BY + 1) * some].T[:, :, None, None]
+    height, width = (side // BLOCK * BLOCK for side in x.shape[2:])
+    u = F.conv2d(F.pixel_unshuffle(x[:, :, :height, :width], BLOCK), basis) / step
+    return bool(_saved(u, weight).clamp_min(0).sum() < HOPELESS_BITS * u.numel())
+
+
+def _saved(u: Tensor, weight: float) -> Tensor:
+    """Bits that details save if they are sent, in steps; weight: bits that a squared error of one step is worth."""
+    size = u.abs()
+    return weight * (size.square() - (size - size.round()).square()) - SYMBOL_BITS
+
+
 def _worth_sending(u: Tensor, weight: float) -> int:
-    """Sixteenths up to the last that saves more than it costs; u: float32 [K, h, w], in steps; weight: bits that a
-    squared error of one step is worth."""
+    """Sixteenths up to the last that saves more than it costs; u: float32 [K, h, w], in steps; weight: as above."""
     pays = 0
     for n, some in enumerate(u.chunk(SIXTEENTHS), 1):
-        size = some.abs()
-        saved = weight * (size.square() - (size - size.round()).square()) - SYMBOL_BITS
-        if saved.clamp_min(0).sum() > ZERO_BITS * size.numel():
+        if _saved(some, weight).clamp_min(0).sum() > ZERO_BITS * some.numel():
             pays = n
     return pays
 

@@ -122,10 +122,13 @@ class RateTables:
         return {f"rates.{k}": v for k, v in vars(self).items()}
 
 
-def functions_of_rate(at_rate: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> dict[str, np.ndarray]:
-    """A network's functions of the rate, at_rate of it on the CPU, at every rate index, float64 [256, channels]."""
+def functions_of_rate(
+    at_rate: Callable[[torch.Tensor], dict[str, torch.Tensor]], lowest_index: int = 0
+) -> dict[str, np.ndarray]:
+    """A network's functions of the rate, at_rate of it on the CPU, at every rate index from the lowest on, float64
+    [256 - lowest_index, channels]."""
     with torch.no_grad():
-        rate = at_rate(torch.arange(RATES) / (RATES - 1))
+        rate = at_rate(torch.arange(lowest_index, RATES) / (RATES - 1))
     return {k: v[:, :, 0, 0].double().numpy() for k, v in rate.items()}
 
 

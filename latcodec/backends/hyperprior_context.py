@@ -4,8 +4,8 @@ One stream: the symbols of z in four steps, those of y in four; where there are 
 frequencies are sent, and of each group of these the shifts of its rows and the symbols. The table row of each symbol is
 computed in integers, in the order of `hyperprior_context_model.py` and `details.py`. Fixed point: see `hyper.py`.
 
-Parameters: none; or one byte, the rate index at which latents are coded beside details of the file's: `Model.rate`; or
-those of `lossless.py`: then the stream is the picture itself.
+Parameters: none; or one byte, the rate index at which latents are coded beside details of the file's; or two, how far
+below 0 the rate index of the file is: `Model.rate`; or those of `lossless.py`: then the stream is the picture itself.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
 
     def begin_details(*y: np.ndarray) -> tuple[int, details.Shift, details.Take]:
         sixteenths, shift, choose = 0, None, None
-        if latents.image is not None:
+        if latents.image is not None and not _without_details(model, latents.image, rate):
             residual = to_tensor(latents.image, model.device)
             residual -= _base(model, *y, rate, latents.image.shape[:2])
             if options.gray:
@@ -182,6 +182,14 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
     return Coded((stream,), crc, bits, walked.symbols, walked.means, walked.rows, seconds,
                  model.parameters(rate), z_symbols=z_symbols, z_rows=walked.z_rows,
                  detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows, replay=replay)  # fmt: skip
+
+
+def _without_details(model: Model, image: np.ndarray, rate: Rate) -> bool:
+    """Whether no details will pay, as a quick look at a photograph tells."""
+    if rate.base != rate.index or rate != model.rate(rate.index) or bases.drawn(image):
+        return False
+    x = to_tensor(image, model.device)
+    return details.hopeless(model.network.details, model.at_rate(rate), x, rate.index)
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
@@ -281,7 +289,7 @@ def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room.
     """
     tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.",))
-    rate = functions_of_rate(lambda every: network.cpu().at_rate(every, every))
+    rate = functions_of_rate(lambda every: network.cpu().at_rate(every, every), network.config.lowest_index)
     tensors |= {name: some_rates(table) for name, table in RateTables.of(rate).to_arrays().items()}
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu(), small=True).to_arrays().items()}
     for one in CONTEXTS + Z_CONTEXTS:

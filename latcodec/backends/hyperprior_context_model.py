@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from latcodec.backends import details
+from latcodec.backends import BELOW, details
 from latcodec.backends.common import RATES
 from latcodec.backends.hyper import (
     GAIN_BITS,
@@ -104,6 +104,8 @@ class Model(HyperModel):
         """The context networks, those of the details, and the coding order."""
         if self.tables.rows != ROWS:
             raise WeightsError(f"tables: {self.tables.rows} rows, not {ROWS}")
+        if len(self.rates.z_mean) != RATES - self.lowest_index:
+            raise WeightsError(f"rates: {len(self.rates.z_mean)} rows, not from index {self.lowest_index} on")
         self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
         # On the CPU, where integers are, also when the network moves on.
         self.order, self.z_order = self.network.order.cpu(), self.network.z_order.cpu()
@@ -113,8 +115,15 @@ class Model(HyperModel):
     def rate(self, index: int, parameters: bytes | None = None) -> Rate:
         """What the rate index and the parameters of a file mean. One byte: the rate index of the latents, up to that of
         the file, beside which there are details; None: that of the file or where the weights say that latents end, with
-        details if they say so. Raises FormatError."""
+        details if they say so. Two bytes, the first of them BELOW: how far below index 0 the file is, which then says
+        0; a negative index stands for both. Raises FormatError."""
         config = self.network.config
+        if parameters is not None and len(parameters) == 2 and parameters[0] == BELOW:
+            if index not in (0, -parameters[1]) or not 0 < parameters[1] <= -self.lowest_index:
+                raise FormatError(
+                    f"field parameters: rate index -{parameters[1]} beside {index}, the lowest is {self.lowest_index}"
+                )
+            index, parameters = -parameters[1], None
         if parameters is None:
             if self.details is None:
                 return Rate(index, index, False)
@@ -127,12 +136,19 @@ class Model(HyperModel):
 
     def parameters(self, rate: Rate) -> bytes | None:
         """What a file of that rate says besides its index: the inverse of `rate`."""
+        if rate.index < 0:
+            return bytes((BELOW, -rate.index))
         return None if rate == self.rate(rate.index) else bytes((rate.base,))
 
     def at_rate(self, rate: Rate) -> dict[str, torch.Tensor]:
         """The network's functions of the rate, float32 [1, C, 1, 1]."""
         index, base = torch.tensor([[rate.index], [rate.base]], device=self.device) / (RATES - 1)
         return self.network.at_rate(index, base)
+
+    @property
+    def lowest_index(self) -> int:
+        """The rate index of the smallest files."""
+        return self.network.config.lowest_index
 
     def step_error_bits(self) -> float:
         """Bits that a squared error of one step of y counts as where the encoder rounds by rate and distortion."""
@@ -170,7 +186,8 @@ class Model(HyperModel):
         """
         channel, position = np.divmod(self.z_order.chunk(STEPS)[0].numpy(), STEPS)
         down, across = (shape[0] + 1 - position // 2) // 2, (shape[1] + 1 - position % 2) // 2
-        rows = rows_of(np.zeros(len(channel), np.int64), self.rates.z_scale_offset[rate.base][channel])
+        offsets = self.rates.z_scale_offset[rate.base - self.lowest_index][channel]
+        rows = rows_of(np.zeros(len(channel), np.int64), offsets)
         return float((self.least_bits(rows + Z_ROW) * down * across).sum())
 
     def walk(
@@ -189,8 +206,8 @@ class Model(HyperModel):
         squares = torch.from_numpy(hyper[None, :, : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2])
         squares = F.pixel_unshuffle(squares, 2)[0].unflatten(0, (2, -1))
         del hyper  # the copies of a large picture add up
-        gains, offsets, context_gains = _of_steps(
-            rate.base, self.order, self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
+        gains, offsets, context_gains = self._of_steps(
+            rate, self.order, self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
         )
         all_there, orders = there(shape, self.order), self.order.chunk(STEPS)
         symbols, means, rows, seen = [], [], [], []
@@ -219,7 +236,7 @@ class Model(HyperModel):
         sides rounded up to HYPER_STRIDE; shape (h, w) of y."""
         z_shape = (-(-shape[0] // HYPER_STRIDE), -(-shape[1] // HYPER_STRIDE))
         tables = (self.rates.z_gain, self.rates.z_inverse_gain, self.rates.z_mean, self.rates.z_scale_offset)
-        gains, inverse_gains, prior_means, offsets = _of_steps(rate.base, self.z_order, *tables)
+        gains, inverse_gains, prior_means, offsets = self._of_steps(rate, self.z_order, *tables)
         all_there = there(z_shape, self.z_order)
         symbols, means, rows, seen = [], [], [], []
         for step in range(STEPS):
@@ -234,6 +251,12 @@ class Model(HyperModel):
         # As int32, which all of it fits.
         return (np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)), hyper.astype(np.int32)
 
+    def _of_steps(self, rate: Rate, order: torch.Tensor, *tables: np.ndarray) -> list[list[np.ndarray]]:
+        """Of tables of every rate, from the lowest on, the values of what each step codes, [C, 1, 1] each."""
+        row = rate.base - self.lowest_index
+        found = (of_steps(torch.from_numpy(table[row])[None, :, None, None], order) for table in tables)
+        return [[step[0].numpy() for step in steps] for steps in found]
+
     def _correction(
         self, run: Run, names: tuple[str, ...], step: int, seen: list[np.ndarray], *own: np.ndarray
     ) -> np.ndarray:
@@ -244,12 +267,6 @@ class Model(HyperModel):
         for network in from_first:
             h += run(network, np.concatenate(own))
         return run(corrections, leaky_relu(h)).reshape(2, -1, *h.shape[1:])
-
-
-def _of_steps(rate_index: int, order: torch.Tensor, *tables: np.ndarray) -> list[list[np.ndarray]]:
-    """Of tables of every rate, [256, C], the values of what each step codes, [C, 1, 1] each."""
-    found = (of_steps(torch.from_numpy(table[rate_index])[None, :, None, None], order) for table in tables)
-    return [[step[0].numpy() for step in steps] for steps in found]
 
 
 def _in_steps(planes: np.ndarray, order: torch.Tensor) -> list[np.ndarray]:

@@ -42,7 +42,8 @@ FOUND_ERROR_BITS = (0.0, 30.0, 60.0, 100.0)
 
 @dataclass(frozen=True)
 class Options:
-    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
+    """rate_index: 0..255, larger is better; some codecs go below 0. verify: decode the integers of what was
+    written (law 5).
 
     effort: 0 rounds by rate and distortion, 1..9 search better latents first, each for longer; max_seconds: of the
     search, 0 for no limit; progress: called with 0..1; gray: the decoder will average the three channels. Raises

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from latcodec.rates import MAX_INDEX, STEP_ERROR_BITS, Z_STEP_ERROR_BITS
+from latcodec.rates import LOWEST_INDEX, MAX_INDEX, RATE_STEP, STEP_ERROR_BITS, Z_STEP_ERROR_BITS
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,9 @@ class Config:
     beside them follow: there they stay; bits that a squared error of one step of y, and of z, counts as in rounding by
     rate and distortion, 0 of y for the nearest integers of both, 0 of z for those of z: weights that do not say it were
     trained with 0 and are coded with the defaults; what symbols of size 1 stand for that are rounded so, see
-    `reconstruction.py`: lift of latents, nearer of details, by trial. Raises ValueError for rate indices, prices and
-    amounts that make no sense."""
+    `reconstruction.py`: lift of latents, nearer of details, by trial; the lowest rate index, a multiple of RATE_STEP,
+    at which the functions of the rate of latents have one more knot if it is under 0. Raises ValueError for rate
+    indices, prices and amounts that make no sense."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
     blocks: tuple[int, int, int] = (0, 0, 0)
@@ -33,10 +34,13 @@ class Config:
     z_step_error_bits: float = Z_STEP_ERROR_BITS
     lift: float = 0.03
     nearer: float = 0.18
+    lowest_index: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.details_from <= self.latents_until <= MAX_INDEX:
             raise ValueError(f"details_from {self.details_from} and latents_until {self.latents_until} are no range")
+        if self.lowest_index % RATE_STEP or not LOWEST_INDEX <= self.lowest_index <= 0:
+            raise ValueError(f"lowest_index {self.lowest_index} is no multiple of {RATE_STEP} in {LOWEST_INDEX} ... 0")
         for name in ("step_error_bits", "z_step_error_bits", "lift", "nearer"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, not 0 or more")

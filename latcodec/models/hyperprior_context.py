@@ -22,12 +22,12 @@ Of each 2x2 square of latents, of y as of z, a step codes every position once, i
 diagonal neighbours first: `coding_order`. So a step sees the other channels of its position and, from the second step
 on, its own channel's neighbours. A_k and E_k are 3x3 convolutions, B_k, C_k and D_k are 1x1; C_k and D_k start at 0:
 then this is the hyperprior without context, whose weights training can start from (`train/start_context.py`). t in
-0..1 is the rate index / 255; a, b, c, e, g, i, n, p, q, v are piecewise linear in t, per channel (a, b, e, g, i in the
-log domain), so that the networks see the same domain at every rate. Beside details, t is that of the latents, which
-may be lower than the file's. L is the logistic distribution of that mean and standard deviation: heavier in the tail
-than the papers' Gaussian, as the residuals are. Round takes the integer next to the nearest, towards 0, where the bits
-it saves are worth more than its error: `layers.rounded_by_price`; lift moves y_hat away from mu where it is one step
-from it, less at the highest rates of files: `reconstruction.lifted`.
+0..1, a little below 0 at the lowest rates, is the rate index / 255; a, b, c, e, g, i, n, p, q, v are piecewise linear
+in t, per channel (a, b, e, g, i in the log domain), so that the networks see the same domain at every rate. Beside
+details, t is that of the latents, which may be lower than the file's. L is the logistic distribution of that mean and
+standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are. Round takes the integer next to
+the nearest, towards 0, where the bits it saves are worth more than its error: `layers.rounded_by_price`; lift moves
+y_hat away from mu where it is one step from it, less at the highest rates of files: `reconstruction.lifted`.
 """
 
 import math
@@ -52,6 +52,7 @@ from latcodec.models.layers import (
     round_straight_through,
     rounded_by_price,
     scaled,
+    through_thresholds,
     to_pixels,
 )
 from latcodec.models.reconstruction import fade, lifted
@@ -73,7 +74,9 @@ class ContextHyperprior(nn.Module):
         super().__init__()
         self.config = config
         a, b, c = config.widths
-        y, h, z, k = config.latent, config.hyper_width, config.hyper_latent, config.knots
+        y, h, z = config.latent, config.hyper_width, config.hyper_latent
+        self.lowest = config.lowest_index / MAX_INDEX
+        k = config.knots + (self.lowest < 0)
         blocks = [
             [Residual(width) for _ in range(2 * n)] for width, n in zip(config.widths, config.blocks, strict=True)
         ]
@@ -96,14 +99,15 @@ class ContextHyperprior(nn.Module):
         self.z_from_seen = nn.ModuleList(conv(step * z, c, 3, 1) for step in range(1, STEPS))  # E
         self.z_corrections = nn.ModuleList(conv(c, 2 * z, 1, 1) for _ in range(1, STEPS))  # D
         self.activation = leaky()
-        self.details = Details(config.details, y, config.detail_width, k) if config.details else None
+        self.details = Details(config.details, y, config.detail_width, config.knots) if config.details else None
         self.register_buffer("order", coding_order(y), persistent=False)
         self.register_buffer("inverse_order", torch.argsort(coding_order(y)), persistent=False)
         self.register_buffer("z_order", coding_order(z), persistent=False)
         self.register_buffer("inverse_z_order", torch.argsort(coding_order(z)), persistent=False)
         # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
         with torch.no_grad():
-            weights = distortion_weights(torch.linspace(0, 1, k))
+            places = torch.linspace(0, 1, config.knots)
+            weights = distortion_weights(torch.cat([torch.tensor([self.lowest]), places])[-k:])
             log_gain = (math.log(9) + 0.5 * (weights / 0.0067).log())[:, None]
             self.h_s[-1].weight.mul_(0.1)
             self.h_s[-1].bias.zero_()
@@ -147,7 +151,8 @@ class ContextHyperprior(nn.Module):
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
         for name in STAGE_FUNCTIONS:
             functions |= {f"{name}.{n}": knots for n, knots in enumerate(getattr(self, name))}
-        values = {name: interpolate_knots(knots, t if base is None else base) for name, knots in functions.items()}
+        place = t if base is None else base
+        values = {name: interpolate_knots(knots, place, self.lowest) for name, knots in functions.items()}
         return {name: value[:, :, None, None] for name, value in (values | shown | of_details).items()}
 
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
@@ -211,7 +216,7 @@ class ContextHyperprior(nn.Module):
             mu = m * mean_gain[step].exp()
             sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (y_steps[step] - mu) * there[step]
-            quantised = quantise(residual)
+            quantised = quantise(through_thresholds(residual) if by_price else residual)
             if by_price and self.config.step_error_bits:
                 quantised = rounded_by_price(residual, quantised, sigma, self.config.step_error_bits)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
@@ -219,8 +224,6 @@ class ContextHyperprior(nn.Module):
             shown.append((lifted(quantised, sigma, rate["lift"]) if by_price else quantised) + mu)
             seen.append(parts[-1] * context_gain[step].exp())
         y_hat, y_shown = (from_steps(one, self.inverse_order)[:, :, :height, :width] for one in (parts, shown))
-        if not y_steps[0].requires_grad:  # straight through, means cancel: there is no other gradient in it
-            y_hat, y_shown = y_hat.detach(), y_shown.detach()
         x_hat = self.synthesis(y_shown * rate["y_log_inverse_gain"].exp(), rate, autocast)
         if self.details is not None and x is not None:
             u = self.details.analysis(x - x_hat) * rate["details.sent"]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, distortion_weight
 
+FIRST_THRESHOLD = 0.6  # of rounding by price, steps from 0
 SMALLEST_SIZE = 0.003  # of a channel that GDN sees, of the range of a picture
 
 
@@ -160,6 +161,22 @@ def to_pixels(layer: nn.ConvTranspose2d, h: Tensor) -> Tensor:
     return F.pixel_shuffle(F.conv2d(h, kernel, layer.bias.repeat_interleave(4), padding=1), 2)
 
 
+def through_thresholds(residual: Tensor) -> Tensor:
+    """The same values, float32, in steps; the gradient reaches those near a threshold of rounding, twice as large, and
+    not those near an integer: 1 in the mean of evenly spread ones.
+
+    What is rounded to 0 again and again then looks like what it is: a value that says nothing, whose error does not
+    grow with the step. Straight-through gradients alone make steps too fine. Between 0 and 1 the threshold is about
+    where rounding by price has it.
+    """
+    with torch.no_grad():
+        size = residual.abs()
+        part = size - size.floor()
+        threshold = torch.where(size < 1, FIRST_THRESHOLD, 0.5)
+        share = 2 * torch.minimum(part / threshold, (1 - part) / (1 - threshold))
+    return residual.detach() + (residual - residual.detach()) * share
+
+
 def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, error_bits: float) -> Tensor:
     """What an encoder that rounds by rate and distortion makes of nearest integers; the gradient stays that of those.
 
@@ -203,8 +220,14 @@ class Residual(nn.Module):
         return x + self.f(x)
 
 
-def interpolate_knots(knots: Tensor, position: Tensor) -> Tensor:
-    """Piecewise linear functions of one number: knots float32 [K, C], position float32 [B] in 0..1 -> [B, C]."""
-    place = position.clamp(0, 1)[:, None] * (knots.shape[0] - 1)
-    hats = (1 - (place - torch.arange(knots.shape[0], device=knots.device)).abs()).clamp_min(0)
+def interpolate_knots(knots: Tensor, position: Tensor, lowest: float = 0.0) -> Tensor:
+    """Piecewise linear functions of one number: knots float32 [K, C], position float32 [B] in 0..1 -> [B, C].
+
+    lowest: where the first knot is if not at 0: below it, and positions begin there; the others divide 0..1.
+    """
+    below = int(lowest < 0)
+    place = position.clamp(0, 1) * (knots.shape[0] - 1 - below)
+    if below:
+        place = place - position.clamp(lowest, 0) / lowest
+    hats = (1 - (place[:, None] - torch.arange(-below, knots.shape[0] - below, device=knots.device)).abs()).clamp_min(0)
     return (hats[:, :, None] * knots).sum(1)

@@ -77,6 +77,7 @@ def run(
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
     config = config_of(settings.codec, config_class, _stored_config(settings, resumes), settings.options)
     loss = objective(loss, settings.metric, config)
+    t_range = settings.t_range(getattr(config, "lowest_index", 0))
     torch.manual_seed(settings.seed)
     try:
         model = model_class(config).to(device, memory_format=torch.channels_last)
@@ -92,7 +93,7 @@ def run(
         return data.load(paths, side, settings.cache, spill=out / "decoded", room=room, say=report)
 
     training, held_out = workers.first_alone(decoded) if settings.cache else decoded()
-    crops = data.Crops(training, settings.seed, settings.t_range())
+    crops = data.Crops(training, settings.seed, t_range)
     validated = held_out or training[:8]
     validation = data.validation_crops(validated, settings.final_patch)
     pictures = data.digest(training)
@@ -120,7 +121,7 @@ def run(
             report(f"{settings.init}: {taken} of {total} tensors taken over")
         some = x[: min(BATCH, settings.batch_size)]
         with _memory(len(some), settings.final_patch, step):
-            fit_norms(model, loss, some, settings.t_range())
+            fit_norms(model, loss, some, t_range)
         workers.same_start(list(model.state_dict().values()))
         ema = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -147,10 +148,10 @@ def run(
         trained = {name: value.clone() for name, value in model.state_dict().items()}
         model.load_state_dict(ema)
         try:
-            rows = evaluate(model, loss, validation, autocast, device, settings.t_range())
+            rows = evaluate(model, loss, validation, autocast, device, t_range)
             record.validation(step, elapsed / 60, rows)
             some = validation[:SHOWN_CROPS]
-            record.crops(step, some, *reconstructions(model, loss, some, autocast, device, settings.t_range()))
+            record.crops(step, some, *reconstructions(model, loss, some, autocast, device, t_range))
             if diagnostics.can(model):
                 record.channels(step, diagnostics.diagnose(model, validation, DIAGNOSED_T, autocast=autocast))
         finally:

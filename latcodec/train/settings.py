@@ -9,7 +9,7 @@ from torch import nn
 
 from latcodec.errors import OptionError
 from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
-from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN
+from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, MAX_INDEX, lambda_of_index
 
 MODELS = {  # codec: module under latcodec.models and its network; the module's Config and loss go with it
     "hyperprior": ("hyperprior", "Hyperprior"),
@@ -63,10 +63,18 @@ class TrainSettings:
         """Crops of that side in a step: as many pixels as batch_size crops of patch px have."""
         return max(1, self.batch_size * self.patch**2 // side_px**2)
 
-    def t_range(self) -> tuple[float, float]:
-        """The drawn part of the axis t, rate index / 255: 0 is the largest lambda."""
+    def t_range(self, lowest_index: int = 0) -> tuple[float, float]:
+        """The drawn part of the axis t, rate index / 255; lowest_index: of the network.
+
+        Raises OptionError for rates that it has not.
+        """
         if self.lambda_range is None:
-            return 0.0, 1.0
+            return lowest_index / MAX_INDEX, 1.0
+        for value in self.lambda_range:
+            if not LAMBDA_MIN <= value <= lambda_of_index(lowest_index):
+                raise OptionError(
+                    f"--lambda-range: {value:g} is not in {LAMBDA_MIN:g} ... {lambda_of_index(lowest_index):g}"
+                )
         span = math.log(LAMBDA_MIN / LAMBDA_MAX)
         low, high = sorted(math.log(value / LAMBDA_MAX) / span for value in self.lambda_range)
         return low, high
@@ -92,9 +100,6 @@ def check(settings: TrainSettings, processes: int = 1) -> None:
         raise OptionError(f"--metric {settings.metric}: one of {', '.join(METRICS)}")
     if settings.metric == "ms-ssim" and settings.patch < MS_SSIM_MIN_SIDE_PX:
         raise OptionError(f"--metric ms-ssim needs crops of {MS_SSIM_MIN_SIDE_PX} px or more: --patch 192")
-    for value in settings.lambda_range or ():
-        if not LAMBDA_MIN <= value <= LAMBDA_MAX:
-            raise OptionError(f"--lambda-range: {value:g} is not in {LAMBDA_MIN:g} ... {LAMBDA_MAX:g}")
 
 
 def choose_trained(network: nn.Module, only: str | None) -> None:

@@ -1,0 +1,175 @@
+"""Below rate index 0: integers against floats, files and what they say, and who has no such rates."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from latcodec import backends, codec, container, rates
+from latcodec.backends import hyperprior_context as backend
+from latcodec.container import Payload
+from latcodec.contenders import LAMBDAS, Settings, learned
+from latcodec.errors import FormatError, OptionError, WeightsError
+from latcodec.models.hyperprior_context import LATENT_FUNCTIONS, Config, ContextHyperprior
+from latcodec.models.layers import interpolate_knots
+from latcodec.rates import LOWEST_INDEX
+from latcodec.train.settings import TrainSettings
+from latcodec.train.start import start_from_klt
+from latcodec.train.tables import logistic_tables
+from latcodec.weights import Weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NARROW = Config((8, 12, 16), (0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16, knots=3,
+                lowest_index=LOWEST_INDEX)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    return np.ascontiguousarray(data.astronaut()[:192, 100:292])
+
+
+@pytest.fixture(scope="module")
+def network(photograph) -> ContextHyperprior:
+    torch.manual_seed(0)
+    network = ContextHyperprior(NARROW)
+    x = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
+    network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
+    with torch.no_grad():
+        network.h_s[-1].weight.mul_(10)
+        for last in (*network.corrections, *network.z_corrections):
+            last.weight.normal_(std=0.1)
+    return network.eval()
+
+
+def weights_of(network: ContextHyperprior) -> Weights:
+    tensors = backend.export(network, logistic_tables(backend.sigmas()))
+    return Weights(Path("test"), "0" * 64, "hyperprior-context", backend.stored_config(network), tensors)
+
+
+@pytest.fixture(scope="module")
+def model(network) -> backend.Model:
+    return backend.Model(weights_of(network))
+
+
+def test_the_first_knot_stands_below_zero():
+    knots = torch.tensor([[8.0], [4.0], [2.0], [1.0]])
+    found = interpolate_knots(knots, torch.tensor([-0.3, -0.2, -0.1, 0.0, 0.25, 0.5, 1.0, 1.5]), -0.2)
+    assert found.flatten().tolist() == pytest.approx([8, 8, 6, 4, 3, 2, 1, 1])
+
+
+def written(coded, width: int, height: int) -> Payload:
+    return Payload(
+        backend_id=5, weights_id=b"0000", rate_index=0, width=width, height=height, gray=False, depth=8,
+        integers_crc=coded.integers_crc, streams=coded.streams, parameters=coded.parameters,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("index", [LOWEST_INDEX, -34, -13, -1])
+def test_integers_cost_and_show_what_the_floats_say(network, model, photograph, index):
+    coded = backend.encode(model, photograph, backend.Options(index))
+    assert coded.parameters == bytes((backends.BELOW, -index))
+    x = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        out = network(x, torch.tensor([index / 255]), noise=False)
+    expected = (out["y_bits"] + out["z_bits"]).item()
+    assert abs(coded.estimated_bits - expected) < 0.01 * expected + 64
+    decoded = backend.decode(model, written(coded, 192, 192))
+    x_hat = (out["x_hat"][0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(decoded - x_hat).mean() < 1.5  # a symbol that fixed point decides shows more at coarse steps
+
+
+def test_odd_sizes_and_parameters_that_say_nothing(model, photograph):
+    coded = backend.encode(model, photograph[:150, :131], backend.Options(-20))
+    file = written(coded, 131, 150)
+    assert backend.decode(model, file).shape == (150, 131, 3)
+    with pytest.raises(FormatError, match="rate index -36"):
+        backend.decode(model, replace(file, parameters=bytes((backends.BELOW, 36))))
+    with pytest.raises(FormatError, match="beside 7"):
+        backend.decode(model, replace(file, rate_index=7))
+
+
+def test_rates_from_zero_on_are_what_they_were(network, model, photograph):
+    """One knot more in front changes nothing behind it: neither integers nor pictures."""
+    old = ContextHyperprior(replace(NARROW, lowest_index=0)).eval()
+    state = network.state_dict()
+    cut = (*LATENT_FUNCTIONS, *(k for k in state if k.startswith("stage_")))
+    old.load_state_dict({k: v[1:] if k in cut else v for k, v in state.items()})
+    before = backend.Model(weights_of(old))
+    for index in (0, 3, 128, 255):
+        one, other = (backend.encode(m, photograph, backend.Options(index)) for m in (before, model))
+        assert one.streams == other.streams and one.integers_crc == other.integers_crc
+        assert other.parameters is None
+
+
+def test_weights_with_rows_of_other_rates_are_refused(network):
+    found = weights_of(network)
+    some = {k: v[-LOWEST_INDEX // 5 :] if k.startswith("rates.") else v for k, v in found.tensors.items()}
+    with pytest.raises(WeightsError, match="256 rows, not from index -35 on"):
+        backend.Model(replace(found, tensors=some))
+
+
+@pytest.mark.parametrize("lowest", [-34, 5, -40])
+def test_lowest_indices_that_make_no_sense(lowest):
+    with pytest.raises(ValueError, match="lowest_index"):
+        replace(NARROW, lowest_index=lowest)
+
+
+def test_lambda_goes_as_far_as_the_codec():
+    assert rates.index_of_lambda(40, LOWEST_INDEX) == -33
+    assert rates.index_of_lambda(41, LOWEST_INDEX) == -35
+    with pytest.raises(OptionError, match=r"outside 0.1 ... 41"):
+        rates.index_of_lambda(42, LOWEST_INDEX)
+
+
+def test_training_draws_the_rates_of_its_network():
+    settings = TrainSettings("hyperprior-context", (), "")
+    assert settings.t_range(LOWEST_INDEX) == (LOWEST_INDEX / 255, 1.0)
+    low, high = replace(settings, lambda_range=(40.0, 20.0)).t_range(LOWEST_INDEX)
+    assert low == pytest.approx(-33.36 / 255, abs=1e-4) and high == pytest.approx(0, abs=1e-9)
+    with pytest.raises(OptionError, match="--lambda-range: 40"):
+        replace(settings, lambda_range=(40.0, 20.0)).t_range()
+
+
+def test_files_below_lambda_20(photograph):
+    """Of the shipped weights: smaller than at lambda 20, as told; a size that only they reach is reached."""
+    usual, small = (codec.encode(photograph, lmbda=value) for value in (20, 40))
+    assert len(small) < 0.8 * len(usual)
+    said = codec.info(small)
+    assert (said["rate_index"], said["quality"]) == (-33, 0.0) and said["lambda"] == pytest.approx(39.7, abs=0.1)
+    assert container.unpack(small).rate_index == 0
+    difference = codec.decode(small).astype(int) - photograph
+    assert np.square(difference).mean() < 255**2 * 10**-2.2
+    searched = codec.encode_picture(
+        codec_picture(photograph), codec.EncodeSettings(size_bytes=(len(small) + len(usual)) // 2)
+    )
+    assert LOWEST_INDEX < searched.rate_index < 0 and not searched.missed
+
+
+def codec_picture(pixels: np.ndarray):
+    from latcodec.images import Picture
+
+    return Picture(pixels, False)
+
+
+def test_other_codecs_end_at_lambda_20(photograph):
+    with pytest.raises(OptionError, match=r"lambda 40 is outside 0.1 ... 20"):
+        codec.encode(photograph, codec="hyperprior", lmbda=40)
+
+
+def test_weights_that_end_at_lambda_20_say_so(photograph, network, monkeypatch):
+    old = weights_of(ContextHyperprior(replace(NARROW, lowest_index=0)))
+    monkeypatch.setattr(codec, "load_model", lambda *_: backend.Model(old))
+    with pytest.raises(OptionError, match="with these weights it ends at 20"):
+        codec.encode(photograph, lmbda=40)
+
+
+def test_a_bench_begins_where_the_codec_does():
+    settings = Settings()
+    assert settings.values_of(learned("hyperprior-context", settings)) == (40.0, *LAMBDAS)
+    assert settings.values_of(learned("hyperprior", settings)) == LAMBDAS
+    assert len(Settings(rates=3).values_of(learned("hyperprior-context", settings))) == 3
+    with pytest.raises(OptionError, match="lambda 40"):
+        learned("hyperprior", Settings(lambdas=(40.0, 1.0)))
