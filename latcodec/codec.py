@@ -168,7 +168,9 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
             attempt = partial(attempt, lossless=False)
             if (coded := module.without_loss(picture.pixels, replace(how, verify=settings.verify))) is not None:
                 whole = tried(rates.MAX_INDEX, coded)
-        trial, trials, searches = codec_targets.reach(target, attempt, settings.verify, search, whole, lowest_index)
+        trial, trials, searches = codec_targets.reach(
+            target, attempt, settings.verify, search, whole, lowest_index, lambda trial: psnr(trial.data)
+        )
         if search is not None and not searches:
             notes.append("max_seconds was over before anything was searched: this is the file without effort")
         trials += searches

@@ -55,16 +55,17 @@ class Target:
         """Whether a file is as small or as good as it has to be."""
         return len(trial.data) <= self.limit_bytes if self.psnr_db is None else trial.psnr_db >= self.psnr_db
 
-    def best(self, trials: Sequence[Trial]) -> Trial:
+    def best(self, trials: Sequence[Trial], quality: Callable[[Trial], float] | None = None) -> Trial:
         """Of those that meet the target the best quality, or the smallest file for one in dB; else the nearest miss.
 
-        Of equals the last.
+        Of equals the last. quality: of a trial, dB; the rate index tells it if None.
         """
+        quality = quality or (lambda trial: trial.index)
 
         def worth(trial: Trial) -> tuple[bool, float]:
             met = self.met(trial)
             if met == (self.psnr_db is None):
-                return met, trial.index if met else trial.psnr_db
+                return met, quality(trial) if met else trial.psnr_db
             return met, -len(trial.data)
 
         return max(reversed(trials), key=worth)
@@ -87,22 +88,28 @@ def reach(
     search: Search | None = None,
     whole: Trial | None = None,
     lowest_index: int = 0,
+    quality: Callable[[Trial], float] | None = None,
 ) -> tuple[Trial, int, int]:
     """The best file that meets the target, or the nearest miss; how many plain encodes it took, and how many searches.
 
     search: of a codec that searches for long; without, the bisection encodes with all that the options say, and what
     it ends with is the best of all indices as far as bytes and dB rise with them. whole: the picture without loss, the
     best of all if it is small enough, and for a target in dB what a smaller file has to beat. lowest_index: of
-    the weights.
+    the weights. quality: of a trial, dB, by which a search is judged that has to meet bytes.
     """
     if whole is not None and target.psnr_db is None and target.met(whole):
         return whole, 1, 0
-    trial, trials, searches = _reach(target, attempt, verify, search, lowest_index)
+    trial, trials, searches = _reach(target, attempt, verify, search, lowest_index, quality)
     return target.best([trial] if whole is None else [trial, whole]), trials + (whole is not None), searches
 
 
 def _reach(
-    target: Target, attempt: Attempt, verify: bool, search: Search | None, lowest_index: int
+    target: Target,
+    attempt: Attempt,
+    verify: bool,
+    search: Search | None,
+    lowest_index: int,
+    quality: Callable[[Trial], float] | None,
 ) -> tuple[Trial, int, int]:
     plain = {} if search is None else {"effort": 0}
     index, heights = _bisect(target, lambda at: attempt(at, False, **plain), lowest_index)
@@ -110,9 +117,9 @@ def _reach(
         return attempt(index, verify), len(heights), 0
     tried = _searched(target, attempt, verify, search, index, _slope(heights, index), lowest_index)
     searches = len(tried)
-    if not any(map(target.met, tried)):
+    if quality is not None or not any(map(target.met, tried)):  # a search is never worse than none
         tried.insert(0, attempt(index, verify, **plain))
-    return target.best(tried), len(heights), searches
+    return target.best(tried, quality), len(heights), searches
 
 
 def _bisect(target: Target, attempt: Callable[[int], Trial], lowest_index: int) -> tuple[int, dict[int, float]]:

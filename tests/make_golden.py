@@ -43,7 +43,8 @@ def pictures() -> dict[str, tuple[Picture, float, str]]:
             f"context-{name}": (*whole[name], "hyperprior-context")
             for name in ("rgb-middle", "rgb-high", "gray", "rgb-16", "dot")
         },
-        # Latents of a lower rate beside details; without loss, colour and gray.
+        # Below rate index 0; latents of a lower rate beside details; without loss, colour and gray.
+        "context-lowest": (Picture(cat, False), 41.0, "hyperprior-context"),
         "context-drawn": (Picture(drawn, False), 1.5, "hyperprior-context:lossless=no"),
         "context-lossless": (Picture(drawn, False, ramp), 1.5, "hyperprior-context"),
         "context-lossless-gray": (Picture(np.repeat(drawn[..., :1], 3, 2), True), 1.5, "hyperprior-context"),

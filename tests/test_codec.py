@@ -16,6 +16,7 @@ from latcodec.codec import EncodeSettings, decode_picture, encode_picture
 from latcodec.errors import DriftError, FormatError, ImageError, OptionError, VersionError, WeightsError
 from latcodec.images import Picture
 from latcodec.metrics import psnr_db
+from latcodec.rates import LOWEST_INDEX
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +64,7 @@ def test_rate_index_of_settings():
     assert EncodeSettings(size_bytes=1).rate_index is None
 
 
-@pytest.mark.parametrize("given", [{"lmbda": 0}, {"lmbda": 0.09}, {"lmbda": 21}, {"quality": 0}, {"quality": 101}])
+@pytest.mark.parametrize("given", [{"lmbda": 0}, {"lmbda": 0.09}, {"lmbda": 42}, {"quality": 0}, {"quality": 101}])
 def test_rates_out_of_range(picture, given):
     with pytest.raises(OptionError, match="outside"):
         encode_picture(picture, settings(**given))
@@ -120,7 +121,7 @@ def test_container_costs_at_most_32_bytes(picture):
 def test_size_is_the_best_that_fits(picture, limit):
     encoded = encode_picture(picture, settings(size_bytes=limit))
     assert len(encoded.data) <= limit and encoded.notes == ()
-    assert encoded.trials <= 8
+    assert encoded.trials <= 9
     assert size_at(picture, encoded.rate_index + 1) > limit
 
 
@@ -128,14 +129,14 @@ def test_size_is_the_best_that_fits(picture, limit):
 def test_bpp_is_the_best_that_fits(picture, bpp):
     encoded = encode_picture(picture, settings(bpp=bpp))
     assert encoded.bpp <= bpp and encoded.notes == ()
-    assert encoded.trials <= 8
+    assert encoded.trials <= 9
     assert 8 * size_at(picture, encoded.rate_index + 1) > bpp * 64 * 96
 
 
 @pytest.mark.parametrize("target", [28.0, 31.5])
 def test_psnr_is_reached_with_the_smallest_file(picture, target):
     encoded = encode_picture(picture, settings(psnr=target))
-    assert encoded.notes == () and encoded.trials <= 8
+    assert encoded.notes == () and encoded.trials <= 9
     measured = psnr_db(picture.pixels, decode_picture(encoded.data, device="cpu").pixels)
     assert measured == pytest.approx(encoded.psnr_db) and measured >= target
     below = encode_picture(picture, settings(lmbda=rates.lambda_of_index(encoded.rate_index - 1)))
@@ -150,38 +151,38 @@ def test_a_search_and_its_rate_give_the_same_file(picture):
 def test_a_size_that_cannot_be_reached_is_noted(picture):
     for given in ({"size_bytes": 50}, {"bpp": 0.001}):
         encoded = encode_picture(picture, settings(**given))
-        assert encoded.rate_index == 0
+        assert encoded.rate_index == LOWEST_INDEX
         assert encoded.notes == (encoded.missed,) and "cannot be reached" in encoded.missed
         assert (
             f"smallest file: {'' if 'bpp' not in given else f'{encoded.bpp:.3g} bpp, '}{len(encoded.data)} bytes"
             in (encoded.missed)
         )
-        assert encoded.trials <= 8
+        assert encoded.trials <= 9
 
 
 def test_a_size_larger_than_the_largest_file_is_no_failure(picture):
     encoded = encode_picture(picture, settings(size_bytes=10**6))
-    assert encoded.rate_index == 255 and encoded.notes == () and encoded.trials <= 8
+    assert encoded.rate_index == 255 and encoded.notes == () and encoded.trials <= 9
 
 
 def test_a_psnr_that_cannot_be_reached_is_noted(picture):
     encoded = encode_picture(picture, settings(psnr=90))
-    assert encoded.rate_index == 255 and encoded.trials <= 8
+    assert encoded.rate_index == 255 and encoded.trials <= 9
     assert len(encoded.notes) == 1 and "cannot be reached" in encoded.notes[0]
     assert encoded.psnr_db == psnr_db(picture.pixels, decode_picture(encoded.data, device="cpu").pixels)
 
 
 def test_a_psnr_below_the_worst_takes_the_smallest_file(picture):
     encoded = encode_picture(picture, settings(psnr=5))
-    assert encoded.rate_index == 0 and encoded.notes == () and encoded.trials <= 8
+    assert encoded.rate_index == LOWEST_INDEX and encoded.notes == () and encoded.trials <= 9
 
 
 def test_a_search_for_better_latents_meets_the_target_with_more_quality(picture):
-    plain = encode_picture(picture, settings(size_bytes=1200))
+    plain = encode_picture(picture, settings(size_bytes=900))
     told = []
-    found = encode_picture(picture, settings(size_bytes=1200, codec=f"{backends.DEFAULT}:effort=3"), told.append)
-    assert len(found.data) <= 1200 and found.notes == () and found.missed == ""
-    assert found.trials in (10, 11)
+    found = encode_picture(picture, settings(size_bytes=900, codec=f"{backends.DEFAULT}:effort=3"), told.append)
+    assert len(found.data) <= 900 and found.notes == () and found.missed == ""
+    assert found.trials in (10, 11, 12)
     assert told == sorted(told) and told[-1] == pytest.approx(1)
     measured = [psnr_db(picture.pixels, decode_picture(one.data, device="cpu").pixels) for one in (plain, found)]
     assert measured[1] > measured[0]

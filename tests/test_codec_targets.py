@@ -174,3 +174,18 @@ def test_of_misses_the_smallest_is_taken(make):
     for size in (700, 1100):
         trial = reach(Target(limit_bytes=600), make(), True, None, whole_of(size))[0]
         assert len(trial.data) == min(size, 1000)
+
+
+def test_a_search_for_a_size_is_never_worse_than_none(make):
+    """Where a search saves bytes and loses more dB than they buy, the plain file is the better one; dB are asked."""
+    asked = []
+
+    def quality(trial: Trial) -> float:
+        asked.append(trial.index)
+        return trial.psnr_db
+
+    worse, better = make(lambda effort, index: (0.03, -1.0)), make(lambda effort, index: (0.03, 1.0))
+    for codec, effort in ((worse, 0), (better, 6)):
+        trial, _, searches = reach(Target(limit_bytes=3000), codec, True, Search(6), quality=quality)
+        assert trial.coded == effort and len(trial.data) <= 3000 and searches >= 2 and len(asked) >= searches + 1
+        asked.clear()

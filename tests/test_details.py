@@ -509,25 +509,27 @@ def test_small_files_are_searched_at_their_own_rate():
 
 
 def test_the_usual_base_of_photographs():
-    indices = (0, 155, 174, 175, 190, 204, 205, 255)
-    found = [bases.usual(index, False, lambda: 1.0) for index in indices]
-    assert found == [None] * 3 + [165] * 3 + [140] * 2
-    smooth = [bases.usual(index, False, lambda: 0.1) for index in (184, 185, 207, 208)]
-    assert smooth == [165, 176, 176, 140]
-    assert bases.usual(190, True, lambda: 0.1) == 165
+    indices = (0, 155, 169, 170, 190, 230, 231, 255)
+    assert [bases.usual(index, False, lambda: 1.0) for index in indices] == [None] * 3 + [140] * 5
+    assert [bases.usual(index, False, lambda: 0.0) for index in indices] == [None] * 6 + [140] * 2
+    assert [bases.usual(index, True, lambda: 0.0) for index in indices] == [None] * 3 + [140] * 5
+    some = [bases.usual(index, False, lambda: 0.01) for index in range(256)]  # the sharper, the sooner
+    assert some == [None] * 188 + [140] * 68
 
 
-def test_smooth_photographs_are_coded_once_at_a_higher_base(model, photograph, monkeypatch):
-    image, tried = np.ascontiguousarray(photograph[:64, :96]), []
-    code = backend._code
+def test_sharp_photographs_have_latents_of_a_lower_rate(model, photograph, monkeypatch):
+    from skimage.filters import gaussian
+
+    tried, code = [], backend._code
     monkeypatch.setattr(backend, "_code", lambda *given: tried.append(given[-1].base) or code(*given))
-    monkeypatch.setattr(bases, "BUSY", 100.0)
-    coded = backend.encode(model, image, backend.Options(190))
-    assert coded.parameters == bytes((176,)) and tried == [176]
-    flat = replace(backend.analyse(model, image), y=torch.zeros(24, 4, 6))
-    assert choice.busy(model, flat) == 0.0
-    most = replace(flat, y=torch.full((24, 4, 6), 1e3))
-    assert choice.busy(model, most) == 24 / 256
+    monkeypatch.setattr(bases, "LOWER_BASE", 80)
+    smooth = (255 * gaussian(photograph, 4, channel_axis=2)).astype(np.uint8)
+    sharp = np.random.default_rng(0).integers(0, 256, photograph.shape).astype(np.uint8)
+    monkeypatch.setattr(bases, "worth_trying", lambda *anything: [])
+    found = [backend.encode(model, image, backend.Options(190)) for image in (smooth, sharp)]
+    assert tried == [100, 80] and [one.parameters for one in found] == [None, bytes((80,))]
+    assert choice.sharpness(model, smooth) < 0.001 < 0.3 < choice.sharpness(model, sharp)
+    assert choice.sharpness(model, (sharp.astype(np.uint16) << 8)[:9, :21]) > 0.3
 
 
 def test_what_looks_drawn(photograph):
@@ -542,8 +544,8 @@ def test_other_bases_are_tried_where_a_picture_is_unlike_photographs():
     assert bases.worth_trying(120, False, 40.0) == [60, 100]
     assert bases.worth_trying(80, True, 1.0) == [60] and bases.worth_trying(20, True, 1.0) == []
     assert bases.worth_trying(120, False, 1.0, True) == [60, 100]
-    assert bases.worth_trying(190, False, 1.0, True) == [60, 100, 165, 176]
-    assert bases.worth_trying(205, False, 1.0, True) == [60, 100, 140, 176]
+    assert bases.worth_trying(190, False, 1.0, True) == [60, 100, 140, None]
+    assert bases.worth_trying(240, False, 1.0, True) == [60, 100]
     assert bases.worth_trying(190, True, 1.0) == [60, 100] and bases.worth_trying(190, False, 1.0) == []
 
 

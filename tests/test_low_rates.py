@@ -10,12 +10,14 @@ from skimage import data
 
 from latcodec import backends, codec, container, rates
 from latcodec.backends import hyperprior_context as backend
+from latcodec.backends import search
 from latcodec.container import Payload
 from latcodec.contenders import LAMBDAS, Settings, learned
 from latcodec.errors import FormatError, OptionError, WeightsError
 from latcodec.models.hyperprior_context import LATENT_FUNCTIONS, Config, ContextHyperprior
 from latcodec.models.layers import interpolate_knots
 from latcodec.rates import LOWEST_INDEX
+from latcodec.train import start_low
 from latcodec.train.settings import TrainSettings
 from latcodec.train.start import start_from_klt
 from latcodec.train.tables import logistic_tables
@@ -102,6 +104,34 @@ def test_rates_from_zero_on_are_what_they_were(network, model, photograph):
         one, other = (backend.encode(m, photograph, backend.Options(index)) for m in (before, model))
         assert one.streams == other.streams and one.integers_crc == other.integers_crc
         assert other.parameters is None
+
+
+def test_lower_rates_are_added_to_weights_that_have_none(photograph):
+    """They say nothing new from index 0 on; below, files get smaller and worse, by less than their price."""
+    torch.manual_seed(0)
+    old = ContextHyperprior(replace(NARROW, lowest_index=0))
+    x = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
+    old.start_from_latent_std(start_from_klt(old.g_a, old.g_s, x - 0.5))
+    found = weights_of(old.eval())
+    config, tensors = start_low.extended(found, (("lift", "0.02"),))
+    assert config["lowest_index"] == LOWEST_INDEX and config["lift"] == 0.02
+    extended = replace(found, config=config | {"lift": found.config["lift"]}, tensors=tensors)
+    before, after = backend.Model(found), backend.Model(extended)
+    latents = backend.analyse(before, photograph)
+    for index in (0, 77, 255):
+        one, other = (backend.code(m, latents, backend.Options(index)) for m in (before, after))
+        assert one.streams == other.streams and one.integers_crc == other.integers_crc
+    prices, sizes = [], []
+    for index, shown_at in ((LOWEST_INDEX, LOWEST_INDEX), (-10, -10), (0, 0), (0, LOWEST_INDEX)):
+        coded = backend.code(after, latents, backend.Options(index))
+        decoded = backend.shown(after, coded, index, (192, 192), False, 8)
+        prices.append(search.price(coded, decoded, photograph, shown_at))
+        sizes.append(len(coded.streams[0]))
+    assert sizes[0] < sizes[1] < sizes[2] and prices[0] < prices[3]
+    with pytest.raises(OptionError, match="end at rate index 0"):
+        start_low.extended(extended)
+    with pytest.raises(OptionError, match="end at rate index 0"):
+        start_low.extended(replace(found, backend="vbq"))
 
 
 def test_weights_with_rows_of_other_rates_are_refused(network):

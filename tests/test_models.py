@@ -18,7 +18,6 @@ from latcodec.models.layers import (
     lower_bound,
     round_straight_through,
     rounded_by_price,
-    through_thresholds,
     to_pixels,
     with_gamma,
 )
@@ -141,17 +140,6 @@ def test_rounding_by_price_takes_the_cheaper_and_keeps_the_gradient():
     assert torch.equal(found, expected) and 100 < (expected != nearest).sum() < 1900
     found.sum().backward()
     assert torch.equal(residual.grad, torch.ones(2000))
-
-
-def test_gradients_pass_through_thresholds():
-    residual = torch.tensor([0.0, 0.3, -0.6, 0.6, 0.9, 1.0, -1.25, 1.5, 7.0], requires_grad=True)
-    passed = through_thresholds(residual)
-    assert torch.equal(passed, residual)
-    passed.sum().backward()
-    assert residual.grad.tolist() == pytest.approx([0, 1, 2, 2, 0.5, 0, 1, 2, 0], abs=1e-5)
-    spread = torch.linspace(-4, 4, 8001).requires_grad_()
-    through_thresholds(spread).sum().backward()
-    assert spread.grad.mean().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_leaky_slope_is_a_power_of_two():

@@ -6,16 +6,21 @@ is there, and a cosine transform of the rest, which knows nothing, says the rest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from latcodec.rates import lambda_of_index
 
-# From a rate index of the file on, that of the latents that photographs want in place of where the weights end it.
-USUAL = ((205, 140), (175, 165))
-SMOOTH_BASE, SMOOTH = 176, range(185, 208)  # of smooth photographs, whose latents say nearly all; rate indices of files
-BUSY = 0.245  # latents per pixel that are not 0 at SMOOTH_BASE, from which a photograph is not smooth
+# Where details are dense they mend what latents leave, which are best of this rate. So in every file above MIXED; in it
+# in photographs whose finest frequencies are not empty, the fewer of them the higher the index. By trial.
+LOWER_BASE, MIXED = 140, range(170, 231)
+SHARP, SHARP_AT, SHARP_FALLS = (
+    0.022,
+    175,
+    15.4,
+)  # the share of `details.sharpness` at an index; indices to its e-th part
 BASES = (60, 100)  # of pictures that are no photographs
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of pixels that equal their left neighbours from which a picture counts as drawn
@@ -31,28 +36,26 @@ def drawn(image: np.ndarray) -> bool:
     return image.shape[1] > 1 and bool((some[:, 1:] == some[:, :-1]).all(2).mean() > FLAT)
 
 
-def usual(index: int, is_drawn: bool, busy: Callable[[], float]) -> int | None:
+def usual(index: int, is_drawn: bool, sharpness: Callable[[], float]) -> int | None:
     """The rate index of latents to begin with; None for that which the rate index of the file alone means.
 
-    busy: gives how many latents per pixel are not 0 at SMOOTH_BASE.
+    sharpness: gives `details.sharpness` of the picture.
     """
-    return SMOOTH_BASE if index in SMOOTH and not is_drawn and busy() < BUSY else _of_photographs(index)
+    if index < MIXED.start:
+        return None
+    limit = SHARP * math.exp((SHARP_AT - index) / SHARP_FALLS)
+    return None if index in MIXED and not is_drawn and sharpness() < limit else LOWER_BASE
 
 
-def worth_trying(index: int, is_drawn: bool, bits_a_pixel: float, all_of_them: bool = False) -> list[int]:
-    """Rate indices of latents at which a picture may be coded for less than at the usual one.
+def worth_trying(index: int, is_drawn: bool, bits_a_pixel: float, all_of_them: bool = False) -> list[int | None]:
+    """Rate indices of latents, as of `usual`, at which a picture may be coded for less than at that one.
 
     bits_a_pixel: what it costs there. Those that a look at these makes likely, or all.
     """
     lower = [base for base in BASES if base <= index]
     if all_of_them:
-        others = [_of_photographs(index), SMOOTH_BASE if index in SMOOTH else None]
-        return lower + [base for base in others if base is not None]
+        return lower + ([LOWER_BASE, None] if index in MIXED else [])
     return lower if is_drawn or bits_a_pixel > DEAR * lambda_of_index(index) ** -0.6 else []
-
-
-def _of_photographs(index: int) -> int | None:
-    return next((base for first, base in USUAL if index >= first), None)
 
 
 def searched(base: int, bits: int) -> int:

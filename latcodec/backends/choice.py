@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import astuple, replace
 from functools import partial
 
+import numpy as np
 import torch
 
-from latcodec.backends import bases, search
+from latcodec.backends import bases, details, search
+from latcodec.backends.common import to_tensor
 from latcodec.backends.hyper import Latents
-from latcodec.backends.hyperprior_context_model import Model
-from latcodec.rates import MAX_INDEX
+from latcodec.backends.hyperprior_context_model import Model, Rate
 
 CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
 
@@ -33,15 +34,19 @@ def cheapest(
     if image is None:
         return code(model.rate(index))
     drawn, usual, others = bases.drawn(image), None, set()
+
+    def rate_of(base: int | None) -> Rate:
+        return model.rate(index, None if base is None else bytes((base,)))
+
     if model.details is not None:
-        usual = bases.usual(index, drawn, partial(busy, model, latents))
-    first = model.rate(index, None if usual is None else bytes((usual,)))
+        usual = bases.usual(index, drawn, partial(sharpness, model, image))
+    first = rate_of(usual)
     best = code(first)
     whole = without_loss(image, options)
     if model.details is not None:
         bits_a_pixel = 8 * len(best.streams[0]) / image[..., 0].size
         some = bases.worth_trying(index, drawn, bits_a_pixel, bool(options.effort))
-        others = {model.rate(index, bytes((base,))) for base in some} - {first}
+        others = set(map(rate_of, some)) - {first}
     if whole is None and not others:
         return best
 
@@ -63,8 +68,6 @@ def cheapest(
 
 
 @torch.inference_mode()
-def busy(model: Model, latents: Latents) -> float:
-    """How many latents there are, per pixel, whose nearest integer would not be 0 at SMOOTH_BASE."""
-    rate = model.rate(MAX_INDEX, bytes((bases.SMOOTH_BASE,)))
-    steps = latents.y * model.at_rate(rate)["y_log_gain"][0].exp()
-    return float((steps.abs() > 0.5).sum()) / latents.image[..., 0].size
+def sharpness(model: Model, image: np.ndarray) -> float:
+    """`details.sharpness` of a picture, uint8 or uint16 [H, W, 3]."""
+    return details.sharpness(model.network.details, to_tensor(image, model.device))

@@ -43,6 +43,7 @@ SYMBOL_BITS, ZERO_BITS = 10.0, 0.02  # about what a detail costs that is not 0 w
 SHIFT_BITS = 2.0  # about what a row more of shift costs
 # Of a photograph itself, the sixteenth that tells whether details can pay, and what each of it must save for that.
 TOLD_BY, HOPELESS_BITS = 7, 0.25
+SHARP_INDEX, SHARP_STEPS = 188, 0.6  # the rate index whose steps the finest frequencies are measured in; what counts
 Shift = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [sixteenths, n]) -> int32 [sixteenths]
 Take = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [n]) -> int32 [n]
 
@@ -212,16 +213,28 @@ def _best_shift(rows: np.ndarray, wanted: np.ndarray, prices: np.ndarray) -> int
     return int(shifts[bits.argmin()])
 
 
+def sharpness(details: nn.Module, x: Tensor) -> float:
+    """The share of its finest frequencies that a picture, float32 [1, 3, H, W], holds, in steps of SHARP_INDEX."""
+    t = torch.tensor([SHARP_INDEX / (RATES - 1)], device=x.device)
+    gain = interpolate_knots(details.log_gain, t).exp()
+    return float(((_some_of(details, x, SIXTEENTHS - 1) * gain).abs() > SHARP_STEPS).float().mean())
+
+
+def _some_of(details: nn.Module, x: Tensor, sixteenth: int) -> Tensor:
+    """A sixteenth of the frequencies of x, float32 [1, 3, H, W], of its whole blocks."""
+    some = details.channels // SIXTEENTHS
+    basis = details.basis[:, sixteenth * some : (sixteenth + 1) * some].T[:, :, None, None]
+    height, width = (side // BLOCK * BLOCK for side in x.shape[2:])
+    return F.conv2d(F.pixel_unshuffle(x[:, :, :height, :width], BLOCK), basis)
+
+
 def hopeless(details: nn.Module, rate: dict[str, Tensor], x: Tensor, rate_index: int) -> bool:
     """Whether a photograph, float32 [1, 3, H, W], has so little in its middle frequencies that nothing of what its
     latents leave will be worth sending: by trial, where they are of the rate of the file. Saves the look at what they
     leave."""
     step = float((-rate["details.log_gain"]).exp())
-    weight, some = float(search.error_weight(rate_index)) * step**2, details.channels // SIXTEENTHS
-    basis = details.basis[:, TOLD_BY * some : (TOLD_BY + 1) * some].T[:, :, None, None]
-    height, width = (side // BLOCK * BLOCK for side in x.shape[2:])
-    u = F.conv2d(F.pixel_unshuffle(x[:, :, :height, :width], BLOCK), basis) / step
-    return bool(_saved(u, weight).clamp_min(0).sum() < HOPELESS_BITS * u.numel())
+    u = _some_of(details, x, TOLD_BY) / step
+    return bool(_saved(u, search.error_weight(rate_index) * step**2).clamp_min(0).sum() < HOPELESS_BITS * u.numel())
 
 
 def _saved(u: Tensor, weight: float) -> Tensor:

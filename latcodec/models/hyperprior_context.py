@@ -52,7 +52,6 @@ from latcodec.models.layers import (
     round_straight_through,
     rounded_by_price,
     scaled,
-    through_thresholds,
     to_pixels,
 )
 from latcodec.models.reconstruction import fade, lifted
@@ -216,7 +215,7 @@ class ContextHyperprior(nn.Module):
             mu = m * mean_gain[step].exp()
             sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (y_steps[step] - mu) * there[step]
-            quantised = quantise(through_thresholds(residual) if by_price else residual)
+            quantised = quantise(residual)
             if by_price and self.config.step_error_bits:
                 quantised = rounded_by_price(residual, quantised, sigma, self.config.step_error_bits)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
@@ -224,6 +223,8 @@ class ContextHyperprior(nn.Module):
             shown.append((lifted(quantised, sigma, rate["lift"]) if by_price else quantised) + mu)
             seen.append(parts[-1] * context_gain[step].exp())
         y_hat, y_shown = (from_steps(one, self.inverse_order)[:, :, :height, :width] for one in (parts, shown))
+        if not y_steps[0].requires_grad:  # straight through, means cancel: there is no other gradient in it
+            y_hat, y_shown = y_hat.detach(), y_shown.detach()
         x_hat = self.synthesis(y_shown * rate["y_log_inverse_gain"].exp(), rate, autocast)
         if self.details is not None and x is not None:
             u = self.details.analysis(x - x_hat) * rate["details.sent"]

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, distortion_weight
 
-FIRST_THRESHOLD = 0.6  # of rounding by price, steps from 0
 SMALLEST_SIZE = 0.003  # of a channel that GDN sees, of the range of a picture
 
 
@@ -159,22 +158,6 @@ def to_pixels(layer: nn.ConvTranspose2d, h: Tensor) -> Tensor:
     places = F.pad(layer.weight, (0, 1, 0, 1)).unflatten(3, (3, 2)).unflatten(2, (3, 2))  # tap 2 d + place, d = 0..2
     kernel = places.flip(2, 4).permute(1, 3, 5, 0, 2, 4).reshape(-1, layer.in_channels, 3, 3)
     return F.pixel_shuffle(F.conv2d(h, kernel, layer.bias.repeat_interleave(4), padding=1), 2)
-
-
-def through_thresholds(residual: Tensor) -> Tensor:
-    """The same values, float32, in steps; the gradient reaches those near a threshold of rounding, twice as large, and
-    not those near an integer: 1 in the mean of evenly spread ones.
-
-    What is rounded to 0 again and again then looks like what it is: a value that says nothing, whose error does not
-    grow with the step. Straight-through gradients alone make steps too fine. Between 0 and 1 the threshold is about
-    where rounding by price has it.
-    """
-    with torch.no_grad():
-        size = residual.abs()
-        part = size - size.floor()
-        threshold = torch.where(size < 1, FIRST_THRESHOLD, 0.5)
-        share = 2 * torch.minimum(part / threshold, (1 - part) / (1 - threshold))
-    return residual.detach() + (residual - residual.detach()) * share
 
 
 def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, error_bits: float) -> Tensor:
