@@ -102,7 +102,11 @@ def cli() -> None:
     help="End the search of an --effort by then; with --bpp, --psnr or --size that of all its trials.",
 )  # fmt: skip
 @click.option(
-    "--lambda", "lmbda", type=click.FloatRange(0.1), callback=_finite, help="Price of a bit: 0.1 ... 20 or 41; 1."
+    "--lambda",
+    "lmbda",
+    type=click.FloatRange(0.1, 41.4),
+    callback=_finite,
+    help="Price of a bit, to 20 or 41; default 1.",
 )
 @click.option("-q", "--quality", type=click.FloatRange(1, 100), callback=_finite, help="The same axis for people.")
 @click.option(

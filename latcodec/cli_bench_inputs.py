@@ -15,7 +15,7 @@ def settings_of(lambdas, rates, reps, threads, device, weights, team: sharding.T
     from latcodec import codec
     from latcodec.contenders import Settings
 
-    settings = Settings(_lambdas(lambdas, rates), rates or 8, reps, threads, codec.pick_device(device), weights)
+    settings = Settings(_lambdas(lambdas, rates), rates, reps, threads, codec.pick_device(device), weights)
     team.own_gpu(device)
     if threads is not None:
         from latcodec.anchors import set_threads

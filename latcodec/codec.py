@@ -142,6 +142,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         return tried(index, module.code(model, latents, how))
 
     def tried(index: int, coded) -> codec_targets.Trial:
+        index = max(index, 0) if backend.is_lossless(coded.parameters) else index
         said = {name: getattr(coded, name) for name in ("streams", "integers_crc", "parameters")}
         data = container.pack(replace(frame, rate_index=max(index, 0), **said))
         return codec_targets.Trial(index, data, coded, psnr(data) if settings.psnr is not None else None)

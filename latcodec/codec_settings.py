@@ -35,6 +35,8 @@ class EncodeSettings:
         given = [n for n in ("lmbda", "quality", "bpp", "psnr", "size_bytes") if getattr(self, n) is not None]
         if len(given) > 1:
             raise OptionError(f"{' and '.join(given)} exclude each other; give one")
+        if self.lmbda is not None or self.quality is not None:
+            _ = self.rate_index  # raises OptionError out of range
         for name in {"bpp", "psnr", "size_bytes"} & set(given):
             if not 0 < getattr(self, name) < math.inf:
                 raise OptionError(f"{name} {getattr(self, name)}: not a positive number")

@@ -99,32 +99,36 @@ def reach(
     """
     if whole is not None and target.psnr_db is None and target.met(whole):
         return whole, 1, 0
+    plain = {} if search is None else {"effort": 0}
     trial, trials, searches = _reach(target, attempt, verify, search, lowest_index, quality)
+    if trial.index < 0:  # what says that costs bytes, which may be more than it saves
+        trial, trials = target.best([trial, attempt(0, verify, **plain)]), trials + 1
     return target.best([trial] if whole is None else [trial, whole]), trials + (whole is not None), searches
 
 
 def _reach(
-    target: Target,
-    attempt: Attempt,
-    verify: bool,
-    search: Search | None,
-    lowest_index: int,
+    target: Target, attempt: Attempt, verify: bool, search: Search | None, lowest_index: int,
     quality: Callable[[Trial], float] | None,
-) -> tuple[Trial, int, int]:
+) -> tuple[Trial, int, int]:  # fmt: skip
     plain = {} if search is None else {"effort": 0}
-    index, heights = _bisect(target, lambda at: attempt(at, False, **plain), lowest_index)
+    index, heights, plainly = _bisect(target, lambda at: attempt(at, False, **plain), lowest_index)
     if search is None:
         return attempt(index, verify), len(heights), 0
     tried = _searched(target, attempt, verify, search, index, _slope(heights, index), lowest_index)
-    searches = len(tried)
-    if quality is not None or not any(map(target.met, tried)):  # a search is never worse than none
-        tried.insert(0, attempt(index, verify, **plain))
-    return target.best(tried, quality), len(heights), searches
+    plainly = plainly or attempt(index, False, **plain)
+    # A search is never worse than none, as far as it can be told.
+    some = [plainly, *tried] if quality is not None or not any(map(target.met, tried)) else tried
+    best = target.best(some, quality)
+    return attempt(index, verify, **plain) if best is plainly else best, len(heights), len(tried)
 
 
-def _bisect(target: Target, attempt: Callable[[int], Trial], lowest_index: int) -> tuple[int, dict[int, float]]:
-    """The best index that meets the target, or the last resort, in at most 9 trials; the heights of those tried."""
+def _bisect(
+    target: Target, attempt: Callable[[int], Trial], lowest_index: int
+) -> tuple[int, dict[int, float], Trial | None]:
+    """The best index that meets the target, or the last resort, in at most 9 trials; the heights of those tried; the
+    trial of that index, if it was tried."""
     heights: dict[int, float] = {}
+    last = None
     if target.psnr_db is None:
         low, high = lowest_index + 1, MAX_INDEX + 1  # the first index that is too large; the lowest is taken untried
     else:
@@ -133,8 +137,10 @@ def _bisect(target: Target, attempt: Callable[[int], Trial], lowest_index: int) 
         middle = (low + high) // 2
         trial = attempt(middle)
         heights[middle] = target.height(trial)
+        last = trial if target.met(trial) else last  # the best that meets it so far
         low, high = (low, middle) if target.met(trial) == (target.psnr_db is not None) else (middle + 1, high)
-    return low - (target.psnr_db is None), heights
+    index = low - (target.psnr_db is None)
+    return index, heights, last if last is not None and last.index == index else None
 
 
 def _slope(heights: dict[int, float], index: int) -> float:

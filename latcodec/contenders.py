@@ -10,6 +10,7 @@ import numpy as np
 
 from latcodec import backends, codec, rates, weights
 from latcodec.anchors import Anchor
+from latcodec.errors import OptionError
 
 if TYPE_CHECKING:
     from latcodec.images import Picture
@@ -21,10 +22,11 @@ BELOW = 40.0  # the lambda at which codecs that go on below rate index 0 begin
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. lambdas: of the codecs, None for a spread of so many `rates` as the anchors have settings."""
+    """How to measure. lambdas: of the codecs, None for a spread of so many `rates` as the anchors have settings, which
+    are None for RATES, or one more of codecs that go below rate index 0."""
 
     lambdas: tuple[float, ...] | None = None
-    rates: int = RATES
+    rates: int | None = None
     reps: int = 1
     threads: int | None = None
     device: str = "cpu"
@@ -37,10 +39,9 @@ class Settings:
     def values_of(self, contender: Contender) -> tuple[float, ...]:
         """The settings of one contender, from small files to large ones."""
         if isinstance(contender, Anchor):
-            return spread(contender.values, self.rates, whole=contender.unit == "quality")
+            return spread(contender.values, self.rates or RATES, whole=contender.unit == "quality")
         known = (BELOW, *LAMBDAS) if rates.lambda_of_index(contender.lowest_index) >= BELOW else LAMBDAS
-        count = len(known) if self.rates == RATES else self.rates
-        lambdas = self.lambdas or spread(known, count, logarithmic=True)
+        lambdas = self.lambdas or spread(known, self.rates or len(known), logarithmic=True)
         return tuple(sorted(set(lambdas), reverse=True))
 
 
@@ -101,7 +102,10 @@ def learned(name: str, settings: Settings) -> Learned:
     found = weights.load(backends.split_name(name)[0], None, settings.weights)
     lowest = found.config.get("lowest_index", 0)
     for value in settings.lambdas or ():
-        rates.index_of_lambda(value, lowest)
+        try:
+            rates.index_of_lambda(value, lowest)
+        except OptionError as error:
+            raise OptionError(f"{name}: {error}") from None
     return Learned(name, found.id.hex(), found.sha256, found.path.name, settings, lowest)
 
 

@@ -25,9 +25,9 @@ def lambda_of_index(index: float) -> float:
 
 def index_of_lambda(lmbda: float, lowest_index: int = 0) -> int:
     """Nearest rate index, lowest_index..255, of a lambda in 0.1 to that of the lowest; raises OptionError outside."""
-    largest = math.floor(lambda_of_index(lowest_index))
-    if not LAMBDA_MIN <= lmbda <= largest:
-        raise OptionError(f"lambda {lmbda:g} is outside {LAMBDA_MIN:g} ... {largest}")
+    largest = lambda_of_index(lowest_index)
+    if not LAMBDA_MIN <= lmbda <= largest * (1 + 1e-4):  # as it is printed
+        raise OptionError(f"lambda {lmbda:g} is outside {LAMBDA_MIN:g} ... {math.floor(largest)}")
     return round(MAX_INDEX * math.log(lmbda / LAMBDA_MAX) / math.log(LAMBDA_MIN / LAMBDA_MAX))
 
 

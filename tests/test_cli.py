@@ -125,7 +125,7 @@ def test_rate_options_exclude_each_other(run, one):
 
 @pytest.mark.parametrize(
     "arguments",
-    ["--lambda 0.09", "--lambda 21", "--lambda nan", "-q 0", "-q 101", "-q nan", "--bpp 0", "--bpp inf", "--psnr nan",
+    ["--lambda 0.09", "--lambda 42", "--lambda nan", "-q 0", "-q 101", "-q nan", "--bpp 0", "--bpp inf", "--psnr nan",
      "--size 0", "--threads 0", "--device tpu", "--max-pixels 0", "--bogus", "-v --quiet"],
 )  # fmt: skip
 def test_values_out_of_range(run, arguments):

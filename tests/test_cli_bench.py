@@ -125,7 +125,7 @@ def test_what_is_no_good_is_one_line_each_and_the_rest_runs(run):
 @pytest.mark.parametrize(
     "arguments, what",
     [("empty", "nothing to measure: no picture"), ("album --codecs nope --anchors none", "no codec or anchor"),
-     ("album --lambdas 1,x", "not a list of numbers"), ("album --lambdas 30", "lambda 30"),
+     ("album --lambdas 1,x", "not a list of numbers"), ("album --lambdas 50", "lambda 50"),
      ("album --lambdas 1 --rates 3", "exclude each other"), ("album --device cuda", "device cuda"),
      ("album -o album", "holds other things"), ("album -o album/a.png", "is not a folder"),
      ("-", "no picture is left"), ("--fetch kodak", "--fetch kodak DIR"), ("album --fetch-from x", "--fetch"),

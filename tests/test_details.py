@@ -724,6 +724,33 @@ def test_photographs_in_which_nothing_can_pay_are_looked_at_once(model, photogra
 def test_beside_other_latents_and_in_drawings_details_are_always_looked_for(model, photograph, monkeypatch):
     monkeypatch.setattr(details_backend, "hopeless", lambda *given: pytest.fail("asked"))
     latents = backend.analyse(model, photograph)
-    backend._code(model, latents, backend.Options(200), 60.0, model.rate(200))  # latents end at 100
+    backend._code(model, latents, backend.Options(150), 60.0, model.rate(150))  # latents end at 100
     flat = np.full_like(photograph, 80)
     backend._code(model, backend.analyse(model, flat), backend.Options(100), 60.0, model.rate(100))
+
+
+@pytest.mark.parametrize("kind", ["jet", "hsv", "waves", "photograph"])
+def test_pictures_unlike_photographs_keep_their_details(kind, photograph):
+    """Of the shipped weights: smooth false colours hold no high frequencies, and need details all the same; colours of
+    a photograph do not. What is not looked for would not have been sent."""
+    import matplotlib
+    from scipy.ndimage import gaussian_filter
+
+    from latcodec import weights
+
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(192, 192)), 8)
+    down, across = np.mgrid[:192, :192]
+    waves = np.sin(across / 17.0) + np.sin(down / 11.0) + np.sin((across + down) / 19.0)
+    gray = waves if kind == "waves" else noise
+    gray = (gray - gray.min()) / np.ptp(gray)
+    image = photograph
+    if kind != "photograph":
+        image = (255 * matplotlib.colormaps["hsv" if kind == "waves" else kind](gray)[..., :3]).astype(np.uint8)
+    shipped = backend.Model(weights.load("hyperprior-context"))
+    latents = backend.analyse(shipped, image)
+    for index in (88, 144):
+        told = backend._without_details(shipped, image, shipped.rate(index))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(details_backend, "hopeless", lambda *given: False)
+            coded = backend._code(shipped, latents, backend.Options(index), 8.0, shipped.rate(index))
+        assert told == (coded.detail_symbols.size == 0) == (kind == "photograph")

@@ -137,7 +137,11 @@ def test_lower_rates_are_added_to_weights_that_have_none(photograph):
 def test_weights_with_rows_of_other_rates_are_refused(network):
     found = weights_of(network)
     some = {k: v[-LOWEST_INDEX // 5 :] if k.startswith("rates.") else v for k, v in found.tensors.items()}
-    with pytest.raises(WeightsError, match="256 rows, not from index -35 on"):
+    for name in ("rates.mean_gain", "details.rates.bias"):
+        if name in found.tensors:
+            with pytest.raises(WeightsError, match="20 rows, not those of indices from"):
+                backend.Model(replace(found, tensors=found.tensors | {name: found.tensors[name][:20]}))
+    with pytest.raises(WeightsError, match="52 rows, not those of indices from -35 on"):
         backend.Model(replace(found, tensors=some))
 
 
@@ -150,8 +154,9 @@ def test_lowest_indices_that_make_no_sense(lowest):
 def test_lambda_goes_as_far_as_the_codec():
     assert rates.index_of_lambda(40, LOWEST_INDEX) == -33
     assert rates.index_of_lambda(41, LOWEST_INDEX) == -35
+    assert rates.index_of_lambda(41.3864, LOWEST_INDEX) == LOWEST_INDEX  # as it is printed
     with pytest.raises(OptionError, match=r"outside 0.1 ... 41"):
-        rates.index_of_lambda(42, LOWEST_INDEX)
+        rates.index_of_lambda(41.4, LOWEST_INDEX)
 
 
 def test_training_draws_the_rates_of_its_network():
@@ -201,5 +206,35 @@ def test_a_bench_begins_where_the_codec_does():
     assert settings.values_of(learned("hyperprior-context", settings)) == (40.0, *LAMBDAS)
     assert settings.values_of(learned("hyperprior", settings)) == LAMBDAS
     assert len(Settings(rates=3).values_of(learned("hyperprior-context", settings))) == 3
-    with pytest.raises(OptionError, match="lambda 40"):
+    assert len(Settings(rates=8).values_of(learned("hyperprior-context", settings))) == 8
+    with pytest.raises(OptionError, match="hyperprior: lambda 40"):
         learned("hyperprior", Settings(lambdas=(40.0, 1.0)))
+
+
+def test_what_says_a_lower_rate_is_not_larger_than_what_it_saves():
+    """Four bytes say it: the smallest file of a dot has none of them."""
+    dot = np.full((1, 1, 3), (200, 40, 90), np.uint8)
+    plain = codec.encode(dot, lmbda=20)
+    assert len(codec.encode(dot, lmbda=41)) > len(plain)
+    for given in ({"size_bytes": 1}, {"psnr": 1.0}, {"size_bytes": len(plain)}):
+        assert len(codec.encode_picture(codec_picture(dot), codec.EncodeSettings(**given)).data) == len(plain)
+
+
+@pytest.mark.parametrize("written, said", [(0, (1, 255)), (0, (1, 36)), (7, (1, 5)), (0, (0, 5)), (0, (5,)), (0, ())])
+def test_parameters_that_say_no_lower_rate(written, said):
+    assert backends.by_name("hyperprior-context").rate_index(written, bytes(said)) == written
+    assert backends.by_name("hyperprior").rate_index(0, bytes((1, 5))) == 0
+    assert backends.by_name("hyperprior-context").rate_index(0, bytes((1, 35))) == -35
+
+
+def test_a_drawing_without_loss_has_the_rate_its_file_says():
+    page = np.full((64, 64, 3), 255, np.uint8)
+    page[::9] = 0
+    encoded = codec.encode_picture(codec_picture(page), codec.EncodeSettings(lmbda=41))
+    said = codec.info(encoded.data)
+    assert said["lossless"] and (encoded.rate_index, encoded.lmbda) == (said["rate_index"], said["lambda"]) == (0, 20)
+
+
+def test_a_lambda_out_of_range_is_told_before_a_picture_is_read():
+    with pytest.raises(OptionError, match="lambda 40 is outside"):
+        codec.EncodeSettings("vbq", lmbda=40)

@@ -32,8 +32,9 @@ class Backend:
 
     def rate_index(self, written: int, parameters: bytes | None) -> int:
         """The rate index of a file, from that in its header and its parameters."""
-        below = self.lowest_index < 0 and parameters is not None and parameters[:1] == bytes((BELOW,))
-        return -parameters[1] if below and written == 0 and len(parameters) == 2 else written
+        if written or parameters is None or len(parameters) != 2 or parameters[0] != BELOW:
+            return written
+        return -parameters[1] if parameters[1] <= -self.lowest_index else written
 
     def load(self) -> ModuleType:
         """Import the backend's module, and with it torch."""

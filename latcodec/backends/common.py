@@ -135,19 +135,19 @@ def floats_of_integers(nets: dict[str, IntegerNet]) -> dict[str, Tensor]:
 
 
 def some_rates(table: np.ndarray) -> np.ndarray:
-    """Every RATE_STEP-th row of integers of each rate index, [256, C], which are smooth: for a weights file."""
+    """Every RATE_STEP-th row of integers of each rate index, [256 or more, C], which are smooth: for a weights file."""
     return table[::RATE_STEP]
 
 
-def every_rate(table: np.ndarray) -> np.ndarray:
-    """int64 [256, C] from what a weights file holds: all rows, or some, between which lines are drawn in integers.
-
-    Those of weights that go on below rate index 0 come first; then there are more than 256.
-    """
-    table = table.astype(np.int64)
-    if len(table) == RATES:
+def every_rate(table: np.ndarray, lowest_index: int = 0) -> np.ndarray:
+    """int64 [256 - lowest_index, C] from what a weights file holds: all rows, or some, between which lines are drawn in
+    integers. The first row is that of the lowest rate index. Raises WeightsError for another number of rows."""
+    table, rows = table.astype(np.int64), RATES - lowest_index
+    if len(table) == rows:
         return table
-    low, part = np.divmod(np.arange((len(table) - 1) * RATE_STEP + 1), RATE_STEP)
+    if len(table) != (rows - 1) // RATE_STEP + 1:
+        raise WeightsError(f"rates: {len(table)} rows, not those of indices from {lowest_index} on")
+    low, part = np.divmod(np.arange(rows), RATE_STEP)
     low, part = np.minimum(low, len(table) - 1), part.reshape(-1, *[1] * (table.ndim - 1))
     high = np.minimum(low + 1, len(table) - 1)
     return (table[low] * (RATE_STEP - part) + table[high] * part + RATE_STEP // 2) // RATE_STEP

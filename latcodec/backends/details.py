@@ -41,8 +41,10 @@ SIZES = np.array(
 )
 SYMBOL_BITS, ZERO_BITS = 10.0, 0.02  # about what a detail costs that is not 0 where others are, and one that is
 SHIFT_BITS = 2.0  # about what a row more of shift costs
-# Of a photograph itself, the sixteenth that tells whether details can pay, and what each of it must save for that.
+# Of a photograph itself, the sixteenth that tells whether details can pay, and what each of it must save for that; the
+# sixteenths in which photographs have next to no colour beside brightness, and no more than so much of that, range^2.
 TOLD_BY, HOPELESS_BITS = 7, 0.25
+LOW, COLOURFUL, STRONG = (1, 2, 3, 4), 0.03, 0.25
 SHARP_INDEX, SHARP_STEPS = 188, 0.6  # the rate index whose steps the finest frequencies are measured in; what counts
 Shift = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [sixteenths, n]) -> int32 [sixteenths]
 Take = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [n]) -> int32 [n]
@@ -229,12 +231,22 @@ def _some_of(details: nn.Module, x: Tensor, sixteenth: int) -> Tensor:
 
 
 def hopeless(details: nn.Module, rate: dict[str, Tensor], x: Tensor, rate_index: int) -> bool:
-    """Whether a photograph, float32 [1, 3, H, W], has so little in its middle frequencies that nothing of what its
-    latents leave will be worth sending: by trial, where they are of the rate of the file. Saves the look at what they
-    leave."""
-    step = float((-rate["details.log_gain"]).exp())
-    u = _some_of(details, x, TOLD_BY) / step
-    return bool(_saved(u, search.error_weight(rate_index) * step**2).clamp_min(0).sum() < HOPELESS_BITS * u.numel())
+    """Whether nothing of what latents of the file's rate leave of a picture, float32 [1, 3, H, W], will be worth
+    sending, as the picture itself tells: it looks like a photograph, and holds little in its middle frequencies.
+
+    Latents know photographs, whose colours change where their brightness does; false colours, and patterns stronger
+    than any photograph's, are left to details whatever their frequencies. By trial. Saves the look at what is left.
+    """
+    step = (-rate["details.log_gain"]).exp()
+    per_square = search.error_weight(rate_index)
+    weight, some = per_square * float(step) ** 2, details.channels // SIXTEENTHS
+    if float(_saved(_some_of(details, x, TOLD_BY) / step, weight).clamp_min(0).mean()) >= HOPELESS_BITS:
+        return False
+    first = -some % 3  # of a sixteenth, the first that is of brightness: 0 where sixteenths are whole triples
+    low = torch.cat([_some_of(details, x, n) for n in LOW], 1)[:, first:] / step
+    each = _saved(low, weight).clamp_min(0).mean((0, 2, 3))
+    gray, *colours = (float(each[n::3].mean()) for n in range(3))
+    return max(colours) <= COLOURFUL * gray and gray < STRONG * per_square
 
 
 def _saved(u: Tensor, weight: float) -> Tensor:

@@ -82,7 +82,7 @@ class Coded:
 
 
 def gains_and_means(rate: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """z_mean, z_inverse_gain and mean_gain, int32 [256, channels], from the functions of the rate in float64."""
+    """z_mean, z_inverse_gain and mean_gain, int32 [rates, channels], from the functions of the rate in float64."""
     inverse = 2.0 ** (FRACTION_BITS + INVERSE_BITS - MEAN_BITS) / np.exp(rate["z_log_gain"])
     return {
         "z_mean": np.rint(rate["z_mean"] * 2**MEAN_BITS).astype(np.int32),
@@ -104,7 +104,7 @@ def fixed_prior_of_z(mean: np.ndarray, row: np.ndarray, shape: tuple[int, int]) 
 
 @dataclass(frozen=True)
 class RateTables:
-    """Integers of every rate index, [256, channels]: see `Model` for their use."""
+    """Integers of every rate index from the lowest on, [256 or more, channels]: see `Model` for their use."""
 
     z_mean: np.ndarray
     z_inverse_gain: np.ndarray
@@ -113,7 +113,7 @@ class RateTables:
 
     @classmethod
     def of(cls, rate: dict[str, np.ndarray], **more: np.ndarray) -> RateTables:
-        """From the functions of the rate, float64 [256, channels], and the integers `more` of a subclass."""
+        """From the functions of the rate, float64 [256 or more, channels], and the integers `more` of a subclass."""
         offset = np.rint((rate["scale_offset"] - np.log(SIGMA_MIN)) * 2**FRACTION_BITS).astype(np.int32)
         return cls(**gains_and_means(rate), scale_offset=offset, **more)
 
@@ -150,7 +150,8 @@ class Model:
             self.nets = integer_nets(tensors)
             self.hyper = self.nets["hyper"]
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
-            self.rates = self.rates_class(**{k: every_rate(v) for k, v in part(tensors, "rates.").items()})
+            lowest = getattr(self.network.config, "lowest_index", 0)
+            self.rates = self.rates_class(**{k: every_rate(v, lowest) for k, v in part(tensors, "rates.").items()})
             self.load_more(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not hyperprior weights: {error}") from None

@@ -186,7 +186,8 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
 
 def _without_details(model: Model, image: np.ndarray, rate: Rate) -> bool:
     """Whether no details will pay beside latents of the file's rate, as a quick look at a photograph tells."""
-    if rate.index >= bases.MIXED.start or rate != model.rate(rate.index) or bases.drawn(image):
+    own = rate.base == rate.index and rate == model.rate(rate.index)
+    if not own or rate.index >= bases.MIXED.start or bases.drawn(image):
         return False
     x = to_tensor(image, model.device)
     return details.hopeless(model.network.details, model.at_rate(rate), x, rate.index)

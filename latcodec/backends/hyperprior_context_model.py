@@ -104,8 +104,6 @@ class Model(HyperModel):
         """The context networks, those of the details, and the coding order."""
         if self.tables.rows != ROWS:
             raise WeightsError(f"tables: {self.tables.rows} rows, not {ROWS}")
-        if len(self.rates.z_mean) != RATES - self.lowest_index:
-            raise WeightsError(f"rates: {len(self.rates.z_mean)} rows, not from index {self.lowest_index} on")
         self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
         # On the CPU, where integers are, also when the network moves on.
         self.order, self.z_order = self.network.order.cpu(), self.network.z_order.cpu()

@@ -206,7 +206,7 @@ class Residual(nn.Module):
 def interpolate_knots(knots: Tensor, position: Tensor, lowest: float = 0.0) -> Tensor:
     """Piecewise linear functions of one number: knots float32 [K, C], position float32 [B] in 0..1 -> [B, C].
 
-    lowest: where the first knot is if not at 0: below it, and positions begin there; the others divide 0..1.
+    lowest: under 0 there is one more knot, the first, at that position; the others are evenly spread over 0..1.
     """
     below = int(lowest < 0)
     place = position.clamp(0, 1) * (knots.shape[0] - 1 - below)

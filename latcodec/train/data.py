@@ -191,7 +191,7 @@ class Crops:
 
     def plan(self, step: int, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray]:
         """Places of the crops of a step, int64 [count, 5]: picture, top, left, vertical and horizontal flip; and rate
-        positions float32 [count] in 0..1, one stratum of the rates each."""
+        positions float32 [count] of `t_range`, one stratum of the rates each."""
         rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         places = np.empty((count, 5), np.int64)
         for i, pick in enumerate(np.searchsorted(self.cumulative, rng.random(count)).clip(0, len(self.pictures) - 1)):

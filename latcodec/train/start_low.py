@@ -19,9 +19,9 @@ from latcodec import weights
 from latcodec.backends.common import some_rates, stored_config
 from latcodec.backends.hyper import functions_of_rate
 from latcodec.backends.hyperprior_context_model import RateTables
-from latcodec.errors import OptionError
+from latcodec.errors import LatcodecError, OptionError
 from latcodec.models.hyperprior_context import LATENT_FUNCTIONS, STAGE_FUNCTIONS, Config, ContextHyperprior
-from latcodec.rates import LOWEST_INDEX, RATE_STEP
+from latcodec.rates import LOWEST_INDEX, MAX_INDEX, RATE_STEP
 from latcodec.train.checkpoint import parameters_of
 from latcodec.train.export_files import write
 from latcodec.train.settings import config_of
@@ -52,9 +52,14 @@ def extended(found: weights.Weights, options: tuple[tuple[str, str], ...] = ()) 
         tensors[f"float.{name}"] = np.concatenate([lowest_knot(name, knots), knots])
         state[name] = torch.from_numpy(tensors[f"float.{name}"]).float()
     network = ContextHyperprior(config)
-    network.load_state_dict(state, strict=False)
+    if missing := network.load_state_dict(state, strict=False).missing_keys:
+        raise OptionError(f"{found.path}: it has no {missing[0]}")
     integers = RateTables.of(functions_of_rate(lambda every: network.at_rate(every, every), LOWEST_INDEX))
     for name, table in integers.to_arrays().items():
+        if len(tensors[name]) != MAX_INDEX // RATE_STEP + 1:
+            raise OptionError(
+                f"{found.path}: {name} has {len(tensors[name])} rows, not those of every {RATE_STEP}th rate"
+            )
         tensors[name] = np.concatenate([some_rates(table)[: -LOWEST_INDEX // RATE_STEP], tensors[name]])
     return stored_config(network), tensors
 
@@ -68,7 +73,10 @@ def main() -> None:
     given = parser.parse_args()
     options = tuple(tuple(option.split("=", 1)) for option in given.options)
     command = f"python -m latcodec.train.start_low {shlex.join(sys.argv[1:])}"
-    config, tensors = extended(weights.load_file(given.source), options)
+    try:
+        config, tensors = extended(weights.load_file(given.source), options)
+    except LatcodecError as error:
+        parser.error(str(error))
     write(given.out, "hyperprior-context", config, command, tensors)
 
 
