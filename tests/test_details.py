@@ -567,6 +567,16 @@ def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch)
     backend.encode(model, image, backend.Options(80, effort=3, max_seconds=1e-6))
     assert seen[1][1] < 0.1
     assert [bases.searched(base, 20_000) for base in (0, 29, 30, 60, 110, 155)] == [0, 29, 27, 54, 98, 138]
+    # Where the cheapest of plain files has latents of a lower rate, a search is at that of the file all the same.
+    seen.clear()
+    priced.clear()
+    monkeypatch.setattr(bases, "usual", lambda *anything: bases.LOWER_BASE)
+    backend.encode(model, image, backend.Options(190, effort=3))
+    assert priced == [bytes((140,)), *[None] * len(search.FOUND_ERROR_BITS)] and seen[0][0] == 190
+    monkeypatch.setattr(bases, "usual", lambda *anything: 60)
+    monkeypatch.setattr(bases, "drawn", lambda image: True)
+    backend.encode(model, image, backend.Options(190, effort=3))
+    assert set(priced[-len(search.FOUND_ERROR_BITS) :]) == {bytes((60,))}
 
 
 def test_verification_runs_no_network_twice(model, photograph, monkeypatch):

@@ -101,7 +101,9 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     if first.parameters == lossless.PARAMETERS:
         return first
     rate = model.rate(options.rate_index, first.parameters)
-    if options.effort and rate.base == rate.index and model.details is not None:
+    if options.effort and rate.index in bases.MIXED and latents.image is not None and not bases.drawn(latents.image):
+        rate = model.rate(rate.index)  # a search finds most where latents say most
+    elif options.effort and rate.base == rate.index and model.details is not None:
         lower = bases.searched(rate.base, 8 * len(first.streams[0]))
         rate = rate if lower == rate.base else model.rate(rate.index, bytes((lower,)))
     if options.max_seconds:
