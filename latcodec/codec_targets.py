@@ -102,7 +102,7 @@ def reach(
     plain = {} if search is None else {"effort": 0}
     trial, trials, searches = _reach(target, attempt, verify, search, lowest_index, quality)
     if trial.index < 0:  # what says that costs bytes, which may be more than it saves
-        trial, trials = target.best([trial, attempt(0, verify, **plain)]), trials + 1
+        trial, trials = target.best([trial, attempt(0, verify, **plain)], quality), trials + 1
     return target.best([trial] if whole is None else [trial, whole]), trials + (whole is not None), searches
 
 

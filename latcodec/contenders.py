@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LAMBDAS = (20.0, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)
 RATES = len(LAMBDAS)
-BELOW = 40.0  # the lambda at which codecs that go on below rate index 0 begin
+LARGER = 40.0  # the lambda at which codecs that go on below rate index 0 begin
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Settings:
         """The settings of one contender, from small files to large ones."""
         if isinstance(contender, Anchor):
             return spread(contender.values, self.rates or RATES, whole=contender.unit == "quality")
-        known = (BELOW, *LAMBDAS) if rates.lambda_of_index(contender.lowest_index) >= BELOW else LAMBDAS
+        known = (LARGER, *LAMBDAS) if rates.lambda_of_index(contender.lowest_index) >= LARGER else LAMBDAS
         lambdas = self.lambdas or spread(known, self.rates or len(known), logarithmic=True)
         return tuple(sorted(set(lambdas), reverse=True))
 

@@ -14,7 +14,7 @@ from skimage import data
 from latcodec.backends import bases, choice, pricing, search
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
-from latcodec.backends.common import crc_of, every_rate, some_rates
+from latcodec.backends.common import crc_of, every_rate, some_rates, to_tensor
 from latcodec.backends.hyper import SCALE_ROWS, sigmas, soft
 from latcodec.coding import Encoder
 from latcodec.container import Payload
@@ -759,7 +759,7 @@ def test_pictures_unlike_photographs_keep_their_details(kind, photograph):
     shipped = backend.Model(weights.load("hyperprior-context"))
     latents = backend.analyse(shipped, image)
     for index in (88, 144):
-        told = backend._without_details(shipped, image, shipped.rate(index))
+        told = backend._without_details(shipped, image, to_tensor(image, torch.device("cpu")), shipped.rate(index))
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(details_backend, "hopeless", lambda *given: False)
             coded = backend._code(shipped, latents, backend.Options(index), 8.0, shipped.rate(index))

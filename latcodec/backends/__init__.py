@@ -32,9 +32,8 @@ class Backend:
 
     def rate_index(self, written: int, parameters: bytes | None) -> int:
         """The rate index of a file, from that in its header and its parameters."""
-        if written or parameters is None or len(parameters) != 2 or parameters[0] != BELOW:
-            return written
-        return -parameters[1] if parameters[1] <= -self.lowest_index else written
+        said = below(parameters)
+        return said if said is not None and not written and self.lowest_index <= said < 0 else written
 
     def load(self) -> ModuleType:
         """Import the backend's module, and with it torch."""
@@ -53,6 +52,12 @@ BACKENDS = (
     Backend(5, "hyperprior-context", "latcodec.backends.hyperprior_context", WITHOUT_LOSS, LOWEST_INDEX),
 )
 DEFAULT = "hyperprior-context"
+
+
+def below(parameters: bytes | None) -> int | None:
+    """The rate index below 0 that parameters say, unchecked; None if they say none."""
+    says = parameters is not None and len(parameters) == 2 and parameters[0] == BELOW
+    return -parameters[1] if says else None
 
 
 def by_name(name: str) -> Backend:

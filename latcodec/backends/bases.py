@@ -16,11 +16,7 @@ from latcodec.rates import lambda_of_index
 # Where details are dense they mend what latents leave, which are best of this rate. So in every file above MIXED; in it
 # in photographs whose finest frequencies are not empty, the fewer of them the higher the index. By trial.
 LOWER_BASE, MIXED = 140, range(170, 231)
-SHARP, SHARP_AT, SHARP_FALLS = (
-    0.022,
-    175,
-    15.4,
-)  # the share of `details.sharpness` at an index; indices to its e-th part
+SHARP, SHARP_AT, SHARP_FALLS = 0.022, 175, 15.4  # what `details.sharpness` may be at an index; indices to its e-th part
 BASES = (60, 100)  # of pictures that are no photographs
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of pixels that equal their left neighbours from which a picture counts as drawn

@@ -150,8 +150,8 @@ class Model:
             self.nets = integer_nets(tensors)
             self.hyper = self.nets["hyper"]
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
-            lowest = getattr(self.network.config, "lowest_index", 0)
-            self.rates = self.rates_class(**{k: every_rate(v, lowest) for k, v in part(tensors, "rates.").items()})
+            rates = {name: every_rate(table, self.lowest_index) for name, table in part(tensors, "rates.").items()}
+            self.rates = self.rates_class(**rates)
             self.load_more(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not hyperprior weights: {error}") from None
@@ -163,6 +163,11 @@ class Model:
     def runs_as_floats(name: str) -> bool:
         """What decides bits runs in integers only; the float functions of the rate that the encoder needs stay."""
         return not name.startswith("h_s.")
+
+    @property
+    def lowest_index(self) -> int:
+        """The rate index of the smallest files."""
+        return getattr(self.network.config, "lowest_index", 0)
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """What a subclass needs besides."""

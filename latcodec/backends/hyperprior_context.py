@@ -161,14 +161,12 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
 
     def begin_details(*y: np.ndarray) -> tuple[int, details.Shift, details.Take]:
         sixteenths, shift, choose = 0, None, None
-        if latents.image is not None and not _without_details(model, latents.image, rate):
-            residual = to_tensor(latents.image, model.device)
-            residual -= _base(model, *y, rate, latents.image.shape[:2])
+        x = None if latents.image is None else to_tensor(latents.image, model.device)
+        if x is not None and not _without_details(model, latents.image, x, rate):
+            x -= _base(model, *y, rate, latents.image.shape[:2])
             if options.gray:
-                residual[:] = residual.mean(1, keepdim=True)
-            sixteenths, shift, choose = details.chooser(
-                model.network.details, functions, residual, rate.index, model.tables
-            )
+                x[:] = x.mean(1, keepdim=True)
+            sixteenths, shift, choose = details.chooser(model.network.details, functions, x, rate.index, model.tables)
         put(*details.counted(sixteenths))
         return (
             sixteenths,
@@ -186,12 +184,12 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
                  detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows, replay=replay)  # fmt: skip
 
 
-def _without_details(model: Model, image: np.ndarray, rate: Rate) -> bool:
-    """Whether no details will pay beside latents of the file's rate, as a quick look at a photograph tells."""
+def _without_details(model: Model, image: np.ndarray, x: torch.Tensor, rate: Rate) -> bool:
+    """Whether no details will pay beside latents of the file's rate, as a quick look at a photograph tells; x: it as
+    `to_tensor` gives it."""
     own = rate.base == rate.index and rate == model.rate(rate.index)
     if not own or rate.index >= bases.MIXED.start or bases.drawn(image):
         return False
-    x = to_tensor(image, model.device)
     return details.hopeless(model.network.details, model.at_rate(rate), x, rate.index)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from latcodec.backends import BELOW, details
+from latcodec.backends import BELOW, below, details
 from latcodec.backends.common import RATES
 from latcodec.backends.hyper import (
     GAIN_BITS,
@@ -116,12 +116,12 @@ class Model(HyperModel):
         details if they say so. Two bytes, the first of them BELOW: how far below index 0 the file is, which then says
         0; a negative index stands for both. Raises FormatError."""
         config = self.network.config
-        if parameters is not None and len(parameters) == 2 and parameters[0] == BELOW:
-            if index not in (0, -parameters[1]) or not 0 < parameters[1] <= -self.lowest_index:
+        if (said := below(parameters)) is not None:
+            if index not in (0, said) or not self.lowest_index <= said < 0:
                 raise FormatError(
-                    f"field parameters: rate index -{parameters[1]} beside {index}, the lowest is {self.lowest_index}"
+                    f"field parameters: rate index {said} beside {index}, the lowest is {self.lowest_index}"
                 )
-            index, parameters = -parameters[1], None
+            index, parameters = said, None
         if parameters is None:
             if self.details is None:
                 return Rate(index, index, False)
@@ -142,11 +142,6 @@ class Model(HyperModel):
         """The network's functions of the rate, float32 [1, C, 1, 1]."""
         index, base = torch.tensor([[rate.index], [rate.base]], device=self.device) / (RATES - 1)
         return self.network.at_rate(index, base)
-
-    @property
-    def lowest_index(self) -> int:
-        """The rate index of the smallest files."""
-        return self.network.config.lowest_index
 
     def step_error_bits(self) -> float:
         """Bits that a squared error of one step of y counts as where the encoder rounds by rate and distortion."""

@@ -29,8 +29,7 @@ def fitted_tables(model, pictures: list[np.ndarray], backend=backend) -> Tables:
     counts = [np.zeros(base.size(row)) for row in range(base.rows)]
     for number, picture in enumerate(pictures):
         latents = backend.analyse(model, picture)
-        lowest = getattr(model, "lowest_index", 0)
-        for index in range(lowest + number % CALIBRATION_STEP, backend.RATES, CALIBRATION_STEP):
+        for index in range(model.lowest_index + number % CALIBRATION_STEP, backend.RATES, CALIBRATION_STEP):
             coded = backend.code(model, latents, backend.Options(index, verify=False))
             symbols, rows = coded.counted()
             for row in np.unique(rows):
