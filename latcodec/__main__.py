@@ -6,8 +6,9 @@ import sys
 def main() -> None:
     """Run the command line; exit code 130 if interrupted."""
     try:
-        from latcodec import cli
+        from latcodec import allocator, cli
 
+        allocator.keep_freed_memory()
         cli.main()
     except KeyboardInterrupt:
         print("latcodec: interrupted", file=sys.stderr)

@@ -43,6 +43,7 @@ class Encoder:
     def __init__(self, tables: Tables):
         self._tables = tables
         self._coder = _queue.RangeEncoder()
+        self.bits = 0.0  # information in what was put, escapes included
 
     def put(
         self,
@@ -65,6 +66,7 @@ class Encoder:
         for row, start, stop in groups:
             entries, escapes = _entries(ordered[start:stop], row, tables)
             coder.encode(entries.view(np.int32), tables.model(row))
+            self.bits += float(tables.bits[tables.offsets[row] :][entries].sum())
             if counts is not None:
                 counts[tables.offsets[row] : tables.offsets[row + 1]] += np.bincount(
                     entries, minlength=tables.size(row)
@@ -79,6 +81,7 @@ class Encoder:
     def _put_escapes(self, distances: np.ndarray, below: np.ndarray) -> None:
         bits = _bit_lengths(distances) - 1
         rest = distances - (np.int64(1) << bits)
+        self.bits += float((CLASS_BITS + bits).sum())
         self._coder.encode((32 * below + bits).astype(np.int32), _model.Uniform(1 << CLASS_BITS))
         for shift, has_part, sizes in _parts(bits):
             part = (rest[has_part] >> shift) & (sizes - 1)

@@ -48,7 +48,7 @@ def main(weights: str, checkpoint: str, paths: list[str]) -> None:
         latents = backend.analyse(model, image)
         for number, index in enumerate(INDICES):
             coded = backend.code(model, latents, backend.Options(index, verify=False))
-            frozen = backend.Metered(Encoder(model.tables))
+            frozen = Encoder(model.tables)
             backend.transcribe(model, latents, backend.Options(index), frozen, False)
             totals[number] += (8 * len(coded.streams[0]), frozen.bits, *gaussian_bits(network, coded.symbols, index))
     print("| rate index | adaptive bpp | frozen | Gaussian | Eq. 7 |\n|---|---|---|---|---|")

@@ -40,6 +40,7 @@ def encoded(tables, *puts):
     encoder = Encoder(tables)
     for symbols, rows in puts:
         encoder.put(symbols, rows)
+    assert encoder.bits == pytest.approx(sum(ideal_bits(*put, tables) for put in puts))
     return encoder.finish()
 
 

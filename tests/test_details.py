@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from skimage import data
 
+from latcodec import weights
 from latcodec.backends import bases, choice, pricing, search
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
@@ -299,7 +300,8 @@ def test_an_encoder_knows_what_symbols_stand_for(network, model, photograph, x, 
     worse = costs(symbols) > costs(outwards) + 1e-4
     assert not worse[asked].any() and asked.mean() > 0.8
     sent = len(coded.detail_symbols)
-    base = backend._base(model, coded.symbols, coded.means, coded.rows, model.rate(index), (192, 192))
+    shown = backend._shown_latents(model, coded.symbols, coded.means, coded.rows, model.rate(index), (12, 12))
+    base = backend._base(model, shown, model.rate(index))
     u_hat = near(torch.from_numpy(coded.detail_symbols)[None].float(), by) / rate["details.log_gain"].exp()
     expected = base + network.details.synthesis(F.pad(u_hat, (0, 0, 0, 0, 0, 64 - sent)))
     expected = (expected[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
@@ -711,56 +713,66 @@ def test_parameters_of_a_checkpoint_are_taken(network, tmp_path):
     assert torch.equal(other.details.from_first.weight, network.details.from_first.weight)
 
 
-def test_photographs_in_which_nothing_can_pay_are_looked_at_once(model, photograph, monkeypatch):
-    """A smooth one is coded without a look at what its latents leave, into the same bytes; a sharp one is looked at."""
-    from skimage.filters import gaussian
-
-    smooth = (255 * gaussian(photograph, 4, channel_axis=2)).astype(np.uint8)
-    sharp = np.random.default_rng(0).integers(0, 256, photograph.shape).astype(np.uint8)
-    looks, chooser = [], details_backend.chooser
-    monkeypatch.setattr(details_backend, "chooser", lambda *given: looks.append(1) or chooser(*given))
-    found = {}
-    for name, image in (("smooth", smooth), ("sharp", sharp)):
-        latents, rate = backend.analyse(model, image), model.rate(100)
-        assert rate.details and rate.base == 100
-        found[name] = backend._code(model, latents, backend.Options(100), 60.0, rate)
-    assert len(looks) == 1
-    assert found["smooth"].detail_symbols.size == 0 and found["sharp"].detail_symbols.any()
-    monkeypatch.setattr(details_backend, "hopeless", lambda *given: False)
-    again = backend._code(model, backend.analyse(model, smooth), backend.Options(100), 60.0, model.rate(100))
-    assert len(looks) == 2 and again.streams == found["smooth"].streams
+@pytest.fixture(scope="module")
+def shipped() -> backend.Model:
+    return backend.Model(weights.load("hyperprior-context"))
 
 
-def test_beside_other_latents_and_in_drawings_details_are_always_looked_for(model, photograph, monkeypatch):
-    monkeypatch.setattr(details_backend, "hopeless", lambda *given: pytest.fail("asked"))
-    latents = backend.analyse(model, photograph)
-    backend._code(model, latents, backend.Options(150), 60.0, model.rate(150))  # latents end at 100
-    flat = np.full_like(photograph, 80)
-    backend._code(model, backend.analyse(model, flat), backend.Options(100), 60.0, model.rate(100))
-
-
-@pytest.mark.parametrize("kind", ["jet", "hsv", "waves", "photograph"])
-def test_pictures_unlike_photographs_keep_their_details(kind, photograph):
-    """Of the shipped weights: smooth false colours hold no high frequencies, and need details all the same; colours of
-    a photograph do not. What is not looked for would not have been sent."""
+def unlike_photographs(kind: str) -> np.ndarray:
+    """Smooth false colours, uint8 [512, 512, 3]: they hold no high frequencies."""
     import matplotlib
     from scipy.ndimage import gaussian_filter
 
-    from latcodec import weights
-
-    noise = gaussian_filter(np.random.default_rng(0).normal(size=(192, 192)), 8)
-    down, across = np.mgrid[:192, :192]
+    down, across = np.mgrid[:512, :512]
     waves = np.sin(across / 17.0) + np.sin(down / 11.0) + np.sin((across + down) / 19.0)
-    gray = waves if kind == "waves" else noise
+    gray = waves if kind == "waves" else gaussian_filter(np.random.default_rng(0).normal(size=(512, 512)), 8)
     gray = (gray - gray.min()) / np.ptp(gray)
-    image = photograph
-    if kind != "photograph":
-        image = (255 * matplotlib.colormaps["hsv" if kind == "waves" else kind](gray)[..., :3]).astype(np.uint8)
-    shipped = backend.Model(weights.load("hyperprior-context"))
+    return (255 * matplotlib.colormaps["hsv" if kind == "waves" else kind](gray)[..., :3]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["photograph", "smooth", "noise", "jet", "hsv", "waves"])
+@pytest.mark.parametrize("index", [88, 120])
+def test_a_few_tiles_tell_whether_details_are_sent(kind, index, shipped, monkeypatch):
+    """What is not looked for would not have been sent: the same bytes."""
+    from skimage.filters import gaussian
+
+    image = data.astronaut()
+    if kind == "smooth":
+        image = (255 * gaussian(image, 2, channel_axis=2)).astype(np.uint8)
+    elif kind == "noise":
+        image = np.random.default_rng(0).integers(0, 256, image.shape).astype(np.uint8)
+    elif kind != "photograph":
+        image = unlike_photographs(kind)
+    looks, chooser = [], details_backend.chooser
+    monkeypatch.setattr(details_backend, "chooser", lambda *given: looks.append(1) or chooser(*given))
+    latents, rate = backend.analyse(shipped, image), shipped.rate(index)
+    quick = backend._code(shipped, latents, backend.Options(index), 8.0, rate)
+    assert len(looks) == (kind not in ("photograph", "smooth"))
+    monkeypatch.setattr(choice, "details_can_pay", lambda *given: True)
+    assert backend._code(shipped, latents, backend.Options(index), 8.0, rate).streams == quick.streams
+    assert len(looks) == 1 + (kind not in ("photograph", "smooth"))
+    assert quick.detail_symbols.any() == (kind not in ("photograph", "smooth"))
+
+
+def test_details_in_one_corner_are_seen(shipped):
+    image = np.full((512, 768, 3), 90, np.uint8)
+    image[100:200, 600:700] = np.random.default_rng(0).integers(0, 256, (100, 100, 3))
+    x = to_tensor(image, torch.device("cpu"))
+    first = details_backend.busiest(shipped.network.details, x, 64)
+    assert len(first) == 9 and set(first[:4]) == {(64, 576), (64, 640), (128, 576), (128, 640)}
     latents = backend.analyse(shipped, image)
-    for index in (88, 144):
-        told = backend._without_details(shipped, image, to_tensor(image, torch.device("cpu")), shipped.rate(index))
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(details_backend, "hopeless", lambda *given: False)
-            coded = backend._code(shipped, latents, backend.Options(index), 8.0, shipped.rate(index))
-        assert told == (coded.detail_symbols.size == 0) == (kind == "photograph")
+    assert backend._code(shipped, latents, backend.Options(144), 8.0, shipped.rate(144)).detail_symbols.any()
+
+
+def test_of_small_pictures_few_tiles_tell_little(shipped):
+    assert not details_backend.busiest(shipped.network.details, torch.rand(1, 3, 384, 416), 64)
+    assert len(details_backend.busiest(shipped.network.details, torch.rand(1, 3, 511, 385), 64)) == 4
+
+
+def test_beside_other_latents_and_in_drawings_details_are_always_looked_for(model, photograph, monkeypatch):
+    monkeypatch.setattr(choice, "details_can_pay", lambda *given: pytest.fail("asked"))
+    latents = backend.analyse(model, photograph)
+    backend._code(model, latents, backend.Options(150), 60.0, model.rate(150, bytes((80,))))
+    backend._code(model, latents, backend.Options(175), 60.0, model.rate(175))
+    flat = np.full_like(photograph, 80)
+    backend._code(model, backend.analyse(model, flat), backend.Options(100), 60.0, model.rate(100))

@@ -16,7 +16,7 @@ ROOMS = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 # Bottom first. A room imports from lower lines only, and a room of several files also from itself. `__init__` reaches
 # codec inside functions and is therefore last, while `from latcodec import __version__` is open to all.
 LAYERS = [
-    ["errors"],
+    ["errors", "allocator"],
     ["rates", "container", "coding", "integer_net", "shared_random", "metrics", "files", "images", "weights", "kodak"],
     ["wording", "sharding"],
     ["models", "latents", "batch"],
@@ -50,7 +50,11 @@ DOORS = {
     "pytorch_msssim": {"metrics"},
     "torch": {"sharding", "models", "backends", "codec", "train", "metrics", "integer_net", "stopwatch", "environment"},
 }
-STANDARD_LIBRARY_ONLY = {"errors", "rates", "container", "files", "wording", "batch", "__init__", "__main__", "cli"}
+STANDARD_LIBRARY_ONLY = {"errors", "rates", "container", "files", "wording", "batch", "cli"} | {
+    "allocator",
+    "__init__",
+    "__main__",
+}
 LIGHT_AT_THE_TOP = STANDARD_LIBRARY_ONLY | {
     "codec", "weights", "images", "coding", "latents", "metrics", "pillow", "anchors", "kodak", "stopwatch",
     "environment", "contenders", "bench", "report", "sharding",

@@ -7,7 +7,7 @@ Latents of the rate of the file, latents of another rate with details beside the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, replace
 from functools import partial
 
@@ -18,7 +18,9 @@ from latcodec.backends import bases, details, search
 from latcodec.backends.common import to_tensor
 from latcodec.backends.hyper import Latents
 from latcodec.backends.hyperprior_context_model import Model, Rate
+from latcodec.models.hyperprior_context import IMAGE_STRIDE
 
+TILE, TILES_AT_ONCE = 4, 32  # latents along a side of what is looked at for details first, and how many tiles at once
 CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
 
 
@@ -71,3 +73,25 @@ def cheapest(
 def sharpness(model: Model, image: np.ndarray) -> float:
     """`details.sharpness` of a picture, uint8 or uint16 [H, W, 3]."""
     return details.sharpness(model.network.details, to_tensor(image, model.device))
+
+
+@torch.inference_mode()
+def details_can_pay(model: Model, y: torch.Tensor, x: torch.Tensor, rate: Rate) -> bool:
+    """Whether details may pay beside latents of the file's rate, as the busiest tiles of a photograph tell: most need
+    none at most rates, and then the rest need not be synthesised. y: of `_shown_latents`; x: of `to_tensor`."""
+    functions, edge, rim = model.at_rate(rate), TILE * IMAGE_STRIDE, IMAGE_STRIDE
+    inside = x[:, :, rim:-rim, rim:-rim]  # beyond the border of a picture synthesis does not see latents of nothing
+    busiest = details.busiest(model.network.details, inside, edge)
+    if not busiest:
+        return True
+
+    def tiles() -> Iterator[torch.Tensor]:
+        for some in (busiest[n:][:TILES_AT_ONCE] for n in range(0, len(busiest), TILES_AT_ONCE)):
+            places = [(top // IMAGE_STRIDE, left // IMAGE_STRIDE) for top, left in some]
+            cut = torch.cat([y[:, :, top : top + TILE + 2, left : left + TILE + 2] for top, left in places])
+            cut = cut.contiguous(memory_format=torch.channels_last)
+            base = model.network.synthesis(cut, functions, model.autocast)[:, :, rim:-rim, rim:-rim]
+            yield torch.cat([inside[:, :, top : top + edge, left : left + edge] for top, left in some]) - base
+
+    pixels = x.shape[2] * x.shape[3]
+    return details.enough_saved(model.network.details, functions, tiles(), rate.index, pixels)

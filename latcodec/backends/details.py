@@ -10,7 +10,7 @@ Law 1: integers only.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ from latcodec.models.reconstruction import near
 
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
 BAND = 128  # rows of blocks that are transformed at once
+AT_ONCE = 2**17  # details that are rounded at once
 SIXTEENTHS = sum(SHARES)
 COUNT_ROW = SCALE_ROWS + 36  # of the symbol that says how many sixteenths are sent: spread by 8
 SHIFT_ROW = SCALE_ROWS + 23  # of the symbols that shift rows, most of them 0
@@ -41,10 +42,10 @@ SIZES = np.array(
 )
 SYMBOL_BITS, ZERO_BITS = 10.0, 0.02  # about what a detail costs that is not 0 where others are, and one that is
 SHIFT_BITS = 2.0  # about what a row more of shift costs
-# Of a photograph itself, the sixteenth that tells whether details can pay, and what each of it must save for that; the
-# sixteenths in which photographs have next to no colour beside brightness, and no more than so much of that, range^2.
-TOLD_BY, HOPELESS_BITS = 7, 0.25
-LOW, COLOURFUL, STRONG = (1, 2, 3, 4), 0.03, 0.25
+# Where details pay if anywhere, as the picture itself tells: in the tiles that hold most of this sixteenth. The share
+# of a picture that is looked at first, the fewest tiles that tell enough, and the part of all that must be saved which
+# these must save. By trial.
+TOLD_BY, BUSIEST, FEWEST, SAVED_THERE = 7, 0.1, 4, 0.16
 SHARP_INDEX, SHARP_STEPS = 188, 0.6  # the rate index whose steps the finest frequencies are measured in; what counts
 Shift = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [sixteenths, n]) -> int32 [sixteenths]
 Take = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [n]) -> int32 [n]
@@ -190,10 +191,10 @@ def chooser(
         return np.array([_best_shift(*one, prices) for one in zip(rows, wanted, strict=True)], np.int32)
 
     def take(k: int, rows: np.ndarray) -> np.ndarray:
-        of_channels = rows.reshape(-1, u.shape[1] * u.shape[2])
-        wanted = groups[k].flatten(1).numpy()[: len(of_channels)]
-        one_by_one = zip(wanted, of_channels, strict=True)  # all at once takes much memory
-        return np.concatenate([pricing.round_by_price(*one, tables, weight, stand_for) for one in one_by_one])
+        wanted = groups[k].numpy().ravel()[: len(rows)]
+        some = range(0, len(rows), AT_ONCE)  # all of a large picture at once takes much memory
+        parts = ((wanted[n:][:AT_ONCE], rows[n:][:AT_ONCE]) for n in some)
+        return np.concatenate([pricing.round_by_price(*part, tables, weight, stand_for) for part in parts])
 
     return sixteenths, shift, take
 
@@ -230,23 +231,32 @@ def _some_of(details: nn.Module, x: Tensor, sixteenth: int) -> Tensor:
     return F.conv2d(F.pixel_unshuffle(x[:, :, :height, :width], BLOCK), basis)
 
 
-def hopeless(details: nn.Module, rate: dict[str, Tensor], x: Tensor, rate_index: int) -> bool:
-    """Whether nothing of what latents of the file's rate leave of a picture, float32 [1, 3, H, W], will be worth
-    sending, as the picture itself tells: it looks like a photograph, and holds little in its middle frequencies.
+def busiest(details: nn.Module, x: Tensor, side: int) -> list[tuple[int, int]]:
+    """Row and column, px, of the squares of `side` px, a multiple of BLOCK, in which details of a picture, float32
+    [1, 3, H, W], are likely to save most, the busiest first; none of a small picture, of which a few tell little."""
+    if BUSIEST * (x.shape[2] // side) * (x.shape[3] // side) < FEWEST:
+        return []
+    energy = _some_of(details, x, TOLD_BY).square().sum(1, keepdim=True)
+    squares = F.avg_pool2d(energy, side // BLOCK)[0, 0]
+    places = squares.flatten().topk(int(BUSIEST * squares.numel())).indices.tolist()
+    return [(place // squares.shape[1] * side, place % squares.shape[1] * side) for place in places]
 
-    Latents know photographs, whose colours change where their brightness does; false colours, and patterns stronger
-    than any photograph's, are left to details whatever their frequencies. By trial. Saves the look at what is left.
-    """
+
+def enough_saved(
+    details: nn.Module, rate: dict[str, Tensor], tiles: Iterable[Tensor], rate_index: int, pixels: int
+) -> bool:
+    """Whether details of a picture of so many pixels can pay, as the busiest tiles of what latents leave of it tell,
+    float32 [n, 3, S, S] each; no more of them are asked for than it takes to see that."""
     step = (-rate["details.log_gain"]).exp()
-    per_square = search.error_weight(rate_index)
-    weight, some = per_square * float(step) ** 2, details.channels // SIXTEENTHS
-    if float(_saved(_some_of(details, x, TOLD_BY) / step, weight).clamp_min(0).mean()) >= HOPELESS_BITS:
-        return False
-    first = -some % 3  # of a sixteenth, the first that is of brightness: 0 where sixteenths are whole triples
-    low = torch.cat([_some_of(details, x, n) for n in LOW], 1)[:, first:] / step
-    each = _saved(low, weight).clamp_min(0).mean((0, 2, 3))
-    gray, *colours = (float(each[n::3].mean()) for n in range(3))
-    return max(colours) <= COLOURFUL * gray and gray < STRONG * per_square
+    weight = float(search.error_weight(rate_index) * step.square())
+    needed = SAVED_THERE * ZERO_BITS * pixels / BLOCK**2 * (details.channels // SIXTEENTHS)
+    saved = torch.zeros(SIXTEENTHS, device=step.device)
+    for some in tiles:
+        of_channels = _saved(details.analysis(some) / step, weight).clamp_min(0).sum((0, 2, 3))
+        saved += of_channels.view(SIXTEENTHS, -1).sum(1)
+        if saved.max() > needed:
+            return True
+    return False
 
 
 def _saved(u: Tensor, weight: float) -> Tensor:

@@ -45,7 +45,7 @@ from latcodec.backends.hyper import (
 )
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
-from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.coding import Decoder, Encoder
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.integer_net import quantise
@@ -124,9 +124,8 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
     stream = encoder.finish()
     crc = crc_of(z_symbols, y_symbols, means, y_rows)
     coded = time.perf_counter()
-    bits = ideal_bits(z_symbols.ravel(), z_rows, model.tables) + ideal_bits(y_symbols.ravel(), y_rows, model.tables)
     seconds = {"hyper": networks - start, "entropy": coded - networks}
-    return Coded((stream,), crc, bits, y_symbols, means, y_rows, seconds)
+    return Coded((stream,), crc, encoder.bits, y_symbols, means, y_rows, seconds)
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:

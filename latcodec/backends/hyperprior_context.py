@@ -48,7 +48,7 @@ from latcodec.backends.hyperprior_context_model import (
     Walked,
     there,
 )
-from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.coding import Decoder, Encoder
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.integer_net import Replay, Run, quantise, run
@@ -134,13 +134,11 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
     start = time.perf_counter()
     functions = model.at_rate(rate)
     shape = tuple(latents.y.shape[1:])
-    encoder, bits = Encoder(model.tables), 0.0
+    encoder = Encoder(model.tables)
     replay = Replay() if options.verify and shape[0] * shape[1] <= REPLAYED else None
 
     def put(symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        nonlocal bits
         encoder.put(symbols, rows)
-        bits += ideal_bits(symbols, rows, model.tables)
         return symbols
 
     def taker(values: torch.Tensor, gain: str, order: torch.Tensor, weight: float) -> Take:
@@ -162,8 +160,13 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
     def begin_details(*y: np.ndarray) -> tuple[int, details.Shift, details.Take]:
         sixteenths, shift, choose = 0, None, None
         x = None if latents.image is None else to_tensor(latents.image, model.device)
-        if x is not None and not _without_details(model, latents.image, x, rate):
-            x -= _base(model, *y, rate, latents.image.shape[:2])
+        if x is not None:
+            shown_y = _shown_latents(model, *y, rate, shape)
+            quick = rate == model.rate(rate.index) and rate.index < bases.MIXED.start and not bases.drawn(latents.image)
+            if quick and not choice.details_can_pay(model, shown_y, x, rate):
+                x = None
+        if x is not None:
+            x -= _base(model, shown_y, rate)
             if options.gray:
                 x[:] = x.mean(1, keepdim=True)
             sixteenths, shift, choose = details.chooser(model.network.details, functions, x, rate.index, model.tables)
@@ -179,18 +182,9 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
     crc = _crc(walked)
     z_symbols = walked.z_symbols[np.concatenate(there(tuple(latents.z.shape[1:]), model.z_order))]
     seconds = {"entropy": time.perf_counter() - start}
-    return Coded((stream,), crc, bits, walked.symbols, walked.means, walked.rows, seconds,
+    return Coded((stream,), crc, encoder.bits, walked.symbols, walked.means, walked.rows, seconds,
                  model.parameters(rate), z_symbols=z_symbols, z_rows=walked.z_rows,
                  detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows, replay=replay)  # fmt: skip
-
-
-def _without_details(model: Model, image: np.ndarray, x: torch.Tensor, rate: Rate) -> bool:
-    """Whether no details will pay beside latents of the file's rate, as a quick look at a photograph tells; x: it as
-    `to_tensor` gives it."""
-    own = rate.base == rate.index and rate == model.rate(rate.index)
-    if not own or rate.index >= bases.MIXED.start or bases.drawn(image):
-        return False
-    return details.hopeless(model.network.details, model.at_rate(rate), x, rate.index)
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
@@ -236,11 +230,11 @@ def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, i
     return walked
 
 
-def _base(
-    model: Model, symbols: np.ndarray, means: np.ndarray, rows: np.ndarray, rate: Rate, size: tuple[int, int]
+def _shown_latents(
+    model: Model, symbols: np.ndarray, means: np.ndarray, rows: np.ndarray, rate: Rate, shape: tuple[int, int]
 ) -> torch.Tensor:
-    """Integers of y, as in `Walked`, to a picture without details, float32 [1, 3, 16 h, 16 w]."""
-    functions, (shape, _) = model.at_rate(rate), latent_shapes(size[1], size[0])
+    """Integers of y, as in `Walked`, to what synthesis makes a picture of, float32 [1, C, h, w]; shape is (h, w)."""
+    functions = model.at_rate(rate)
     y = symbols.astype(np.float32)
     inside = np.concatenate(there(shape, model.order))
     lift = lifts(torch.from_numpy(sigmas_of_latents()).float(), functions["lift"].cpu().flatten()).numpy()
@@ -248,8 +242,12 @@ def _base(
     y[ones] *= 1 + lift[rows[ones[inside]]]
     y = torch.from_numpy(y).to(model.device) + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
     y = from_steps([y[None]], model.network.inverse_order)[:, :, : shape[0], : shape[1]]
-    y = (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
-    synthesis = partial(model.network.synthesis, rate=functions, autocast=model.autocast)
+    return (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
+
+
+def _base(model: Model, y: torch.Tensor, rate: Rate) -> torch.Tensor:
+    """A picture without details, float32 [1, 3, 16 h, 16 w], of `_shown_latents`."""
+    synthesis = partial(model.network.synthesis, rate=model.at_rate(rate), autocast=model.autocast)
     return in_strips(synthesis, y, 1, IMAGE_STRIDE, model.halo())
 
 
@@ -260,7 +258,7 @@ def synthesise(
 ) -> np.ndarray:  # fmt: skip
     """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; y: its symbols, means and rows;
     size is (height, width)."""
-    x = _base(model, *y, rate, size)
+    x = _base(model, _shown_latents(model, *y, rate, latent_shapes(size[1], size[0])[0]), rate)
     if len(detail_symbols):
         x = details.picture(model.network.details, model.at_rate(rate), detail_symbols, x.contiguous())
     return to_image(x, size, gray, depth)

@@ -30,7 +30,7 @@ from latcodec.backends.common import (
     to_image,
     to_tensor,
 )
-from latcodec.coding import Decoder, Encoder, ideal_bits
+from latcodec.coding import Decoder, Encoder
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.errors import WeightsError
@@ -108,22 +108,6 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 
-class Metered:
-    """An encoder that adds up the information it was given, in bits."""
-
-    def __init__(self, encoder: Encoder):
-        self.encoder, self.bits = encoder, 0.0
-
-    def put(self, symbols: np.ndarray, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> None:
-        self.encoder.put(symbols, rows, tables, counts)
-        place = tables.offsets[rows] + (symbols.astype(np.int64) - tables.minimums[rows])
-        inside = (place >= tables.offsets[rows]) & (place < tables.offsets[1:][rows] - 1)
-        if inside.all():
-            self.bits += float(tables.bits[place].sum())
-        else:
-            self.bits += ideal_bits(symbols, rows, tables)
-
-
 @torch.inference_mode()
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
@@ -193,11 +177,11 @@ def _rate_of_contexts(model: Model, rate_index: int) -> dict[str, torch.Tensor]:
 
 def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
     start = time.perf_counter()
-    metered = Metered(Encoder(model.tables))
-    symbols, means = transcribe(model, latents, options, metered, error_bits=error_bits)
-    stream = metered.encoder.finish()
+    encoder = Encoder(model.tables)
+    symbols, means = transcribe(model, latents, options, encoder, error_bits=error_bits)
+    stream = encoder.finish()
     seconds = {"entropy": time.perf_counter() - start}
-    return Coded((stream,), crc_of(symbols, means), metered.bits, symbols, means, seconds)
+    return Coded((stream,), crc_of(symbols, means), encoder.bits, symbols, means, seconds)
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:

@@ -157,7 +157,6 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     stream = encoder.finish()
     crc = crc_of(z_symbols, symbols, values, rows)
     coded = time.perf_counter()
-    estimate = ideal_bits(z_symbols.ravel(), z_rows, model.tables) + ideal_bits(symbols.ravel(), rows, model.tables)
     if options.verify and crc_of(*decode_integers(model, stream, options, shape)) != crc:
         raise DriftError("the stream just written does not decode to the same integers on this machine")
     seconds = {
@@ -166,7 +165,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
         "entropy": coded - chosen,
         "verify": time.perf_counter() - coded,
     }
-    return Coded((stream,), crc, estimate, symbols, values, rows, seconds, _pack(options))
+    return Coded((stream,), crc, encoder.bits, symbols, values, rows, seconds, _pack(options))
 
 
 encode = timed(analyse, code)

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import torch
 
+from latcodec.allocator import keep_freed_memory
 from latcodec.codec import pick_device
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.models.precision import bf16_is_fast
 from latcodec.train import data, diagnostics, distributed
 from latcodec.train.checkpoint import AVERAGE, CHECKPOINT, initialise, load_into, read_checkpoint, stored, write_all
-from latcodec.train.cpu import keep_freed_memory, no_denormals
+from latcodec.train.cpu import no_denormals
 from latcodec.train.meter import Meter
 from latcodec.train.objective import BATCH, evaluate, objective, reconstructions
 from latcodec.train.optimizer import MuonAdam
@@ -73,7 +74,7 @@ def run(
     device = torch.device(pick_device(settings.device))
     torch.backends.cudnn.benchmark = device.type == "cuda"
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(everything=True)
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
     config = config_of(settings.codec, config_class, _stored_config(settings, resumes), settings.options)
     loss = objective(loss, settings.metric, config)
