@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from latcodec.images import Picture
 
-# Measured of a process that encodes with hyperprior-context, MB: noise of 1.0, 2.0 and 6.3 megapixels at lambda .1 895,
-# 871 and 1,590, photographs at lambda .4 640, 821 and 1,383; less without details, and to decode.
-MEMORY_BYTES, MEMORY_BYTES_PER_PIXEL = 750_000_000, 150
+# Measured of `latcodec encode` with hyperprior-context, MiB: noise of 1.0, 2.0 and 6.3 megapixels at lambda .1 938, 965
+# and 1,696, photographs of 0.8, 2.4 and 6.3 at lambda .4 604, 888 and 1,330; less without details, and to decode.
+MEMORY_BYTES, MEMORY_BYTES_PER_PIXEL = 850_000_000, 150
 
 
 def set_threads(count: int) -> None:
