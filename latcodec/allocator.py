@@ -8,14 +8,15 @@ import ctypes
 
 # From malloc.h of the GNU C library: what to set. Every other C library is left as it is.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
-MOST_BYTES = 2**28  # what a process may keep at the end of its heap
+_MOST_BYTES = 2**28  # free at the end of a heap, from which on the rest goes back
 _LARGEST_KEPT_BYTES = 2**25  # the most that the library lets one say; what is larger goes back when it is freed
 
 
 def keep_freed_memory(everything: bool = False) -> bool:
     """Tell the C library not to give freed memory back to the system; True if it understands. For the whole process.
 
-    everything: whatever its size and however much of it; otherwise blocks up to 32 MiB, MOST_BYTES in all.
+    everything: whatever its size and however much of it; otherwise blocks up to 32 MiB, while no more than _MOST_BYTES
+    are free at the end of the heap.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -24,5 +25,5 @@ def keep_freed_memory(everything: bool = False) -> bool:
     if everything:
         how = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26))
     else:
-        how = ((_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES), (_TRIM_THRESHOLD, MOST_BYTES), (_TOP_PAD, 2**24))
+        how = ((_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES), (_TRIM_THRESHOLD, _MOST_BYTES), (_TOP_PAD, 2**24))
     return all([mallopt(*one) for one in how])

@@ -754,25 +754,62 @@ def test_a_few_tiles_tell_whether_details_are_sent(kind, index, shipped, monkeyp
     assert quick.detail_symbols.any() == (kind not in ("photograph", "smooth"))
 
 
-def test_details_in_one_corner_are_seen(shipped):
-    image = np.full((512, 768, 3), 90, np.uint8)
-    image[100:200, 600:700] = np.random.default_rng(0).integers(0, 256, (100, 100, 3))
-    x = to_tensor(image, torch.device("cpu"))
-    first = details_backend.busiest(shipped.network.details, x, 64)
-    assert len(first) == 9 and set(first[:4]) == {(64, 576), (64, 640), (128, 576), (128, 640)}
-    latents = backend.analyse(shipped, image)
-    assert backend._code(shipped, latents, backend.Options(144), 8.0, shipped.rate(144)).detail_symbols.any()
+@pytest.mark.parametrize("where", ["caption", "date", "frame", "corner"])
+def test_details_at_a_border_are_seen(where, shipped):
+    image = data.astronaut()[:, :500].copy()
+    dice = np.random.default_rng(0)
+    if where == "caption":
+        image[-47:] = 255 * dice.integers(0, 2, (47, 500, 1))
+    elif where == "date":
+        image[-30:-10, -130:-10] = 255 * dice.integers(0, 2, (20, 120, 1))
+    elif where == "frame":
+        image[8:-8, 8:-8], inner = 255 * dice.integers(0, 2, (496, 484, 1)), image[8:-8, 8:-8].copy()
+        image[16:-16, 16:-16] = inner[8:-8, 8:-8]
+    else:
+        image[:60, :60] = dice.integers(0, 256, (60, 60, 3))
+    assert not bases.drawn(image)
+    asked, look = [], choice.details_can_pay
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(choice, "details_can_pay", lambda *given: asked.append(look(*given)) or asked[-1])
+        latents, rate = backend.analyse(shipped, image), shipped.rate(120)
+        coded = backend._code(shipped, latents, backend.Options(120), 8.0, rate)
+    assert asked == [True] and coded.detail_symbols.any()
 
 
-def test_of_small_pictures_few_tiles_tell_little(shipped):
-    assert not details_backend.busiest(shipped.network.details, torch.rand(1, 3, 384, 416), 64)
-    assert len(details_backend.busiest(shipped.network.details, torch.rand(1, 3, 511, 385), 64)) == 4
+def test_the_busiest_tiles_lie_inside_whatever_the_size(shipped):
+    x = torch.full((1, 3, 464, 592), 0.5)
+    x[..., -20:, -20:] = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    busiest = details_backend.busiest(shipped.network.details, x, 64)
+    assert len(busiest) == 8 and busiest[0] == (464 - 64, 592 - 64)
+    assert all(0 <= top <= 400 and 0 <= left <= 528 for top, left in busiest)
+
+
+def test_of_a_few_tiles_some_tell_little(shipped):
+    assert not details_backend.busiest(shipped.network.details, torch.rand(1, 3, 384, 384), 64)
+    assert len(details_backend.busiest(shipped.network.details, torch.rand(1, 3, 512, 304), 64)) == 4
+
+
+def test_a_tile_is_synthesised_as_in_the_whole_picture(shipped, monkeypatch):
+    """Inside, and at the borders, where the decoder pads."""
+    image = data.astronaut()[:, :500]
+    x, y = to_tensor(image, torch.device("cpu")), backend.analyse(shipped, image).y[None]
+    rate, taken = shipped.rate(120), []
+    places = [(0, 0), (0, 192), (192, 192), (448, 448), (256, 448), (448, 0)]
+    monkeypatch.setattr(details_backend, "busiest", lambda *given: places)
+    monkeypatch.setattr(details_backend, "enough_saved", lambda *given: taken.extend(given[2]))
+    choice.details_can_pay(shipped, y, x, rate)
+    with torch.inference_mode():
+        whole = x - shipped.network.synthesis(y, shipped.at_rate(rate))
+    for tile, (top, left) in zip(torch.cat(taken), places, strict=True):
+        off = (tile - whole[0, :, top : top + 64, left : left + 64]).abs()
+        assert off[:, 4:-4, 4:-4].max() < 0.02 and off.mean() < 0.002  # a latent on all sides is not all that is seen
 
 
 def test_beside_other_latents_and_in_drawings_details_are_always_looked_for(model, photograph, monkeypatch):
     monkeypatch.setattr(choice, "details_can_pay", lambda *given: pytest.fail("asked"))
     latents = backend.analyse(model, photograph)
-    backend._code(model, latents, backend.Options(150), 60.0, model.rate(150, bytes((80,))))
+    backend._code(model, latents, backend.Options(150), 60.0, model.rate(150))  # latents end at 100
+    backend._code(model, latents, backend.Options(90), 60.0, model.rate(90, bytes((80,))))
     backend._code(model, latents, backend.Options(175), 60.0, model.rate(175))
     flat = np.full_like(photograph, 80)
     backend._code(model, backend.analyse(model, flat), backend.Options(100), 60.0, model.rate(100))

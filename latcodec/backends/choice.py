@@ -7,7 +7,7 @@ Latents of the rate of the file, latents of another rate with details beside the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from functools import partial
 
@@ -78,20 +78,28 @@ def sharpness(model: Model, image: np.ndarray) -> float:
 @torch.inference_mode()
 def details_can_pay(model: Model, y: torch.Tensor, x: torch.Tensor, rate: Rate) -> bool:
     """Whether details may pay beside latents of the file's rate, as the busiest tiles of a photograph tell: most need
-    none at most rates, and then the rest need not be synthesised. y: of `_shown_latents`; x: of `to_tensor`."""
-    functions, edge, rim = model.at_rate(rate), TILE * IMAGE_STRIDE, IMAGE_STRIDE
-    inside = x[:, :, rim:-rim, rim:-rim]  # beyond the border of a picture synthesis does not see latents of nothing
-    busiest = details.busiest(model.network.details, inside, edge)
-    if not busiest:
+    none at most rates, and then the rest need not be synthesised. True of a picture of few tiles.
+
+    y: what synthesis sees, float32 [1, C, h, w]; x: the picture, float32 [1, 3, 16 h, 16 w].
+    """
+    functions, side, edge = model.at_rate(rate), TILE + 2, TILE * IMAGE_STRIDE  # with a latent on all sides
+    if min(y.shape[2:]) < side or not (busiest := details.busiest(model.network.details, x, edge)):
         return True
+    down, across = (length - side for length in y.shape[2:])
 
-    def tiles() -> Iterator[torch.Tensor]:
-        for some in (busiest[n:][:TILES_AT_ONCE] for n in range(0, len(busiest), TILES_AT_ONCE)):
-            places = [(top // IMAGE_STRIDE, left // IMAGE_STRIDE) for top, left in some]
-            cut = torch.cat([y[:, :, top : top + TILE + 2, left : left + TILE + 2] for top, left in places])
-            cut = cut.contiguous(memory_format=torch.channels_last)
-            base = model.network.synthesis(cut, functions, model.autocast)[:, :, rim:-rim, rim:-rim]
-            yield torch.cat([inside[:, :, top : top + edge, left : left + edge] for top, left in some]) - base
+    def residual(some: list[tuple[int, int]]) -> torch.Tensor:
+        # At a border both are on the other side: what is cut ends where the picture ends, and is padded as that is.
+        starts = [
+            (min(max(top // IMAGE_STRIDE - 1, 0), down), min(max(left // IMAGE_STRIDE - 1, 0), across))
+            for top, left in some
+        ]
+        cut = torch.cat([y[:, :, top : top + side, left : left + side] for top, left in starts])
+        base = model.network.synthesis(cut.contiguous(memory_format=torch.channels_last), functions, model.autocast)
+        parts = []
+        for one, (top, left), (first, leftmost) in zip(base, some, starts, strict=True):
+            inner = one[:, top - first * IMAGE_STRIDE :][:, :edge, left - leftmost * IMAGE_STRIDE :][..., :edge]
+            parts.append(x[0, :, top : top + edge, left : left + edge] - inner)
+        return torch.stack(parts)
 
-    pixels = x.shape[2] * x.shape[3]
-    return details.enough_saved(model.network.details, functions, tiles(), rate.index, pixels)
+    tiles = (residual(busiest[n:][:TILES_AT_ONCE]) for n in range(0, len(busiest), TILES_AT_ONCE))
+    return details.enough_saved(model.network.details, functions, tiles, rate.index, x.shape[2] * x.shape[3])

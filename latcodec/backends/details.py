@@ -233,13 +233,16 @@ def _some_of(details: nn.Module, x: Tensor, sixteenth: int) -> Tensor:
 
 def busiest(details: nn.Module, x: Tensor, side: int) -> list[tuple[int, int]]:
     """Row and column, px, of the squares of `side` px, a multiple of BLOCK, in which details of a picture, float32
-    [1, 3, H, W], are likely to save most, the busiest first; none of a small picture, of which a few tell little."""
-    if BUSIEST * (x.shape[2] // side) * (x.shape[3] // side) < FEWEST:
-        return []
+    [1, 3, H, W], sides no less than that, are likely to save most, the busiest first; the last of a row or column ends
+    at the border. None of a small picture, of which a few tell little."""
     energy = _some_of(details, x, TOLD_BY).square().sum(1, keepdim=True)
-    squares = F.avg_pool2d(energy, side // BLOCK)[0, 0]
+    squares = F.avg_pool2d(energy, side // BLOCK, ceil_mode=True)[0, 0]
+    if BUSIEST * squares.numel() < FEWEST:
+        return []
     places = squares.flatten().topk(int(BUSIEST * squares.numel())).indices.tolist()
-    return [(place // squares.shape[1] * side, place % squares.shape[1] * side) for place in places]
+    rows, columns = zip(*(divmod(place, squares.shape[1]) for place in places), strict=True)
+    last_row, last_column = (length - side for length in x.shape[2:])
+    return [(min(r * side, last_row), min(c * side, last_column)) for r, c in zip(rows, columns, strict=True)]
 
 
 def enough_saved(

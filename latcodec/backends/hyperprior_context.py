@@ -162,8 +162,8 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
         x = None if latents.image is None else to_tensor(latents.image, model.device)
         if x is not None:
             shown_y = _shown_latents(model, *y, rate, shape)
-            quick = rate == model.rate(rate.index) and rate.index < bases.MIXED.start and not bases.drawn(latents.image)
-            if quick and not choice.details_can_pay(model, shown_y, x, rate):
+            own = rate.base == rate.index < bases.MIXED.start and rate == model.rate(rate.index)
+            if own and not bases.drawn(latents.image) and not choice.details_can_pay(model, shown_y, x, rate):
                 x = None
         if x is not None:
             x -= _base(model, shown_y, rate)
