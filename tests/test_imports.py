@@ -50,11 +50,9 @@ DOORS = {
     "pytorch_msssim": {"metrics"},
     "torch": {"sharding", "models", "backends", "codec", "train", "metrics", "integer_net", "stopwatch", "environment"},
 }
-STANDARD_LIBRARY_ONLY = {"errors", "rates", "container", "files", "wording", "batch", "cli"} | {
-    "allocator",
-    "__init__",
-    "__main__",
-}
+STANDARD_LIBRARY_ONLY = {
+    "errors", "allocator", "rates", "container", "files", "wording", "batch", "__init__", "__main__", "cli",
+}  # fmt: skip
 LIGHT_AT_THE_TOP = STANDARD_LIBRARY_ONLY | {
     "codec", "weights", "images", "coding", "latents", "metrics", "pillow", "anchors", "kodak", "stopwatch",
     "environment", "contenders", "bench", "report", "sharding",

@@ -76,13 +76,16 @@ def sharpness(model: Model, image: np.ndarray) -> float:
 
 
 @torch.inference_mode()
-def details_can_pay(model: Model, y: torch.Tensor, x: torch.Tensor, rate: Rate) -> bool:
+def details_can_pay(
+    model: Model, y: torch.Tensor, x: torch.Tensor, functions: dict[str, torch.Tensor], rate_index: int
+) -> bool:
     """Whether details may pay beside latents of the file's rate, as the busiest tiles of a photograph tell: most need
     none at most rates, and then the rest need not be synthesised. True of a picture of few tiles.
 
-    y: what synthesis sees, float32 [1, C, h, w]; x: the picture, float32 [1, 3, 16 h, 16 w].
+    y: what synthesis sees, float32 [1, C, h, w]; x: the picture, float32 [1, 3, 16 h, 16 w]; functions: what
+    `Model.at_rate` says.
     """
-    functions, side, edge = model.at_rate(rate), TILE + 2, TILE * IMAGE_STRIDE  # with a latent on all sides
+    side, edge = TILE + 2, TILE * IMAGE_STRIDE  # a tile with a latent on all sides; px of it alone
     if min(y.shape[2:]) < side or not (busiest := details.busiest(model.network.details, x, edge)):
         return True
     down, across = (length - side for length in y.shape[2:])
@@ -102,4 +105,4 @@ def details_can_pay(model: Model, y: torch.Tensor, x: torch.Tensor, rate: Rate) 
         return torch.stack(parts)
 
     tiles = (residual(busiest[n:][:TILES_AT_ONCE]) for n in range(0, len(busiest), TILES_AT_ONCE))
-    return details.enough_saved(model.network.details, functions, tiles, rate.index, x.shape[2] * x.shape[3])
+    return details.enough_saved(model.network.details, functions, tiles, rate_index, x.shape[2] * x.shape[3])

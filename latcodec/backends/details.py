@@ -173,12 +173,11 @@ def chooser(
 
     The basis is orthonormal, so what a step of error costs in the picture is known exactly. rate: of one rate index.
     """
-    step = (-rate["details.log_gain"]).exp()
+    step, weight = _step_and_weight(rate, rate_index)
     u = step.new_empty(details.channels, *(side // BLOCK for side in residual.shape[2:]))
     for top in _tops(residual.shape[2]):
         band = details.analysis(residual[:, :, top : top + BAND * BLOCK])
         u[:, top // BLOCK : top // BLOCK + BAND] = bounded(band / step)[0]
-    weight = float(search.error_weight(rate_index) * step.square())
     sixteenths = _worth_sending(u, weight)
     groups, prices = u.cpu().split(details.sizes), _prices(tables)
     by = float(rate["details.nearer"])
@@ -250,31 +249,39 @@ def enough_saved(
 ) -> bool:
     """Whether details of a picture of so many pixels can pay, as the busiest tiles of what latents leave of it tell,
     float32 [n, 3, S, S] each; no more of them are asked for than it takes to see that."""
-    step = (-rate["details.log_gain"]).exp()
-    weight = float(search.error_weight(rate_index) * step.square())
+    step, weight = _step_and_weight(rate, rate_index)
     needed = SAVED_THERE * ZERO_BITS * pixels / BLOCK**2 * (details.channels // SIXTEENTHS)
     saved = torch.zeros(SIXTEENTHS, device=step.device)
     for some in tiles:
-        of_channels = _saved(details.analysis(some) / step, weight).clamp_min(0).sum((0, 2, 3))
-        saved += of_channels.view(SIXTEENTHS, -1).sum(1)
+        saved += _saved_by_sixteenths(details.analysis(some) / step, weight)
         if saved.max() > needed:
             return True
     return False
 
 
-def _saved(u: Tensor, weight: float) -> Tensor:
-    """Bits that details save if they are sent, in steps; weight: bits that a squared error of one step is worth."""
-    size = u.abs()
-    return weight * (size.square() - (size - size.round()).square()) - SYMBOL_BITS
+def _step_and_weight(rate: dict[str, Tensor], rate_index: int) -> tuple[Tensor, float]:
+    """The step of details, and the bits that a squared error of one step is worth."""
+    step = (-rate["details.log_gain"]).exp()
+    return step, float(search.error_weight(rate_index) * step.square())
+
+
+def _saved_by_sixteenths(u: Tensor, weight: float) -> Tensor:
+    """Bits that details, float32 [..., K, h, w] in steps, save if those that pay are sent, float32 [SIXTEENTHS].
+
+    weight: of `_step_and_weight`.
+    """
+
+    def saved(size: Tensor) -> Tensor:
+        bits = weight * (size.square() - (size - size.round()).square()) - SYMBOL_BITS
+        return bits.clamp_min(0).sum()
+
+    return torch.stack([saved(some.abs()) for some in u.chunk(SIXTEENTHS, -3)])  # all at once takes much memory
 
 
 def _worth_sending(u: Tensor, weight: float) -> int:
     """Sixteenths up to the last that saves more than it costs; u: float32 [K, h, w], in steps; weight: as above."""
-    pays = 0
-    for n, some in enumerate(u.chunk(SIXTEENTHS), 1):
-        if _saved(some, weight).clamp_min(0).sum() > ZERO_BITS * some.numel():
-            pays = n
-    return pays
+    pays = _saved_by_sixteenths(u, weight) > ZERO_BITS * u.numel() / SIXTEENTHS
+    return int(pays.nonzero().max()) + 1 if pays.any() else 0
 
 
 def picture(details: nn.Module, rate: dict[str, Tensor], symbols: np.ndarray, base: Tensor) -> Tensor:

@@ -161,12 +161,13 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
         sixteenths, shift, choose = 0, None, None
         x = None if latents.image is None else to_tensor(latents.image, model.device)
         if x is not None:
-            shown_y = _shown_latents(model, *y, rate, shape)
+            shown_y = _shown_latents(model, *y, functions, shape)
             own = rate.base == rate.index < bases.MIXED.start and rate == model.rate(rate.index)
-            if own and not bases.drawn(latents.image) and not choice.details_can_pay(model, shown_y, x, rate):
+            asked = own and not bases.drawn(latents.image)
+            if asked and not choice.details_can_pay(model, shown_y, x, functions, rate.index):
                 x = None
         if x is not None:
-            x -= _base(model, shown_y, rate)
+            x -= _base(model, shown_y, functions)
             if options.gray:
                 x[:] = x.mean(1, keepdim=True)
             sixteenths, shift, choose = details.chooser(model.network.details, functions, x, rate.index, model.tables)
@@ -231,10 +232,11 @@ def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, i
 
 
 def _shown_latents(
-    model: Model, symbols: np.ndarray, means: np.ndarray, rows: np.ndarray, rate: Rate, shape: tuple[int, int]
-) -> torch.Tensor:
-    """Integers of y, as in `Walked`, to what synthesis makes a picture of, float32 [1, C, h, w]; shape is (h, w)."""
-    functions = model.at_rate(rate)
+    model: Model, symbols: np.ndarray, means: np.ndarray, rows: np.ndarray, functions: dict[str, torch.Tensor],
+    shape: tuple[int, int],
+) -> torch.Tensor:  # fmt: skip
+    """Integers of y, as in `Walked`, to what synthesis makes a picture of, float32 [1, C, h, w]; functions: what
+    `Model.at_rate` says; shape is (h, w)."""
     y = symbols.astype(np.float32)
     inside = np.concatenate(there(shape, model.order))
     lift = lifts(torch.from_numpy(sigmas_of_latents()).float(), functions["lift"].cpu().flatten()).numpy()
@@ -245,9 +247,9 @@ def _shown_latents(
     return (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
 
 
-def _base(model: Model, y: torch.Tensor, rate: Rate) -> torch.Tensor:
+def _base(model: Model, y: torch.Tensor, functions: dict[str, torch.Tensor]) -> torch.Tensor:
     """A picture without details, float32 [1, 3, 16 h, 16 w], of `_shown_latents`."""
-    synthesis = partial(model.network.synthesis, rate=model.at_rate(rate), autocast=model.autocast)
+    synthesis = partial(model.network.synthesis, rate=functions, autocast=model.autocast)
     return in_strips(synthesis, y, 1, IMAGE_STRIDE, model.halo())
 
 
@@ -258,9 +260,10 @@ def synthesise(
 ) -> np.ndarray:  # fmt: skip
     """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; y: its symbols, means and rows;
     size is (height, width)."""
-    x = _base(model, _shown_latents(model, *y, rate, latent_shapes(size[1], size[0])[0]), rate)
+    functions, (shape, _) = model.at_rate(rate), latent_shapes(size[1], size[0])
+    x = _base(model, _shown_latents(model, *y, functions, shape), functions)
     if len(detail_symbols):
-        x = details.picture(model.network.details, model.at_rate(rate), detail_symbols, x.contiguous())
+        x = details.picture(model.network.details, functions, detail_symbols, x.contiguous())
     return to_image(x, size, gray, depth)
 
 
