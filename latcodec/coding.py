@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterator
 import constriction
 import numpy as np
 
-from .coding_tables import Tables
+from .coding_tables import CLASS_BITS, Tables
 from .errors import FormatError
 
-CLASS_BITS, _PART_BITS = 6, 16  # of an escaped symbol: its class, and the parts that its distance is coded in
+_PART_BITS = 16  # of the parts that the distance of an escaped symbol is coded in
 # The coder divides its range, at least 2**32, by 2**24 and drops the remainder: at worst log2(257 / 256) bits a symbol.
 _LOSS_BITS_PER_STEP = math.log2(257 / 256)
 _SEAL_BITS = 96  # what sealing can add to the information, in whole words

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import constriction
 import numpy as np
 
 from .errors import WeightsError
@@ -17,6 +16,7 @@ from .errors import WeightsError
 PRECISION_BITS = 24
 TOTAL = 1 << PRECISION_BITS
 MAX_ROWS = 1 << 16
+CLASS_BITS = 6  # of the class of an escaped symbol
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,8 @@ class Tables:
         """Return the coder's model of a row, built at first use."""
         found = self._models.get(row)
         if found is None:
+            import constriction  # training knows tables without it
+
             weights = self.weights[self.offsets[row] : self.offsets[row + 1]]
             # The library gives each entry one unit beforehand and shares out the rest in proportion to these floats,
             # which sum to exactly that rest: so it reproduces the integers.

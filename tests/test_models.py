@@ -17,7 +17,6 @@ from latcodec.models.layers import (
     logistic_bits,
     lower_bound,
     round_straight_through,
-    rounded_by_price,
     to_pixels,
     with_gamma,
 )
@@ -122,24 +121,6 @@ def test_convolutions_divide_and_multiply_sizes(side):
     assert conv(2, 3)(x).shape == (1, 3, -(-side // 2), -(-(side + 1) // 2))
     assert conv(2, 3, 3, 1)(x).shape == (1, 3, side, side + 1)
     assert deconv(2, 3)(x).shape == (1, 3, 2 * side, 2 * side + 2)
-
-
-def test_rounding_by_price_takes_the_cheaper_and_keeps_the_gradient():
-    torch.manual_seed(0)
-    residual = (3 * torch.randn(2000)).requires_grad_()
-    sigma = torch.rand(2000) * 2 + 0.1
-    found = rounded_by_price(residual, round_straight_through(residual), sigma, 6.0)
-    with torch.no_grad():
-        nearest = residual.round()
-        inner = nearest - nearest.sign()
-
-        def cost(symbols: torch.Tensor) -> torch.Tensor:
-            return logistic_bits(symbols, sigma) + 6 * (residual - symbols).square()
-
-        expected = torch.where(cost(inner) < cost(nearest), inner, nearest)
-    assert torch.equal(found, expected) and 100 < (expected != nearest).sum() < 1900
-    found.sum().backward()
-    assert torch.equal(residual.grad, torch.ones(2000))
 
 
 def test_leaky_slope_is_a_power_of_two():

@@ -24,8 +24,9 @@ from latcodec.backends.hyper import SCALE_ROWS, leaky_relu, rows_of
 from latcodec.coding_tables import Tables
 from latcodec.errors import FormatError
 from latcodec.integer_net import FRACTION_BITS, IntegerNet, Run, quantise, run
-from latcodec.models.details import BLOCK, DEAD_ZONE, LARGEST, PER_LATENT, SHARES, SIGMA_MIN, groups_of
+from latcodec.models.details import BLOCK, DEAD_ZONE, LARGEST, PER_LATENT, SHARES, groups_of
 from latcodec.models.layers import interpolate_knots
+from latcodec.models.prices import SIGMA_MIN
 from latcodec.models.reconstruction import near
 
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")

@@ -7,7 +7,6 @@ in the logarithm of the standard deviation.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,8 +28,9 @@ from latcodec.backends.common import (
 from latcodec.coding_tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, shift_round
-from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MAX, SIGMA_MIN
+from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.models.precision import bf16_is_fast
+from latcodec.models.prices import ROWS, SIGMA_MAX, SIGMA_MIN, place_of
 from latcodec.models.strips import in_strips
 from latcodec.weights import Weights
 
@@ -38,7 +38,7 @@ MEAN_BITS = 6
 GAIN_BITS = 16  # of the gains that means are multiplied by
 INVERSE_BITS = 12  # of the factor from z's values to what networks see of them
 SLOPE_BITS = 3  # of the activation between the networks of contexts and of details: 2**-3
-SCALE_ROWS = 64
+SCALE_ROWS = ROWS
 ROWS_PER_NAT = (SCALE_ROWS - 1) / np.log(SIGMA_MAX / SIGMA_MIN)
 ROWS_PER_NAT_FIXED = 31973  # the same with 12 bits after the point, written out because it decides rows
 Options = search.Options
@@ -240,9 +240,8 @@ def soft(model: Model, rate) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]
         x_hat, prices = model.transmit(now, rate, functions, quantise, autocast, x)
         bits = x_hat.new_zeros(())
         for number, (_, symbols, sigma) in enumerate(prices):
-            place = ((sigma.log() - math.log(SIGMA_MIN)) * ROWS_PER_NAT).clamp(0, SCALE_ROWS - 1)
             first = model.first_row(number)
-            bits = bits + pricing.soft_bits(symbols, place, priced[first : first + SCALE_ROWS]).sum()
+            bits = bits + pricing.soft_bits(symbols, place_of(sigma), priced[first : first + SCALE_ROWS]).sum()
         return x_hat, bits
 
     return transmit, (functions["y_log_gain"].exp(), functions["z_log_gain"].exp())

@@ -53,6 +53,7 @@ from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.integer_net import Replay, Run, quantise, run
 from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
+from latcodec.models.layers import Residual
 from latcodec.models.reconstruction import lifts
 from latcodec.models.steps import from_steps, in_steps
 from latcodec.models.strips import in_strips
@@ -288,9 +289,11 @@ def decode(model: Model | None, payload: Payload) -> np.ndarray:
 def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     """Everything a weights file holds: float networks, the integer networks, frozen tables, integers of some rates.
 
-    The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room.
+    The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room; so have
+    the hyper-analysis and what residual blocks add.
     """
-    tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.",))
+    blocks = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Residual))
+    tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.", *blocks))
     rate = functions_of_rate(lambda every: network.cpu().at_rate(every, every), network.config.lowest_index)
     tensors |= {name: some_rates(table) for name, table in RateTables.of(rate).to_arrays().items()}
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu(), small=True).to_arrays().items()}

@@ -29,8 +29,9 @@ from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
 from latcodec.errors import FormatError, WeightsError
 from latcodec.integer_net import FRACTION_BITS, LIMIT, Run, run
-from latcodec.models.hyperprior_context import HYPER_STRIDE, IMAGE_STRIDE, SIGMA_MIN, Config, ContextHyperprior
+from latcodec.models.hyperprior_context import HYPER_STRIDE, IMAGE_STRIDE, Config, ContextHyperprior
 from latcodec.models.layers import round_straight_through
+from latcodec.models.prices import SIGMA_MIN
 from latcodec.models.steps import STEPS, from_steps, in_steps, of_steps
 
 CONTEXTS = ("from_seen", "from_first", "corrections")
@@ -96,8 +97,9 @@ class Model(HyperModel):
 
     @staticmethod
     def runs_as_floats(name: str) -> bool:
-        """What decides bits runs in integers only; the float functions of the rate that the encoder needs stay."""
-        of_integers = ("h_s.", *(f"{one}." for one in CONTEXTS + Z_CONTEXTS))
+        """What decides bits runs in integers only, prices are in its tables; the float functions of the rate that the
+        encoder needs stay."""
+        of_integers = ("h_s.", "prices", *(f"{one}." for one in CONTEXTS + Z_CONTEXTS))
         return not name.startswith(of_integers) and details.runs_as_floats(name)
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:

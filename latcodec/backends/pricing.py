@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latcodec.coding import CLASS_BITS
-from latcodec.coding_tables import Tables
-
-LARGEST_PRICED = 63  # size of a symbol up to which the search knows the tables' prices
+from latcodec.coding_tables import CLASS_BITS, Tables
+from latcodec.models.prices import LARGEST_PRICED
 
 
 def round_by_price(
@@ -20,7 +18,7 @@ def round_by_price(
 
     residual: float32 [n]; rows: uint16 [n]; error_bits: bits that a squared error of 1 counts as; shown: what symbols,
     int32, stand for, if not themselves. Source: rate-distortion optimised quantisation as video encoders do it. In
-    training: `layers.rounded_by_price`, or for details a dead zone.
+    training: `models.prices.rounded_by_price`, or for details a dead zone.
     """
     nearest = np.rint(residual).astype(np.int32)
     places = np.flatnonzero(nearest)

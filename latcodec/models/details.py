@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latcodec.models.layers import conv, distortion_weights, interpolate_knots, leaky, lower_bound
+from latcodec.models.prices import SIGMA_MAX, SIGMA_MIN
 from latcodec.models.reconstruction import near
 
 BLOCK = 8  # px
@@ -30,7 +31,6 @@ PER_LATENT = 2  # blocks along a side of the 16 px that a latent stands for
 MOST = 3 * BLOCK**2
 SHARES = (1, 3, 4, 8)  # sixteenths of the channels in each group, low frequencies first: they tell where others are
 GROUPS = len(SHARES)
-SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 DEAD_ZONE = 0.15  # about what rounding by rate and distortion does, which the encoder has in its place
 COARSER = 1.6  # the steps at t = 0 beside those that are best where details are dense, at t = 1; less in between
 HIGHEST_BASE, LOWER = 0.74, 0.8  # of t: bases no higher are taken; how far below, as a share, they may be

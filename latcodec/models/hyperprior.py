@@ -37,9 +37,9 @@ from latcodec.models.layers import (
     round_straight_through,
     to_pixels,
 )
+from latcodec.models.prices import SIGMA_MAX, SIGMA_MIN
 from latcodec.rates import distortion_weight, lambda_of_index
 
-SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 IMAGE_STRIDE, HYPER_STRIDE = 16, 4
 
 

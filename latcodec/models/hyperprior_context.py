@@ -26,7 +26,7 @@ then this is the hyperprior without context, whose weights training can start fr
 in t, per channel (a, b, e, g, i in the log domain), so that the networks see the same domain at every rate. Beside
 details, t is that of the latents, which may be lower than the file's. L is the logistic distribution of that mean and
 standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are. Round takes the integer next to
-the nearest, towards 0, where the bits it saves are worth more than its error: `layers.rounded_by_price`; lift moves
+the nearest, towards 0, where the bits it saves are worth more than its error: `prices.rounded_by_price`; lift moves
 y_hat away from mu where it is one step from it, less at the highest rates of files: `reconstruction.lifted`.
 """
 
@@ -47,18 +47,16 @@ from latcodec.models.layers import (
     distortion_weights,
     interpolate_knots,
     leaky,
-    logistic_bits,
     lower_bound,
     round_straight_through,
-    rounded_by_price,
     scaled,
     to_pixels,
 )
+from latcodec.models.prices import KINDS, SIGMA_MAX, SIGMA_MIN, bits_of, logistic_prices, rounded_by_price
 from latcodec.models.reconstruction import fade, lifted
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
 from latcodec.rates import MAX_INDEX
 
-SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
 IMAGE_STRIDE, HYPER_STRIDE = 16, 4
 LATENT_FUNCTIONS = ("y_log_gain", "y_log_inverse_gain", "context_log_gain", "mean_log_gain", "scale_offset",
                     "z_log_gain", "z_mean", "z_log_sigma")  # fmt: skip
@@ -103,6 +101,7 @@ class ContextHyperprior(nn.Module):
         self.register_buffer("inverse_order", torch.argsort(coding_order(y)), persistent=False)
         self.register_buffer("z_order", coding_order(z), persistent=False)
         self.register_buffer("inverse_z_order", torch.argsort(coding_order(z)), persistent=False)
+        self.register_buffer("prices", logistic_prices())  # of symbols, as tables say: what training pays
         # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
         with torch.no_grad():
             places = torch.linspace(0, 1, config.knots)
@@ -153,6 +152,10 @@ class ContextHyperprior(nn.Module):
         place = t if base is None else base
         values = {name: interpolate_knots(knots, place, self.lowest) for name, knots in functions.items()}
         return {name: value[:, :, None, None] for name, value in (values | shown | of_details).items()}
+
+    def prices_of(self, kind: str) -> Tensor:
+        """Bits of symbols in the rows of "y", "details" or "z", float32 [rows, symbols]: see `prices.py`."""
+        return self.prices.chunk(len(KINDS))[KINDS.index(kind)]
 
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
         """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
@@ -217,7 +220,7 @@ class ContextHyperprior(nn.Module):
             residual = (y_steps[step] - mu) * there[step]
             quantised = quantise(residual)
             if by_price and self.config.step_error_bits:
-                quantised = rounded_by_price(residual, quantised, sigma, self.config.step_error_bits)
+                quantised = rounded_by_price(residual, sigma, self.prices_of("y"), self.config.step_error_bits)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
             parts.append(quantised + mu)
             shown.append((lifted(quantised, sigma, rate["lift"]) if by_price else quantised) + mu)
@@ -253,7 +256,7 @@ class ContextHyperprior(nn.Module):
             residual = (steps[step] - mu) * there[step]
             quantised = quantise(residual)
             if by_price and self.config.step_error_bits and self.config.z_step_error_bits:
-                quantised = rounded_by_price(residual, quantised, sigma, self.config.z_step_error_bits)
+                quantised = rounded_by_price(residual, sigma, self.prices_of("z"), self.config.z_step_error_bits)
             prices.append((residual, quantised, sigma.expand_as(residual)))
             seen.append((quantised + mu) / gain)
         z_hat, *price_of_z = (
@@ -265,10 +268,9 @@ class ContextHyperprior(nn.Module):
     def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
         """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat; y_bits, z_bits, detail_bits [B].
 
-        With `noise` the rate is that of y and z plus uniform noise, while every network behind the quantiser sees
-        rounded values (straight-through), by rate and distortion: scales are then a little wide, which the tables
-        fitted to symbols make up for; details that are trained alone are sent at every rate, beside latents of it or a
-        lower one. Without, the rate is that of what was rounded.
+        Bits are what the tables say of what was rounded by rate and distortion, which every network behind the
+        quantiser sees too (straight-through). With `noise` the gradient of bits that y and z get is that of them plus
+        uniform noise, and details that are trained alone are sent at every rate, beside latents of it or a lower one.
         """
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
@@ -277,9 +279,11 @@ class ContextHyperprior(nn.Module):
         rate = self.at_rate(t, bases_below(t, until) if noise and alone else None)
         x_hat, prices = self.transmit(y, z, rate, round_straight_through, autocast, x, by_price=True)
         of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
-        z_bits, y_bits = price(*of_z, noise), torch.stack([price(*part, noise) for part in of_y]).sum(0)
+        z_bits = bits_of(*of_z, self.prices_of("z"), noise)
+        y_bits = torch.stack([bits_of(*part, self.prices_of("y"), noise) for part in of_y]).sum(0)
         # Nearly all details are 0 and free: noise on them would cost what they do not.
-        detail_bits = sum((price(*part, noise=False) for part in of_details), torch.zeros_like(z_bits))
+        found = (bits_of(*part, self.prices_of("details"), noise=False) for part in of_details)
+        detail_bits = sum(found, torch.zeros_like(z_bits))
         if of_details:
             detail_bits = detail_bits * rate["details.sent"].flatten()
         return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": z_bits, "detail_bits": detail_bits}
@@ -287,12 +291,6 @@ class ContextHyperprior(nn.Module):
 
 def _of_stage(rate: dict[str, Tensor], stage: int) -> list[Tensor]:
     return [rate[f"{name}.{stage}"] for name in STAGE_FUNCTIONS]
-
-
-def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Tensor:
-    """Bits of each picture, float32 [B]: of the quantised residual or, with `noise`, of the residual plus its noise."""
-    coded = residual + torch.rand_like(residual) - 0.5 if noise else quantised
-    return logistic_bits(coded, sigma).sum((1, 2, 3))
 
 
 def loss(

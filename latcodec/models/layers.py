@@ -160,21 +160,6 @@ def to_pixels(layer: nn.ConvTranspose2d, h: Tensor) -> Tensor:
     return F.pixel_shuffle(F.conv2d(h, kernel, layer.bias.repeat_interleave(4), padding=1), 2)
 
 
-def rounded_by_price(residual: Tensor, quantised: Tensor, sigma: Tensor, error_bits: float) -> Tensor:
-    """What an encoder that rounds by rate and distortion makes of nearest integers; the gradient stays that of those.
-
-    residual, quantised: float32, in steps; sigma: of the logistic distribution that codes them; error_bits: bits that a
-    squared error of one step counts as. The same with the tables of a file: `backends.pricing.round_by_price`. Source:
-    rate-distortion optimised quantisation as video encoders do it.
-    """
-    with torch.no_grad():
-        inner = quantised - quantised.sign()
-        saved = logistic_bits(quantised, sigma) - logistic_bits(inner, sigma)
-        added = error_bits * ((residual - inner).square() - (residual - quantised).square())
-        toward_zero = torch.where(saved > added, quantised.sign(), 0.0)
-    return quantised - toward_zero
-
-
 def distortion_weights(t: Tensor) -> Tensor:
     """lc of L = bpp + lc * 255^2 * MSE at rate positions t (rate index / 255), same shape; see latcodec/rates.py."""
     return distortion_weight(LAMBDA_MAX) * torch.exp(t * math.log(LAMBDA_MAX / LAMBDA_MIN))

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from latcodec import files, weights
+from latcodec.backends import pricing
 from latcodec.backends.common import floats_from_arrays, floats_of_integers, integer_nets
+from latcodec.coding_tables import Tables
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.latents import contexts
 from latcodec.models.layers import with_gamma
@@ -106,7 +108,7 @@ def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:
     if path.suffix == ".safetensors":
         found = weights.load_file(path)
         tensors = {k.removeprefix("float."): torch.from_numpy(v) for k, v in found.tensors.items()}
-        more = _floats_of_contexts(found) if found.backend == "nc-vae" else {}
+        more = _floats_of_contexts(found) if found.backend == "nc-vae" else _prices_of_tables(found)
         return found.backend, found.config, tensors | parameters_of(found) | more
     state = read_checkpoint(path, "cpu")
     if not isinstance(state.get("ema"), dict):
@@ -120,6 +122,14 @@ def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:
 def parameters_of(found: weights.Weights) -> dict[str, Tensor]:
     """Parameters of the network that weights hold, float32 by their names there, from floats and from integers."""
     return floats_from_arrays(found.tensors) | floats_of_integers(integer_nets(found.tensors))
+
+
+def _prices_of_tables(found: weights.Weights) -> dict[str, Tensor]:
+    """What symbols cost by the tables of weights whose training pays that."""
+    if found.backend != "hyperprior-context":
+        return {}
+    tables = Tables(*(found.tensors[f"tables.{name}"] for name in ("weights", "offsets", "minimums")))
+    return {"prices": pricing.prices_of_rows(tables, torch.device("cpu"))}
 
 
 def _floats_of_contexts(found: weights.Weights) -> dict[str, Tensor]:

@@ -1,0 +1,128 @@
+"""What training pays for symbols, beside what files pay."""
+
+import numpy as np
+import pytest
+import torch
+
+from latcodec.backends import hyperprior_context as backend
+from latcodec.backends import pricing
+from latcodec.coding_tables import Tables
+from latcodec.models import prices
+from latcodec.models.hyperprior_context import Config, ContextHyperprior
+from latcodec.models.layers import logistic_bits, round_straight_through
+from latcodec.train.checkpoint import initialise, stored
+from latcodec.train.tables import logistic_tables, quantize_pmf
+from latcodec.weights import save
+
+CPU = torch.device("cpu")
+SMALL = Config(widths=(8, 12, 16), latent=16, hyper_width=16, hyper_latent=8, context_width=8, knots=3)
+
+
+@pytest.fixture(scope="module")
+def tables() -> Tables:
+    """Of y, details and z, each its own: zeros are cheaper than the logistic says, those of z dearer."""
+    base, pmfs = logistic_tables(backend.sigmas()), []
+    for row in range(base.rows):
+        pmf = base.weights[base.offsets[row] : base.offsets[row + 1]].astype(np.float64)
+        pmf[-base.minimums[row]] *= (3.0, 2.0, 0.5)[row // prices.ROWS]
+        pmfs.append(pmf)
+    return quantize_pmf(pmfs, base.minimums.tolist())
+
+
+@pytest.fixture(scope="module")
+def of_y(tables) -> torch.Tensor:
+    return pricing.prices_of_rows(tables, CPU)[: prices.ROWS]
+
+
+@pytest.fixture
+def some() -> tuple[torch.Tensor, torch.Tensor]:
+    """Residuals and their scales, float32 [1, 2000, 1, 1], of every size that is priced, and a little below the first
+    row and above the last."""
+    torch.manual_seed(0)
+    sigma = torch.exp(torch.rand(1, 2000, 1, 1) * 8.5 - 2.8)
+    return (sigma * 1.5 * torch.randn_like(sigma)).clamp(-63, 63), sigma
+
+
+def test_rows_are_those_of_files():
+    sigma = torch.from_numpy(backend.sigmas()[: prices.ROWS]).float()
+    assert torch.allclose(prices.place_of(sigma), torch.arange(64.0), atol=1e-4)
+    assert prices.place_of(torch.tensor([0.01, 1e4])).tolist() == [0, 63]
+
+
+def test_before_any_table_is_fitted_symbols_cost_what_the_logistic_says():
+    found, fitted = prices.logistic_prices(), pricing.prices_of_rows(logistic_tables(backend.sigmas()), CPU)
+    near = fitted < 11  # dearer ones have a share of outliers and 24 bits at most
+    assert found.shape == fitted.shape and near.sum() > 10000
+    assert (found - fitted)[near].abs().max() < 0.4
+    assert torch.allclose(found[:, 63], fitted[:, 63], atol=0.002)
+
+
+def test_symbols_cost_what_their_tables_say(tables, of_y, some):
+    rows = torch.arange(2000) % prices.ROWS
+    symbols = some[0].flatten().round()
+    found = prices.symbol_bits(symbols, rows.float(), of_y)
+    expected = pricing.symbol_bits(symbols.int().numpy(), rows.numpy().astype(np.uint16), tables)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_rounding_by_price_takes_the_cheaper_and_keeps_the_gradient(of_y, some):
+    residual, sigma = some[0].clamp(-30, 30).requires_grad_(), some[1]
+    found = prices.rounded_by_price(residual, sigma, of_y, 6.0)
+    nearest = residual.detach().round()
+    inner = nearest - nearest.sign()
+
+    def cost(symbols: torch.Tensor) -> torch.Tensor:
+        error = (residual.detach() - symbols).square()
+        return prices.symbol_bits(symbols, prices.place_of(sigma), of_y) + 6 * error
+
+    expected = torch.where(cost(inner) < cost(nearest), inner, nearest)
+    assert torch.allclose(found, expected, atol=1e-5) and 100 < (expected != nearest).sum() < 1900
+    found.sum().backward()
+    assert torch.equal(residual.grad, torch.ones_like(residual))
+
+
+def test_bits_are_those_of_tables_and_scales_learn_from_them(of_y, some):
+    residual, sigma = some[0].requires_grad_(), some[1].requires_grad_()
+    quantised = round_straight_through(residual)
+    bits = prices.bits_of(residual, quantised, sigma, of_y, noise=True)
+    exact = prices.symbol_bits(quantised.detach(), prices.place_of(sigma), of_y)
+    assert bits.shape == (1,) and torch.allclose(bits, exact.sum()[None], rtol=1e-6)
+    bits.sum().backward()
+    assert torch.allclose(sigma.grad, torch.autograd.grad(exact.sum(), sigma)[0]) and sigma.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_residuals_learn_from_the_logistic(of_y, some, noise):
+    residual, sigma = some[0].requires_grad_(), some[1]
+    torch.manual_seed(3)
+    quantised = round_straight_through(residual)
+    prices.bits_of(residual, quantised, sigma, of_y, noise).sum().backward()
+    torch.manual_seed(3)
+    at = (residual.detach() + torch.rand_like(residual) - 0.5 if noise else quantised.detach()).requires_grad_()
+    expected = torch.autograd.grad(logistic_bits(at, sigma).sum(), at)[0]
+    assert torch.allclose(residual.grad, expected) and expected.abs().max() > 0
+
+
+def test_symbols_beyond_the_priced_ones_cost_what_the_logistic_says(of_y):
+    symbols = torch.tensor([-500.0, 64, 100]).view(1, 3, 1, 1)
+    sigma = torch.full_like(symbols, 150).requires_grad_()
+    bits = prices.bits_of(symbols, symbols, sigma, of_y, noise=False)
+    assert torch.allclose(bits, logistic_bits(symbols, sigma).sum()[None])
+    bits.sum().backward()
+    assert sigma.grad[0, 0] < 0 < sigma.grad[0, 1], "a wider scale for the large one, a narrower for the small one"
+
+
+def test_training_pays_what_the_tables_of_its_start_say(tables, of_y, tmp_path):
+    """They are no part of a weights file, which has the tables."""
+    network = ContextHyperprior(SMALL)
+    tensors = backend.export(network, tables)
+    assert not [name for name in tensors if "prices" in name]
+    save(tmp_path / "weights.safetensors", "hyperprior-context", backend.stored_config(network), "test", tensors)
+    started = ContextHyperprior(SMALL)
+    assert not torch.equal(started.prices_of("y"), of_y)
+    taken, total = initialise(started, "hyperprior-context", tmp_path / "weights.safetensors")
+    assert taken == total
+    every = pricing.prices_of_rows(tables, CPU)
+    for number, kind in enumerate(prices.KINDS):
+        assert torch.equal(started.prices_of(kind), every[number * prices.ROWS :][: prices.ROWS])
+    assert torch.equal(stored(tmp_path / "weights.safetensors")[2]["prices"], every)
