@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -114,8 +115,15 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
     model = load_model(backend, None, settings.weights, settings.device)
     start = time.perf_counter()
     height, width = picture.pixels.shape[:2]
-    latents = module.analyse(model, picture.pixels)
-    seconds = {"analysis": time.perf_counter() - start}
+    seconds = {"analysis": 0.0}
+
+    @functools.cache
+    def latents():
+        analysed = time.perf_counter()
+        found = module.analyse(model, picture.pixels)
+        seconds["analysis"] = time.perf_counter() - analysed
+        return found
+
     frame = Payload(
         backend_id=backend.wire_id,
         weights_id=model.weights_id,
@@ -139,7 +147,10 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
             how = replace(how, progress=lambda part: progress(span[0] + (span[1] - span[0]) * part))
         if hasattr(how, "gray"):
             how = replace(how, gray=picture.gray)
-        return tried(index, module.code(model, latents, how))
+        whole = None
+        if target is None and getattr(how, "lossless", False):
+            whole = module.without_loss_at_once(model, picture.pixels, how)
+        return tried(index, module.code(model, latents(), how) if whole is None else whole)
 
     def tried(index: int, coded) -> codec_targets.Trial:
         index = max(index, 0) if backend.is_lossless(coded.parameters) else index

@@ -143,6 +143,44 @@ def test_the_cheaper_one_is_taken(model, page, monkeypatch):
         assert (coded.parameters == lossless.PARAMETERS) == (without < with_loss)
 
 
+@pytest.fixture
+def of_squares(monkeypatch):
+    """Squares of 32 px, pictures large from 4,096 pixels on; gives the pictures that networks saw."""
+    seen, analyse = [], backend.analyse
+    monkeypatch.setattr(choice, "LARGE_PX", 4096)
+    monkeypatch.setattr(choice, "SQUARE", 32)
+    monkeypatch.setattr(backend, "analyse", lambda model, image: seen.append(image) or analyse(model, image))
+    return seen
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_no_network_sees_all_of_a_large_page(page, of_squares, gray):
+    data = file_of(page, gray, lmbda=1.0)
+    assert is_lossless(data) and 0 < len(of_squares) <= choice.SQUARES
+    assert {square.shape for square in of_squares} == {(32, 32, 3)}
+    of_squares.clear()
+    small = file_of(page[:, :32], gray, lmbda=1.0)
+    assert is_lossless(small) and [one.shape for one in of_squares] == [(96, 32, 3)]
+
+
+def test_where_squares_do_not_make_it_clear_all_is_looked_at(page, photograph, poster, of_squares):
+    """A photograph in a page is not kept for the page's sake, nor a page without any change for nothing's."""
+    for image, kept in ((np.hstack([page, photograph]), False), (np.full_like(page, 200), True)):
+        of_squares.clear()
+        data = file_of(image, lmbda=3.2)
+        assert of_squares[-1].shape == image.shape
+        assert kept or not is_lossless(data)
+    assert np.array_equal(codec.decode(data), np.full_like(page, 200))
+
+
+def test_a_target_and_another_codec_know_no_squares(page, of_squares):
+    file_of(page, size_bytes=5000)
+    assert {one.shape for one in of_squares} <= {page.shape}
+    of_squares.clear()
+    assert not is_lossless(file_of(page, lmbda=1.0, codec="hyperprior-context:lossless=no"))
+    assert [one.shape for one in of_squares] == [page.shape]
+
+
 def test_no_loss_is_cheaper_than_any_base(model, page):
     latents = backend.analyse(model, page)
     found = backend.code(model, latents, backend.Options(128))

@@ -22,6 +22,8 @@ from latcodec.models.hyperprior_context import IMAGE_STRIDE
 
 TILE, TILES_AT_ONCE = 4, 32  # latents along a side of what is looked at for details first, and how many tiles at once
 CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
+LARGE_PX = 2**20  # of a picture, from which a few squares say what all of it would cost with loss
+SQUARE, SQUARES = 256, 4  # px along a side; how many
 
 
 def cheapest(
@@ -67,6 +69,26 @@ def cheapest(
         del coded  # or two are held beside the next one
     seconds = time.perf_counter() - start - sum(best.seconds.values())  # of choosing, and of those that lost
     return replace(best, seconds=best.seconds | {"choice": seconds})
+
+
+def without_loss_at_once(image: np.ndarray, options: search.Options, code: Callable, without_loss: Callable):
+    """The Coded without loss of a large drawn picture, uint8 [H, W, 3], if a few squares of it say that with loss all
+    of it would cost much more; None if they do not, or there is none. So a screen is not put through networks in vain.
+
+    code(square) -> what `search.price` says of a square with loss; without_loss: as in `cheapest`.
+    """
+    if image[..., 0].size < LARGE_PX or (whole := without_loss(image, options)) is None:
+        return None
+    tops, lefts = (range(0, side - SQUARE + 1, SQUARE) for side in image.shape[:2])
+    squares = [image[top : top + SQUARE, left : left + SQUARE] for top in tops for left in lefts]
+    changes = np.array([(square[:, 1:] != square[:, :-1]).any(2).sum() for square in squares])
+    busy = [place for place in np.argsort(-changes, kind="stable") if changes[place]]
+    some = busy[:: -(-len(busy) // SQUARES)] if busy else []
+    if not some:
+        return None
+    # Bits and errors go with changes of colour; a square that is missed pays without loss whatever it costs.
+    with_loss = sum(code(squares[place]) for place in some) * changes.sum() / changes[some].sum()
+    return whole if search.price(whole, image, image, options.rate_index) < CLEARLY * with_loss else None
 
 
 @torch.inference_mode()

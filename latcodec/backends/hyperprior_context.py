@@ -61,7 +61,7 @@ from latcodec.models.strips import in_strips
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
 SHORTEST_SEARCH_S = 0.01
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
-           "sigmas", "stored_config", "synthesise"]  # fmt: skip
+           "sigmas", "stored_config", "synthesise", "without_loss_at_once"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,18 @@ def without_loss(image: np.ndarray, options: Options) -> Coded | None:
         (stream,), lossless.crc(image), 8.0 * len(stream), symbols, symbols, rows, parameters=lossless.PARAMETERS,
         details={"lossless": True}, z_symbols=symbols, z_rows=rows, detail_symbols=symbols, detail_rows=rows,
     )  # fmt: skip
+
+
+def without_loss_at_once(model: Model, image: np.ndarray, options: Options) -> Coded | None:
+    """`choice.without_loss_at_once`: a picture without loss before any networks have seen it, where that is clear."""
+    plain = Options(options.rate_index, verify=False, gray=options.gray, lossless=False)
+
+    def with_loss(square: np.ndarray) -> float:
+        coded = code(model, analyse(model, square), plain)
+        decoded = shown(model, coded, options.rate_index, square.shape[:2], options.gray, 8)
+        return search.price(coded, decoded, square, options.rate_index)
+
+    return choice.without_loss_at_once(image, options, with_loss, without_loss)
 
 
 @torch.inference_mode()
