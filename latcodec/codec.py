@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from latcodec import backends, codec_options, codec_targets, container, rates, weights
@@ -117,7 +116,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
     height, width = picture.pixels.shape[:2]
     seconds = {"analysis": 0.0}
 
-    @functools.cache
+    @cache
     def latents():
         analysed = time.perf_counter()
         found = module.analyse(model, picture.pixels)

@@ -154,16 +154,19 @@ def of_squares(monkeypatch):
 
 
 @pytest.mark.parametrize("gray", [False, True])
-def test_no_network_sees_all_of_a_large_page(page, of_squares, gray):
+def test_no_network_sees_all_of_a_large_page(page, of_squares, monkeypatch, gray):
     data = file_of(page, gray, lmbda=1.0)
     assert is_lossless(data) and 0 < len(of_squares) <= choice.SQUARES
     assert {square.shape for square in of_squares} == {(32, 32, 3)}
+    of_squares.clear()
+    monkeypatch.setattr(choice, "LARGE_PX", page.size)
+    assert file_of(page, gray, lmbda=1.0) == data and [one.shape for one in of_squares] == [page.shape]
     of_squares.clear()
     small = file_of(page[:, :32], gray, lmbda=1.0)
     assert is_lossless(small) and [one.shape for one in of_squares] == [(96, 32, 3)]
 
 
-def test_where_squares_do_not_make_it_clear_all_is_looked_at(page, photograph, poster, of_squares):
+def test_where_squares_do_not_make_it_clear_all_is_looked_at(page, photograph, of_squares):
     """A photograph in a page is not kept for the page's sake, nor a page without any change for nothing's."""
     for image, kept in ((np.hstack([page, photograph]), False), (np.full_like(page, 200), True)):
         of_squares.clear()

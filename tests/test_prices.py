@@ -1,5 +1,10 @@
 """What training pays for symbols, beside what files pay."""
 
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +12,21 @@ import torch
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends import pricing
 from latcodec.coding_tables import Tables
+from latcodec.errors import WeightsError
 from latcodec.models import prices
-from latcodec.models.hyperprior_context import Config, ContextHyperprior
+from latcodec.models.hyperprior_context import Config, ContextHyperprior, loss
 from latcodec.models.layers import logistic_bits, round_straight_through
-from latcodec.train.checkpoint import initialise, stored
+from latcodec.models.steps import STEPS
+from latcodec.train.checkpoint import averaged_network, initialise, load_into, stored, write
 from latcodec.train.tables import logistic_tables, quantize_pmf
-from latcodec.weights import save
+from latcodec.train.widen import widened
+from latcodec.weights import Weights, save
 
 CPU = torch.device("cpu")
-SMALL = Config(widths=(8, 12, 16), latent=16, hyper_width=16, hyper_latent=8, context_width=8, knots=3)
+SMALL = Config(
+    blocks=(0, 0, 1), widths=(8, 12, 16), latent=16, hyper_width=16, hyper_latent=8, context_width=8, knots=3
+)
+NETWORK = ContextHyperprior(SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +38,10 @@ def tables() -> Tables:
         pmf[-base.minimums[row]] *= (3.0, 2.0, 0.5)[row // prices.ROWS]
         pmfs.append(pmf)
     return quantize_pmf(pmfs, base.minimums.tolist())
+
+
+def exported(tables: Tables) -> dict[str, np.ndarray]:
+    return backend.export(NETWORK, tables)
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +127,55 @@ def test_symbols_beyond_the_priced_ones_cost_what_the_logistic_says(of_y):
     assert sigma.grad[0, 0] < 0 < sigma.grad[0, 1], "a wider scale for the large one, a narrower for the small one"
 
 
+def test_kinds_lie_where_files_have_their_rows(tables):
+    model = backend.Model(Weights(Path("test"), "0" * 64, "test", backend.stored_config(NETWORK), exported(tables)))
+    numbers = {"z": 0, "y": 1, "details": 1 + STEPS}  # of the prices of `transmit`
+    assert {kind: model.first_row(n) // prices.ROWS for kind, n in numbers.items()} == {
+        kind: place for place, kind in enumerate(prices.KINDS)
+    }
+
+
+def test_what_is_no_number_stays_none(of_y):
+    nan, one = torch.full((1, 1, 1, 1), math.nan), torch.ones(1, 1, 1, 1)
+    for residual, sigma in ((nan, one), (one, nan), (nan, nan)):
+        quantised = prices.rounded_by_price(residual.clone().requires_grad_(), sigma, of_y, 8.0)
+        assert prices.bits_of(residual.clone().requires_grad_(), quantised, sigma, of_y, noise=True).isnan().all()
+    network = ContextHyperprior(SMALL)
+    with torch.no_grad():
+        network.g_a[0].weight[0, 0, 0, 0] = math.nan
+    assert loss(network, torch.rand(1, 3, 64, 64), torch.tensor([0.5]))["loss"].isnan()
+
+
+def test_a_wider_network_pays_the_same(tables):
+    old = ContextHyperprior(SMALL)
+    old.prices.copy_(pricing.prices_of_rows(tables, CPU))
+    assert torch.equal(widened(old, replace(SMALL, blocks=(0, 1, 1))).prices, old.prices)
+
+
+def test_checkpoints_without_prices(tmp_path):
+    """They are exported as they are; a run goes on from their averages alone."""
+    network = ContextHyperprior(SMALL)
+    old = {name: value for name, value in network.state_dict().items() if name != "prices"}
+    state = {"codec": "hyperprior-context", "config": json.dumps(backend.stored_config(network)), "ema": old}
+    write(state, tmp_path / "ema.pt")
+    found = averaged_network(tmp_path / "ema.pt", "hyperprior-context")
+    assert torch.equal(found.prices, prices.logistic_prices())
+    write(state | {"model": old}, tmp_path / "checkpoint.pt")
+    with pytest.raises(WeightsError, match="older version.*--init"):
+        load_into(tmp_path / "checkpoint.pt", "hyperprior-context", network, None, "cpu")
+
+
+def test_what_residual_blocks_add_is_kept_in_eight_bits(tables):
+    tensors = exported(tables)
+    small = {name for name, value in tensors.items() if name.startswith("float.g_") and value.dtype == np.int8}
+    assert small == {f"float.{part}.{n}.f.{k}.weight" for part, n in (("g_a", 6), ("g_s", 1)) for k in (0, 2, 4)}
+
+
 def test_training_pays_what_the_tables_of_its_start_say(tables, of_y, tmp_path):
     """They are no part of a weights file, which has the tables."""
-    network = ContextHyperprior(SMALL)
-    tensors = backend.export(network, tables)
+    tensors = exported(tables)
     assert not [name for name in tensors if "prices" in name]
-    save(tmp_path / "weights.safetensors", "hyperprior-context", backend.stored_config(network), "test", tensors)
+    save(tmp_path / "weights.safetensors", "hyperprior-context", backend.stored_config(NETWORK), "test", tensors)
     started = ContextHyperprior(SMALL)
     assert not torch.equal(started.prices_of("y"), of_y)
     taken, total = initialise(started, "hyperprior-context", tmp_path / "weights.safetensors")

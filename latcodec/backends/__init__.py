@@ -5,6 +5,8 @@ A backend module has `Options`, `Model`, `encode(model, image, options) -> Coded
 its `encode` is `analyse(model, image)` and then `code(model, latents, options)`, so that a search runs networks once.
 `Options` is a frozen dataclass of rate_index, verify and whatever else a person may set; `Coded` has streams,
 parameters (bytes for the container, or None), integers_crc, estimated_bits, seconds and details (for `encode --json`).
+One whose Options have `lossless` has `without_loss(image, options)` and, for what needs no look at all of a picture,
+`without_loss_at_once(model, image, options)`: a Coded, or None.
 """
 
 from dataclasses import dataclass, fields

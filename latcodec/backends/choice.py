@@ -77,18 +77,30 @@ def without_loss_at_once(image: np.ndarray, options: search.Options, code: Calla
 
     code(square) -> what `search.price` says of a square with loss; without_loss: as in `cheapest`.
     """
-    if image[..., 0].size < LARGE_PX or (whole := without_loss(image, options)) is None:
+    start = time.perf_counter()
+    if image[..., 0].size < LARGE_PX or not bases.drawn(image):
         return None
     tops, lefts = (range(0, side - SQUARE + 1, SQUARE) for side in image.shape[:2])
     squares = [image[top : top + SQUARE, left : left + SQUARE] for top in tops for left in lefts]
     changes = np.array([(square[:, 1:] != square[:, :-1]).any(2).sum() for square in squares])
     busy = [place for place in np.argsort(-changes, kind="stable") if changes[place]]
-    some = busy[:: -(-len(busy) // SQUARES)] if busy else []
+    step = max(1, -(-len(busy) // SQUARES))
+    some = busy[step // 2 :: step]
     if not some:
         return None
+
+    def price_without_loss(picture: np.ndarray) -> tuple[float, object]:
+        found = without_loss(picture, options)
+        return (np.inf if found is None else search.price(found, picture, picture, options.rate_index)), found
+
+    with_loss = sum(code(squares[place]) for place in some)
+    if sum(price_without_loss(squares[place])[0] for place in some) >= CLEARLY * with_loss:
+        return None
     # Bits and errors go with changes of colour; a square that is missed pays without loss whatever it costs.
-    with_loss = sum(code(squares[place]) for place in some) * changes.sum() / changes[some].sum()
-    return whole if search.price(whole, image, image, options.rate_index) < CLEARLY * with_loss else None
+    price, whole = price_without_loss(image)
+    if price >= CLEARLY * with_loss * changes.sum() / changes[some].sum():
+        return None
+    return replace(whole, seconds={"choice": time.perf_counter() - start})
 
 
 @torch.inference_mode()

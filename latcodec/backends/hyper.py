@@ -30,7 +30,8 @@ from latcodec.errors import WeightsError
 from latcodec.integer_net import FRACTION_BITS, shift_round
 from latcodec.models.hyperprior import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.models.precision import bf16_is_fast
-from latcodec.models.prices import ROWS, SIGMA_MAX, SIGMA_MIN, place_of
+from latcodec.models.prices import ROWS as SCALE_ROWS
+from latcodec.models.prices import ROWS_PER_NAT, SIGMA_MAX, SIGMA_MIN, place_of
 from latcodec.models.strips import in_strips
 from latcodec.weights import Weights
 
@@ -38,8 +39,6 @@ MEAN_BITS = 6
 GAIN_BITS = 16  # of the gains that means are multiplied by
 INVERSE_BITS = 12  # of the factor from z's values to what networks see of them
 SLOPE_BITS = 3  # of the activation between the networks of contexts and of details: 2**-3
-SCALE_ROWS = ROWS
-ROWS_PER_NAT = (SCALE_ROWS - 1) / np.log(SIGMA_MAX / SIGMA_MIN)
 ROWS_PER_NAT_FIXED = 31973  # the same with 12 bits after the point, written out because it decides rows
 Options = search.Options
 

@@ -193,9 +193,9 @@ class ContextHyperprior(nn.Module):
         """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
 
         quantise: residual -> symbols, or something softer. x: the picture [B, 3, 16 h, 16 w], whose details are sent
-        too if this network has any; None: not. quantise_details: theirs, if another one. by_price: y and z, which
-        `quantise` rounds to the nearest, are then rounded by rate and distortion, as the encoder does, and y is lifted;
-        a search that hears of the lift finds less. Returns x_hat [B, 3, 16 h, 16 w] and, of z, of each step of y and of
+        too if this network has any; None: not. quantise_details: theirs, if another one. by_price: y and z are rounded
+        by rate and distortion in place of that, as the encoder does, straight-through, and y is lifted; a search that
+        hears of the lift finds less. Returns x_hat [B, 3, 16 h, 16 w] and, of z, of each step of y and of
         each group of details, (residual, quantised residual, standard deviation of its logistic), all in steps. Where h
         or w is odd, residuals beyond y are 0.
         """
@@ -218,9 +218,10 @@ class ContextHyperprior(nn.Module):
             mu = m * mean_gain[step].exp()
             sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (y_steps[step] - mu) * there[step]
-            quantised = quantise(residual)
             if by_price and self.config.step_error_bits:
                 quantised = rounded_by_price(residual, sigma, self.prices_of("y"), self.config.step_error_bits)
+            else:
+                quantised = quantise(residual)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
             parts.append(quantised + mu)
             shown.append((lifted(quantised, sigma, rate["lift"]) if by_price else quantised) + mu)
@@ -254,9 +255,10 @@ class ContextHyperprior(nn.Module):
                 mu, log_scale = mu + m * gain, log_scale + more
             sigma = lower_bound(log_scale.clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (steps[step] - mu) * there[step]
-            quantised = quantise(residual)
             if by_price and self.config.step_error_bits and self.config.z_step_error_bits:
                 quantised = rounded_by_price(residual, sigma, self.prices_of("z"), self.config.z_step_error_bits)
+            else:
+                quantised = quantise(residual)
             prices.append((residual, quantised, sigma.expand_as(residual)))
             seen.append((quantised + mu) / gain)
         z_hat, *price_of_z = (

@@ -1,10 +1,11 @@
-"""What symbols cost in training: what the tables of the weights it starts from say, as in files.
+"""What symbols cost in training: what tables say, as in files, of the weights that it starts from, if it does.
 
 Tables are fitted to symbols, most of which rounding by rate and distortion makes 0: these are cheaper than the logistic
 says, and the logistic of a value and its noise is dearer by half.
 """
 
 import math
+from collections.abc import Container
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from latcodec.models.layers import logistic_bits
 
 LARGEST_PRICED = 63  # size of a symbol up to which the tables' prices are known
 SIGMA_MIN, SIGMA_MAX, ROWS = 0.08, 256.0, 64  # of the tables of each kind, evenly spaced in log sigma
+ROWS_PER_NAT = (ROWS - 1) / math.log(SIGMA_MAX / SIGMA_MIN)
 KINDS = ("y", "details", "z")  # in the order of their rows
 
 
@@ -24,20 +26,26 @@ def logistic_prices() -> Tensor:
     return logistic_bits(symbols.expand(ROWS, -1), sigma[:, None]).repeat(len(KINDS), 1)
 
 
+def with_prices(tensors: dict[str, Tensor], names: Container[str]) -> dict[str, Tensor]:
+    """Tensors by name, with the logistic's prices where older ones have none and `names` of a network hold some."""
+    return tensors if "prices" in tensors or "prices" not in names else tensors | {"prices": logistic_prices()}
+
+
 def place_of(sigma: Tensor) -> Tensor:
     """The row of a standard deviation among those of its kind, 0 ... ROWS - 1, between two rows too; float32."""
-    return ((sigma.log() - math.log(SIGMA_MIN)) * ((ROWS - 1) / math.log(SIGMA_MAX / SIGMA_MIN))).clamp(0, ROWS - 1)
+    return ((sigma.log() - math.log(SIGMA_MIN)) * ROWS_PER_NAT).clamp(0, ROWS - 1)
 
 
 def symbol_bits(symbols: Tensor, place: Tensor, prices: Tensor) -> Tensor:
     """Bits of integers, float32, at places between rows, a straight line between two: the gradient is that of places.
 
-    symbols, place: of one shape; prices: as `logistic_prices`, of one kind. Beyond LARGEST_PRICED: what that costs.
+    symbols, place: of shapes that broadcast; prices: as `logistic_prices`, of one kind. Beyond LARGEST_PRICED: what
+    that costs.
     """
-    row = place.detach().floor().clamp(0, ROWS - 2)
-    at = (row * prices.shape[1] + symbols.clamp(-LARGEST_PRICED, LARGEST_PRICED) + LARGEST_PRICED).long()
-    flat = prices.flatten()
-    return torch.lerp(flat[at], flat[at + prices.shape[1]], place - row)
+    row = place.detach().nan_to_num().floor().clamp(0, ROWS - 2)
+    column = symbols.nan_to_num().clamp(-LARGEST_PRICED, LARGEST_PRICED) + LARGEST_PRICED
+    at, flat = (row * prices.shape[1] + column).long(), prices.flatten()
+    return torch.lerp(flat[at], flat[at + prices.shape[1]], place - row)  # what is no number stays none
 
 
 def rounded_by_price(residual: Tensor, sigma: Tensor, prices: Tensor, error_bits: float) -> Tensor:

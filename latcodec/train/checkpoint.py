@@ -18,6 +18,7 @@ from latcodec.coding_tables import Tables
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.latents import contexts
 from latcodec.models.layers import with_gamma
+from latcodec.models.prices import with_prices
 from latcodec.train.settings import config_of, parts_of
 
 CHECKPOINT = "checkpoint.pt"
@@ -66,7 +67,8 @@ def load_into(path: Path, codec: str, model: torch.nn.Module, optimizer: torch.o
     if state.get("codec", codec) != codec:
         raise WeightsError(f"{path}: a checkpoint of {state['codec']}, not of {codec}")
     try:
-        if any(name.endswith("gamma_root") for name in state["model"]):
+        without_prices = "prices" in model.state_dict() and "prices" not in state["model"]
+        if without_prices or any(name.endswith("gamma_root") for name in state["model"]):
             raise ValueError(f"it is of an older version; go on from its averages in a new run: --init {AVERAGE}")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -96,7 +98,8 @@ def averaged_network(path: Path, codec: str) -> torch.nn.Module:
         if unknown:
             raise ValueError(f"{codec} has no option {sorted(unknown)[0]}")
         network = network_class(config_of(codec, config_class, config, ()))
-        network.load_state_dict({name: value.float() for name, value in with_gamma(state["ema"]).items()})
+        averages = with_prices(with_gamma(state["ema"]), network.state_dict())
+        network.load_state_dict({name: value.float() for name, value in averages.items()})
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OptionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
         raise WeightsError(f"{path}: not a checkpoint of {codec}: {reason}") from None

@@ -14,7 +14,7 @@ from latcodec.train.settings import config_of
 from latcodec.train.start_files import main
 
 NAME = "hyperprior-context"
-NEW = ("from_", "corrections.", "z_from_seen.", "z_corrections.", "stage_")  # what the hyperprior has not
+NEW = ("from_", "corrections.", "z_from_seen.", "z_corrections.", "stage_", "prices")  # what the hyperprior has not
 
 
 @torch.no_grad()

@@ -52,6 +52,7 @@ def extended(found: weights.Weights, options: tuple[tuple[str, str], ...] = ()) 
         tensors[f"float.{name}"] = np.concatenate([lowest_knot(name, knots), knots])
         state[name] = torch.from_numpy(tensors[f"float.{name}"]).float()
     network = ContextHyperprior(config)
+    state["prices"] = network.prices  # which the tables say
     if missing := network.load_state_dict(state, strict=False).missing_keys:
         raise OptionError(f"{found.path}: it has no {missing[0]}")
     integers = RateTables.of(functions_of_rate(lambda every: network.at_rate(every, every), LOWEST_INDEX))

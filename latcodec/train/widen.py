@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from latcodec.errors import OptionError
 from latcodec.models.hyperprior_context import Config, ContextHyperprior
 from latcodec.models.layers import GDN, Residual
+from latcodec.models.prices import with_prices
 from latcodec.models.steps import STEPS
 from latcodec.train import data
 from latcodec.train.checkpoint import stored, write
@@ -78,6 +79,7 @@ def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
         now[0].weight[:width, seen], now[0].bias[:width] = was[0].weight, was[0].bias
         now[1].weight[:width, both], now[1].bias[:width] = was[1].weight, was[1].bias
         now[2].weight[both, :width], now[2].bias[both] = was[2].weight, was[2].bias
+    new.prices.copy_(old.prices)
     for name, value in new.named_parameters():
         if name.startswith(("y_", "context_log", "mean_log", "scale_")):
             value[..., :count] = old.get_parameter(name)
@@ -214,6 +216,7 @@ def main() -> None:
     if codec != "hyperprior-context":
         raise SystemExit(f"{given.weights}: weights of {codec}, not of hyperprior-context")
     old = ContextHyperprior(config_of(codec, Config, config, options[:1]))
+    tensors = with_prices(tensors, old.state_dict())
     old.load_state_dict({k: v.float() for k, v in tensors.items() if k in old.state_dict()})
     torch.manual_seed(0)
     network = widened(old, config_of(codec, Config, config, options))
