@@ -155,14 +155,14 @@ def of_squares(monkeypatch):
 
 @pytest.mark.parametrize("gray", [False, True])
 def test_no_network_sees_all_of_a_large_page(page, of_squares, monkeypatch, gray):
-    data = file_of(page, gray, lmbda=1.0)
+    data = file_of(page, gray, lmbda=0.4)
     assert is_lossless(data) and 0 < len(of_squares) <= choice.SQUARES
     assert {square.shape for square in of_squares} == {(32, 32, 3)}
     of_squares.clear()
     monkeypatch.setattr(choice, "LARGE_PX", page.size)
-    assert file_of(page, gray, lmbda=1.0) == data and [one.shape for one in of_squares] == [page.shape]
+    assert file_of(page, gray, lmbda=0.4) == data and [one.shape for one in of_squares] == [page.shape]
     of_squares.clear()
-    small = file_of(page[:, :32], gray, lmbda=1.0)
+    small = file_of(page[:, :32], gray, lmbda=0.4)
     assert is_lossless(small) and [one.shape for one in of_squares] == [(96, 32, 3)]
 
 
@@ -217,8 +217,8 @@ def test_sizes_are_met_with_loss_or_without(poster):
 
 
 def test_where_no_size_is_small_enough_the_smallest_is_told(page):
-    encoded = codec.encode_picture(Picture(page, False), EncodeSettings(size_bytes=100))
-    assert encoded.missed and is_lossless(encoded.data)  # 576 bytes; with loss 1,242 at lambda 20
+    encoded = codec.encode_picture(Picture(np.tile(page, (2, 2, 1)), False), EncodeSettings(size_bytes=100))
+    assert encoded.missed and is_lossless(encoded.data)
 
 
 def test_it_can_be_left_out(page):
