@@ -147,7 +147,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         if hasattr(how, "gray"):
             how = replace(how, gray=picture.gray)
         whole = None
-        if target is None and getattr(how, "lossless", False):
+        if getattr(how, "lossless", False):  # of a target it is not
             whole = module.without_loss_at_once(model, picture.pixels, how)
         return tried(index, module.code(model, latents(), how) if whole is None else whole)
 
