@@ -7,15 +7,14 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from latcodec import backends, codec_options, codec_targets, container, rates, weights
+from latcodec.codec_machine import pick_device, within_memory
 from latcodec.codec_settings import Encoded, EncodeSettings
 from latcodec.container import MAX_PIXELS, Payload
 from latcodec.errors import FormatError, ImageError, OptionError
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from latcodec.images import Picture
-
-# Measured of `latcodec encode` with hyperprior-context, MiB: noise of 1.0, 2.0 and 6.3 megapixels at lambda .1 938, 965
-# and 1,696, photographs of 0.8, 2.4 and 6.3 at lambda .4 604, 888 and 1,330; less without details, and to decode.
-MEMORY_BYTES, MEMORY_BYTES_PER_PIXEL = 850_000_000, 150
 
 
 def set_threads(count: int) -> None:
@@ -44,33 +39,6 @@ def check_options(codec: str, device: str, flags: Collection[str] = ()) -> None:
     """
     codec_options.check(codec, flags)
     pick_device(device)
-
-
-@contextmanager
-def _within_memory(width: int, height: int) -> Iterator[None]:
-    """Refuse what this machine cannot hold before it is allocated; torch's own failures become MemoryError."""
-    need = MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * (width + -width % 64) * (height + -height % 64)
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else need
-    size = f"{width} x {height} pixels need about {need / 2**30:.1f} GiB"
-    if need > have:
-        raise ImageError(f"{size}, this machine has {have / 2**30:.1f}")
-    try:
-        yield
-    except RuntimeError as error:
-        if "allocate memory" in str(error) or "out of memory" in str(error):
-            raise MemoryError(f"{size}, more than is free") from None
-        raise
-
-
-def pick_device(name: str) -> str:
-    """cpu or cuda for auto, cpu or cuda; raises OptionError for cuda where there is none, never a silent fallback."""
-    import torch
-
-    if name not in ("auto", "cpu", "cuda"):
-        raise OptionError(f"device {name!r} is unknown; there are: auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device cuda: no CUDA device can be used here; take --device cpu or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 _models: dict[tuple[str, str, str], object] = {}  # by codec, weights and device; networks take long to build
@@ -97,7 +65,7 @@ def encode_picture(
     Raises OptionError, WeightsError, ImageError (memory) or DriftError (law 5).
     """
     height, width = picture.pixels.shape[:2]
-    with _within_memory(width, height):
+    with within_memory(width, height):
         return _encode(picture, settings, progress)
 
 
@@ -228,7 +196,7 @@ def decode_picture(
     backend = backends.by_wire_id(payload.backend_id)
     from latcodec.images import Picture, unpack_alpha
 
-    with _within_memory(payload.width, payload.height):
+    with within_memory(payload.width, payload.height):
         needed = not backend.is_lossless(payload.parameters)
         model = load_model(backend, payload.weights_id, weights, device) if needed else None
         pixels = backend.load().decode(model, payload, **({"ignore_checksum": True} if notes else {}))
@@ -282,7 +250,7 @@ def channel_bits(data: bytes, *, weights: str | None = None, max_pixels: int = M
     module = backend.load()
     if not hasattr(module, "channel_bits"):
         raise OptionError(f"codec {backend.name} keeps no account of its channels")
-    with _within_memory(payload.width, payload.height):
+    with within_memory(payload.width, payload.height):
         bits = module.channel_bits(load_model(backend, payload.weights_id, weights, "cpu"), payload)
     return [round(float(value), 1) for value in bits]
 

@@ -25,7 +25,7 @@ print(min(faults[1:]))
 """
 
 
-# Left alone, the C library raises this threshold as blocks go back, and from then on gives back or not as its heap lies.
+# Left alone, the C library raises this as blocks go back; what goes back from then on depends on how its heap lies.
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 

@@ -11,7 +11,7 @@ import torch
 from skimage import data
 
 import latcodec
-from latcodec import backends, codec, container, rates
+from latcodec import backends, codec, codec_machine, container, rates
 from latcodec.codec import EncodeSettings, decode_picture, encode_picture
 from latcodec.errors import DriftError, FormatError, ImageError, OptionError, VersionError, WeightsError
 from latcodec.images import Picture
@@ -370,7 +370,7 @@ def test_info_imports_no_torch():
 
 def test_what_no_memory_can_hold_is_refused_before_any_weights_are_read(picture, monkeypatch):
     whole = encode_picture(picture).data
-    monkeypatch.setattr(codec, "MEMORY_BYTES_PER_PIXEL", 2**60)
+    monkeypatch.setattr(codec_machine, "MEMORY_BYTES_PER_PIXEL", 2**60)
     monkeypatch.setattr(codec, "load_model", lambda *_: pytest.fail("weights were loaded"))
     for call in (lambda: encode_picture(picture), lambda: decode_picture(whole)):
         with pytest.raises(ImageError, match="need about"):

@@ -215,10 +215,10 @@ resource.setrlimit(resource.RLIMIT_DATA, (4 * 2**30,) * 2)
 import torch
 from test_damage import peak_bytes
 torch.set_num_threads(1)
-from latcodec import codec
+from latcodec import codec_machine
 from latcodec.codec import decode_picture
 from latcodec.errors import LatcodecError
-codec.MEMORY_BYTES_PER_PIXEL = 0  # the stream has to refuse by itself, however much memory a machine has
+codec_machine.MEMORY_BYTES_PER_PIXEL = 0  # the stream has to refuse by itself, however much memory a machine has
 try:
     decode_picture(sys.stdin.buffer.read(), device="cpu")
     print("decoded")

@@ -17,6 +17,7 @@ from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends.common import crc_of, every_rate, some_rates, to_tensor
 from latcodec.backends.hyper import SCALE_ROWS, sigmas, soft
+from latcodec.backends.hyperprior_context_picture import base_picture, shown_latents
 from latcodec.coding import Encoder
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
@@ -297,8 +298,8 @@ def test_an_encoder_knows_what_symbols_stand_for(network, model, photograph, x, 
     worse = costs(symbols) > costs(outwards) + 1e-4
     assert not worse[asked].any() and asked.mean() > 0.8
     sent = len(coded.detail_symbols)
-    shown = backend._shown_latents(model, coded.symbols, coded.means, coded.rows, rate, (12, 12))
-    base = backend._base(model, shown, rate)
+    shown = shown_latents(model, coded.symbols, coded.means, coded.rows, rate, (12, 12))
+    base = base_picture(model, shown, rate)
     u_hat = near(torch.from_numpy(coded.detail_symbols)[None].float(), by) / rate["details.log_gain"].exp()
     expected = base + network.details.synthesis(F.pad(u_hat, (0, 0, 0, 0, 0, 64 - sent)))
     expected = (expected[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()

@@ -31,7 +31,6 @@ from latcodec.backends.common import (
     some_rates,
     stored_config,
     timed,
-    to_image,
     to_tensor,
 )
 from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, analyse, functions_of_rate, soft
@@ -48,15 +47,14 @@ from latcodec.backends.hyperprior_context_model import (
     Walked,
     there,
 )
+from latcodec.backends.hyperprior_context_picture import base_picture, shown_latents, synthesise
 from latcodec.coding import Decoder, Encoder
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
 from latcodec.integer_net import Replay, Run, quantise, run
-from latcodec.models.hyperprior_context import IMAGE_STRIDE, ContextHyperprior
+from latcodec.models.hyperprior_context import ContextHyperprior
 from latcodec.models.layers import Residual
-from latcodec.models.reconstruction import lifts
-from latcodec.models.steps import from_steps, in_steps
-from latcodec.models.strips import in_strips
+from latcodec.models.steps import in_steps
 
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
 SHORTEST_SEARCH_S = 0.01
@@ -174,13 +172,13 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
         sixteenths, shift, choose = 0, None, None
         x = None if latents.image is None else to_tensor(latents.image, model.device)
         if x is not None:
-            shown_y = _shown_latents(model, *y, functions, shape)
+            shown_y = shown_latents(model, *y, functions, shape)
             own = rate.base == rate.index < bases.MIXED.start and rate == model.rate(rate.index)
             asked = own and not bases.drawn(latents.image)
             if asked and not choice.details_can_pay(model, shown_y, x, functions, rate.index):
                 x = None
         if x is not None:
-            x -= _base(model, shown_y, functions)
+            x -= base_picture(model, shown_y, functions)
             if options.gray:
                 x[:] = x.mean(1, keepdim=True)
             sixteenths, shift, choose = details.chooser(model.network.details, functions, x, rate.index, model.tables)
@@ -242,42 +240,6 @@ def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, i
     walked = model.walk(rate, shape, take, take, begin_details, run)
     decoder.finish()
     return walked
-
-
-def _shown_latents(
-    model: Model, symbols: np.ndarray, means: np.ndarray, rows: np.ndarray, functions: dict[str, torch.Tensor],
-    shape: tuple[int, int],
-) -> torch.Tensor:  # fmt: skip
-    """Integers of y, as in `Walked`, to what synthesis makes a picture of, float32 [1, C, h, w]; functions: what
-    `Model.at_rate` says; shape is (h, w)."""
-    y = symbols.astype(np.float32)
-    inside = np.concatenate(there(shape, model.order))
-    lift = lifts(torch.from_numpy(sigmas_of_latents()).float(), functions["lift"].cpu().flatten()).numpy()
-    ones = np.abs(symbols) == 1
-    y[ones] *= 1 + lift[rows[ones[inside]]]
-    y = torch.from_numpy(y).to(model.device) + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
-    y = from_steps([y[None]], model.network.inverse_order)[:, :, : shape[0], : shape[1]]
-    return (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
-
-
-def _base(model: Model, y: torch.Tensor, functions: dict[str, torch.Tensor]) -> torch.Tensor:
-    """A picture without details, float32 [1, 3, 16 h, 16 w], of `_shown_latents`."""
-    synthesis = partial(model.network.synthesis, rate=functions, autocast=model.autocast)
-    return in_strips(synthesis, y, 1, IMAGE_STRIDE, model.halo())
-
-
-@torch.inference_mode()
-def synthesise(
-    model: Model, y: tuple[np.ndarray, np.ndarray, np.ndarray], detail_symbols: np.ndarray, rate: Rate,
-    size: tuple[int, int], gray: bool, depth: int,
-) -> np.ndarray:  # fmt: skip
-    """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; y: its symbols, means and rows;
-    size is (height, width)."""
-    functions, (shape, _) = model.at_rate(rate), latent_shapes(size[1], size[0])
-    x = _base(model, _shown_latents(model, *y, functions, shape), functions)
-    if len(detail_symbols):
-        x = details.picture(model.network.details, functions, detail_symbols, x.contiguous())
-    return to_image(x, size, gray, depth)
 
 
 def decode(model: Model | None, payload: Payload) -> np.ndarray:

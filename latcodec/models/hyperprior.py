@@ -29,11 +29,11 @@ from latcodec.models.layers import (
     GDN,
     conv,
     deconv,
-    distortion_weights,
     interpolate_knots,
     leaky,
     logistic_bits,
     lower_bound,
+    rate_and_distortion,
     round_straight_through,
     to_pixels,
 )
@@ -159,22 +159,9 @@ def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Te
 
 
 def loss(
-    model: Hyperprior,
-    x: Tensor,
-    t: Tensor,
-    autocast: bool = False,
-    noise: bool = True,
-    progress: Tensor | None = None,
+    model: Hyperprior, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True, progress: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Per picture: L = bpp + lc * 255^2 * MSE, weighted by lc^-1/2 so that no rate dominates a batch.
-
-    Returns the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range) and "lagrangian".
-    """
+    """`rate_and_distortion`, and per picture [B] the share of bpp "z_bpp"."""
     out = model(x, t, autocast, noise)
-    x_hat = out["x_hat"] if noise else out["x_hat"].clamp(0, 1)
-    mse = (x_hat - x).square().mean((1, 2, 3))
-    bpp = (out["y_bits"] + out["z_bits"]) / (x.shape[2] * x.shape[3])
-    lc = distortion_weights(t)
-    lagrangian = bpp + lc * 255**2 * mse
-    return {"loss": (lagrangian / lc.sqrt()).mean(), "bpp": bpp, "mse": mse, "lagrangian": lagrangian,
-            "z_bpp": out["z_bits"] / (x.shape[2] * x.shape[3])}  # fmt: skip
+    result = rate_and_distortion(out["x_hat"], x, out["y_bits"] + out["z_bits"], t, noise)
+    return result | {"z_bpp": out["z_bits"] / (x.shape[2] * x.shape[3])}

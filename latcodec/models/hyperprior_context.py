@@ -48,6 +48,7 @@ from latcodec.models.layers import (
     interpolate_knots,
     leaky,
     lower_bound,
+    rate_and_distortion,
     round_straight_through,
     scaled,
     to_pixels,
@@ -74,11 +75,8 @@ class ContextHyperprior(nn.Module):
         y, h, z = config.latent, config.hyper_width, config.hyper_latent
         self.lowest = config.lowest_index / MAX_INDEX
         k = config.knots + (self.lowest < 0)
-        blocks = [
-            [Residual(width) for _ in range(2 * n)] for width, n in zip(config.widths, config.blocks, strict=True)
-        ]
-        down = [part[: len(part) // 2] for part in blocks]
-        up = [part[len(part) // 2 :] for part in blocks]
+        blocks = [[Residual(w) for _ in range(2 * n)] for w, n in zip(config.widths, config.blocks, strict=True)]
+        down, up = [part[::2] for part in blocks], [part[1::2] for part in blocks]
         self.g_a = nn.Sequential(
             conv(3, a), GDN(a), *down[0], conv(a, b), GDN(b), *down[1], conv(b, c), GDN(c), *down[2], conv(c, y)
         )
@@ -97,10 +95,9 @@ class ContextHyperprior(nn.Module):
         self.z_corrections = nn.ModuleList(conv(c, 2 * z, 1, 1) for _ in range(1, STEPS))  # D
         self.activation = leaky()
         self.details = Details(config.details, y, config.detail_width, config.knots) if config.details else None
-        self.register_buffer("order", coding_order(y), persistent=False)
-        self.register_buffer("inverse_order", torch.argsort(coding_order(y)), persistent=False)
-        self.register_buffer("z_order", coding_order(z), persistent=False)
-        self.register_buffer("inverse_z_order", torch.argsort(coding_order(z)), persistent=False)
+        for name, order in (("order", coding_order(y)), ("z_order", coding_order(z))):
+            self.register_buffer(name, order, persistent=False)
+            self.register_buffer(f"inverse_{name}", torch.argsort(order), persistent=False)
         self.register_buffer("prices", logistic_prices())  # of symbols, as tables say: what training pays
         # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
         with torch.no_grad():
@@ -296,24 +293,11 @@ def _of_stage(rate: dict[str, Tensor], stage: int) -> list[Tensor]:
 
 
 def loss(
-    model: ContextHyperprior,
-    x: Tensor,
-    t: Tensor,
-    autocast: bool = False,
-    noise: bool = True,
+    model: ContextHyperprior, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True,
     progress: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """Per picture: L = bpp + lc * 255^2 * MSE, weighted by lc^-1/2 so that no rate dominates a batch.
-
-    Returns the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range), "lagrangian", and the shares of
-    bpp "z_bpp" and "detail_bpp".
-    """
+) -> dict[str, Tensor]:  # fmt: skip
+    """`rate_and_distortion`, and per picture [B] the shares of bpp "z_bpp" and "detail_bpp"."""
     out = model(x, t, autocast, noise)
-    x_hat = out["x_hat"] if noise else out["x_hat"].clamp(0, 1)
-    mse = (x_hat - x).square().mean((1, 2, 3))
-    pixels = x.shape[2] * x.shape[3]
-    bpp = (out["y_bits"] + out["z_bits"] + out["detail_bits"]) / pixels
-    lc = distortion_weights(t)
-    lagrangian = bpp + lc * 255**2 * mse
-    return {"loss": (lagrangian / lc.sqrt()).mean(), "bpp": bpp, "mse": mse, "lagrangian": lagrangian,
-            "z_bpp": out["z_bits"] / pixels, "detail_bpp": out["detail_bits"] / pixels}  # fmt: skip
+    bits = out["y_bits"] + out["z_bits"] + out["detail_bits"]
+    shares = {f"{name}_bpp": out[f"{name}_bits"] / (x.shape[2] * x.shape[3]) for name in ("z", "detail")}
+    return rate_and_distortion(out["x_hat"], x, bits, t, noise) | shares

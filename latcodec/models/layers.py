@@ -165,6 +165,19 @@ def distortion_weights(t: Tensor) -> Tensor:
     return distortion_weight(LAMBDA_MAX) * torch.exp(t * math.log(LAMBDA_MAX / LAMBDA_MIN))
 
 
+def rate_and_distortion(x_hat: Tensor, x: Tensor, bits: Tensor, t: Tensor, noise: bool) -> dict[str, Tensor]:
+    """Per picture: L = bpp + lc * 255^2 * MSE, weighted by lc^-1/2 so that no rate dominates a batch.
+
+    x_hat and x float32 [B, 3, H, W], bits and t [B]; without `noise` pictures are clamped, as a decoder does. Returns
+    the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range) and "lagrangian".
+    """
+    mse = ((x_hat if noise else x_hat.clamp(0, 1)) - x).square().mean((1, 2, 3))
+    bpp = bits / (x.shape[2] * x.shape[3])
+    lc = distortion_weights(t)
+    lagrangian = bpp + lc * 255**2 * mse
+    return {"loss": (lagrangian / lc.sqrt()).mean(), "bpp": bpp, "mse": mse, "lagrangian": lagrangian}
+
+
 class Residual(nn.Module):
     """x + f(x) with a bottleneck of half the width: 1x1, 3x3, 1x1 convolutions. The identity before training.
 

@@ -40,10 +40,10 @@ from latcodec.models.layers import (
     Residual,
     conv,
     deconv,
-    distortion_weights,
     interpolate_knots,
     logistic_bits,
     lower_bound,
+    rate_and_distortion,
     round_straight_through,
 )
 from latcodec.rates import distortion_weight, lambda_of_index
@@ -262,23 +262,12 @@ class NCVAE(nn.Module):
 
 
 def loss(
-    model: NCVAE,
-    x: Tensor,
-    t: Tensor,
-    autocast: bool = False,
-    noise: bool = True,
-    progress: Tensor | None = None,
+    model: NCVAE, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True, progress: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Per picture: L = bpp + lc * 255^2 * MSE, weighted by lc^-1/2 so that no rate dominates a batch.
-
-    Returns the scalar "loss" and, per picture [B], "bpp", "mse" (of the [0, 1] range, to the picture without noise),
-    "lagrangian", and "input_noise", its standard deviation.
-    """
+    """`rate_and_distortion`, to the picture without noise, and "input_noise", its standard deviation, [B]."""
     out = model(x, t, autocast, noise)
-    x_hat = out["x_hat"] if noise else out["x_hat"].clamp(0, 1)
-    mse = (x_hat - x).square().mean((1, 2, 3))
-    bpp = out["y_bits"] / (x.shape[2] * x.shape[3])
-    lc = distortion_weights(t)
-    lagrangian = bpp + lc * 255**2 * mse
-    return {"loss": (lagrangian / lc.sqrt()).mean(), "bpp": bpp, "mse": mse, "lagrangian": lagrangian,
-            "z_bpp": torch.zeros_like(bpp), "input_noise": model.input_noise().detach().expand_as(bpp)}  # fmt: skip
+    result = rate_and_distortion(out["x_hat"], x, out["y_bits"], t, noise)
+    bpp = result["bpp"]
+    return result | {
+        "z_bpp": torch.zeros_like(bpp), "input_noise": model.input_noise().detach().expand_as(bpp),
+    }  # fmt: skip

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from latcodec.allocator import keep_freed_memory
-from latcodec.codec import pick_device
+from latcodec.codec_machine import pick_device
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.models.precision import bf16_is_fast
 from latcodec.train import data, diagnostics, distributed

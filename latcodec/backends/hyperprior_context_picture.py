@@ -1,0 +1,57 @@
+"""From the integers of the context codec to a picture: what a decoder shows, and what an encoder measures details by.
+
+Floats, which law 1 allows here: no table row depends on them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from latcodec.backends import details
+from latcodec.backends.common import latent_shapes, to_image
+from latcodec.backends.hyper import MEAN_BITS
+from latcodec.backends.hyper import sigmas as sigmas_of_latents
+from latcodec.backends.hyperprior_context_model import Model, Rate, there
+from latcodec.models.hyperprior_context import IMAGE_STRIDE
+from latcodec.models.reconstruction import lifts
+from latcodec.models.steps import from_steps
+from latcodec.models.strips import in_strips
+
+
+def shown_latents(
+    model: Model, symbols: np.ndarray, means: np.ndarray, rows: np.ndarray, functions: dict[str, torch.Tensor],
+    shape: tuple[int, int],
+) -> torch.Tensor:  # fmt: skip
+    """Integers of y, as in `Walked`, to what synthesis makes a picture of, float32 [1, C, h, w]; functions: what
+    `Model.at_rate` says; shape is (h, w)."""
+    y = symbols.astype(np.float32)
+    inside = np.concatenate(there(shape, model.order))
+    lift = lifts(torch.from_numpy(sigmas_of_latents()).float(), functions["lift"].cpu().flatten()).numpy()
+    ones = np.abs(symbols) == 1
+    y[ones] *= 1 + lift[rows[ones[inside]]]
+    y = torch.from_numpy(y).to(model.device) + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
+    y = from_steps([y[None]], model.network.inverse_order)[:, :, : shape[0], : shape[1]]
+    return (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
+
+
+def base_picture(model: Model, y: torch.Tensor, functions: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A picture without details, float32 [1, 3, 16 h, 16 w], of `shown_latents`."""
+    synthesis = partial(model.network.synthesis, rate=functions, autocast=model.autocast)
+    return in_strips(synthesis, y, 1, IMAGE_STRIDE, model.halo())
+
+
+@torch.inference_mode()
+def synthesise(
+    model: Model, y: tuple[np.ndarray, np.ndarray, np.ndarray], detail_symbols: np.ndarray, rate: Rate,
+    size: tuple[int, int], gray: bool, depth: int,
+) -> np.ndarray:  # fmt: skip
+    """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; y: its symbols, means and rows;
+    size is (height, width)."""
+    functions, (shape, _) = model.at_rate(rate), latent_shapes(size[1], size[0])
+    x = base_picture(model, shown_latents(model, *y, functions, shape), functions)
+    if len(detail_symbols):
+        x = details.picture(model.network.details, functions, detail_symbols, x.contiguous())
+    return to_image(x, size, gray, depth)
