@@ -299,7 +299,7 @@ def test_an_encoder_knows_what_symbols_stand_for(network, model, photograph, x, 
     assert not worse[asked].any() and asked.mean() > 0.8
     sent = len(coded.detail_symbols)
     shown = shown_latents(model, coded.symbols, coded.means, coded.rows, rate, (12, 12))
-    base = base_picture(model, shown, rate)
+    base = base_picture(model, shown, rate, autocast=False)
     u_hat = near(torch.from_numpy(coded.detail_symbols)[None].float(), by) / rate["details.log_gain"].exp()
     expected = base + network.details.synthesis(F.pad(u_hat, (0, 0, 0, 0, 0, 64 - sent)))
     expected = (expected[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()

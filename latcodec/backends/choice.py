@@ -131,7 +131,8 @@ def details_can_pay(
             for top, left in some
         ]
         cut = torch.cat([y[:, :, top : top + side, left : left + side] for top, left in starts])
-        base = model.network.synthesis(cut.contiguous(memory_format=torch.channels_last), functions, model.autocast)
+        cut = cut.contiguous(memory_format=torch.channels_last)
+        base = model.network.synthesis(cut, functions, model.encodes_in_bf16)
         parts = []
         for one, (top, left), (first, leftmost) in zip(base, some, starts, strict=True):
             inner = one[:, top - first * IMAGE_STRIDE :][:, :edge, left - leftmost * IMAGE_STRIDE :][..., :edge]

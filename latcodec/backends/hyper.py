@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -134,6 +135,7 @@ def functions_of_rate(
 class Model:
     """Networks, integer network, frozen tables, ready to code on a device. autocast runs synthesis in bf16.
 
+    encodes_in_bf16: whether an encoder sees a picture in bf16, as training did; nothing is decoded by what it sees.
     A subclass names the classes of its network, configuration and rate tables, and which of its networks run as floats.
     """
 
@@ -156,6 +158,7 @@ class Model:
             raise WeightsError(f"{weights.path}: not hyperprior weights: {error}") from None
         self.weights_id = weights.id
         self.device, self.autocast = torch.device(device), autocast
+        self.encodes_in_bf16 = bf16_is_fast(self.device)
         self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     @staticmethod
@@ -223,8 +226,9 @@ def rows_of(log_scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
-    y = in_strips(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, model.halo())
-    z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE))
+    analysis = partial(model.network.analysis, autocast=model.encodes_in_bf16)
+    y = in_strips(analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, model.halo())
+    z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE), model.encodes_in_bf16)
     return Latents(y[0], z[0], image)
 
 
@@ -232,7 +236,7 @@ def soft(model: Model, rate) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]
     """What `search.refine` needs: latents to (picture, bits), differentiable, and the gains of y and z; rate: the rate
     index, or what the model's `at_rate` takes in its place."""
     model.network.load_state_dict(floats_of_integers(model.nets), strict=False)
-    functions, autocast = model.at_rate(rate), bf16_is_fast(model.device)
+    functions, autocast = model.at_rate(rate), model.encodes_in_bf16
     priced = pricing.prices_of_rows(model.tables, model.device)
 
     def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

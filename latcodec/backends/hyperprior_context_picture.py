@@ -37,9 +37,9 @@ def shown_latents(
     return (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
 
 
-def base_picture(model: Model, y: torch.Tensor, functions: dict[str, torch.Tensor]) -> torch.Tensor:
+def base_picture(model: Model, y: torch.Tensor, functions: dict[str, torch.Tensor], autocast: bool) -> torch.Tensor:
     """A picture without details, float32 [1, 3, 16 h, 16 w], of `shown_latents`."""
-    synthesis = partial(model.network.synthesis, rate=functions, autocast=model.autocast)
+    synthesis = partial(model.network.synthesis, rate=functions, autocast=autocast)
     return in_strips(synthesis, y, 1, IMAGE_STRIDE, model.halo())
 
 
@@ -51,7 +51,7 @@ def synthesise(
     """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; y: its symbols, means and rows;
     size is (height, width)."""
     functions, (shape, _) = model.at_rate(rate), latent_shapes(size[1], size[0])
-    x = base_picture(model, shown_latents(model, *y, functions, shape), functions)
+    x = base_picture(model, shown_latents(model, *y, functions, shape), functions, model.autocast)
     if len(detail_symbols):
         x = details.picture(model.network.details, functions, detail_symbols, x.contiguous())
     return to_image(x, size, gray, depth)

@@ -1,5 +1,6 @@
 """Which numbers a device multiplies fastest."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ def bf16_is_fast(device: torch.device) -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and "avx512_bf16" in _cpu_flags()
 
 
+@cache
 def _cpu_flags() -> str:
     try:
         return Path("/proc/cpuinfo").read_text()
