@@ -13,7 +13,7 @@ from skimage import data
 from torch_threads import threads
 
 from latcodec import backends, codec, container
-from latcodec.backends import hyper
+from latcodec.backends import hyper, search
 from latcodec.coding_tables import Tables
 from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError
 from latcodec.integer_net import IntegerNet
@@ -116,10 +116,16 @@ def test_sixteen_bits(module, model):
     assert len(np.unique(decoded % 257)) > 100, "these are 8-bit values times 257"
 
 
+def latents_of(module, model, image: np.ndarray, index: int = 100):
+    """Latents at a rate index, if the codec's analysis knows it."""
+    latents = module.analyse(model, image)
+    return latents.at(index) if hasattr(latents, "at") else latents
+
+
 def test_sixteen_bits_are_not_cut_before_the_network(module, model):
     image = crop().astype(np.uint16) * 257
     other = np.minimum(image, 65279) + np.random.default_rng(0).integers(0, 256, image.shape).astype(np.uint16)
-    assert not torch.equal(module.analyse(model, image).y, module.analyse(model, other).y)
+    assert not torch.equal(latents_of(module, model, image).y, latents_of(module, model, other).y)
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -214,6 +220,21 @@ def test_synthesis_in_bfloat16_is_no_drift(module, model, file_of_one_thread):
     decoded = module.decode(other, payload)
     assert not np.array_equal(decoded, expected), "autocast did nothing"
     assert psnr_db(decoded, expected) > 40
+
+
+@pytest.mark.parametrize("index", [0, 100, 170, 250])
+def test_an_encoder_that_sees_bfloat16_codes_as_well(module, model, index):
+    if not hasattr(model, "encodes_in_bf16"):
+        pytest.skip("this codec's encoder sees float32")
+    image, prices, streams = crop(), [], []
+    for bf16 in (False, True):
+        other = copy.copy(model)
+        other.encodes_in_bf16 = bf16
+        coded = module.encode(other, image, module.Options(index))
+        shown = module.shown(model, coded, index, image.shape[:2], False, 8)
+        prices.append(search.price(coded, shown, image, index))
+        streams.append(coded.streams)
+    assert streams[0] != streams[1] and prices[1] < 1.01 * prices[0]
 
 
 @pytest.mark.gpu
@@ -416,12 +437,21 @@ def halo_of(model) -> int:
     return model.halo() if hasattr(model, "halo") else 2
 
 
+def analysis_of(model):
+    """Pictures to latents at one rate, where the codec's analysis knows it."""
+    if "rate" not in inspect.signature(model.network.analysis).parameters:
+        return model.network.analysis
+    rate = model.at_rate(model.rate(100))
+    return lambda x: model.network.analysis(x, rate)
+
+
 def test_analysis_in_strips_is_that_of_the_whole(model, tall, monkeypatch):
+    analysis = analysis_of(model)
     with torch.inference_mode():
-        whole = model.network.analysis(tall)
+        whole = analysis(tall)
         monkeypatch.setattr(strips, "STRIP_CELLS", 3)
         calls = []
-        network = lambda part: calls.append(part.shape[2]) or model.network.analysis(part)  # noqa: E731
+        network = lambda part: calls.append(part.shape[2]) or analysis(part)  # noqa: E731
         parts = strips.in_strips(network, tall, 16, 1, halo_of(model))
     assert len(calls) > 1 and max(calls) <= 6 * halo_of(model) * 16 < tall.shape[2]
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
@@ -438,7 +468,7 @@ def synthesis_of(model):
 def test_synthesis_in_strips_is_that_of_the_whole(model, tall, monkeypatch):
     synthesis = synthesis_of(model)
     with torch.inference_mode():
-        y = model.network.analysis(tall)
+        y = analysis_of(model)(tall)
         whole = synthesis(y)
         monkeypatch.setattr(strips, "STRIP_CELLS", 3)
         calls = []
@@ -450,7 +480,7 @@ def test_synthesis_in_strips_is_that_of_the_whole(model, tall, monkeypatch):
 
 def test_a_smaller_halo_would_be_seen(model, tall, monkeypatch):
     with torch.inference_mode():
-        y = model.network.analysis(tall)
+        y = analysis_of(model)(tall)
         monkeypatch.setattr(strips, "STRIP_CELLS", 12)
         parts = strips.in_strips(synthesis_of(model), y, 1, 16, 1)
         assert (parts - synthesis_of(model)(y)).abs().max() > 1e-4

@@ -15,6 +15,7 @@ from latcodec import weights
 from latcodec.backends import bases, choice, pricing, search
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
+from latcodec.backends import hyperprior_context_picture as picture_backend
 from latcodec.backends.common import crc_of, every_rate, some_rates, to_tensor
 from latcodec.backends.hyper import SCALE_ROWS, sigmas, soft
 from latcodec.backends.hyperprior_context_picture import base_picture, shown_latents
@@ -36,7 +37,7 @@ from latcodec.weights import Weights
 pytestmark = pytest.mark.usefixtures("one_thread")
 NARROW = Config(
     (8, 12, 16), (0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16, knots=3, details=64,
-    detail_width=16, details_from=100, latents_until=100,
+    detail_width=16, details_from=100, latents_until=100, analysis_at_rate=True,
 )  # fmt: skip
 
 
@@ -59,6 +60,11 @@ def network(x) -> ContextHyperprior:
     with torch.no_grad():
         for last in (*network.corrections, *network.details.to_scales, *network.details.from_details):
             last.weight.normal_(std=0.05)
+        for knots in (*network.look_gain, *network.look_bias, *network.branch_gain):
+            knots.normal_(std=0.002)
+        for block in (*network.g_a, *network.g_s):
+            if isinstance(block, Residual):
+                block.f[-1].weight.normal_(std=0.02)
     return network.eval()
 
 
@@ -117,7 +123,7 @@ def test_rows_are_those_of_the_float_network(network, model, photograph, x, one_
     symbols = torch.from_numpy(np.pad(coded.detail_symbols, ((0, 64 - sent), (0, 0), (0, 0))))[None].float()
     with torch.no_grad():
         rate = network.at_rate(torch.tensor([index / 255]))
-        y = network.analysis(x)
+        y = network.analysis(x, rate)
         heard = iter(symbols.split(groups_of(64), 1))
 
         def quantise(residual: torch.Tensor) -> torch.Tensor:
@@ -161,7 +167,7 @@ def test_the_checksum_covers_the_details(model, photograph, monkeypatch):
 
 
 def test_latents_without_a_picture_have_no_details(model, photograph):
-    latents = replace(backend.analyse(model, photograph), image=None)
+    latents = replace(backend.analyse(model, photograph).at(100), image=None)
     coded = backend.code(model, latents, backend.Options(255))
     assert coded.detail_symbols.shape == (0, 24, 24)
 
@@ -181,7 +187,7 @@ def test_a_search_counts_the_details(model, photograph):
         coded = backend.encode(model, image, backend.Options(200, effort=effort))
         prices.append(search.price(coded, backend.shown(model, coded, 200, (64, 80), False, 8), image, 200))
     assert prices[1] < prices[0]
-    latents, x = backend.analyse(model, image), torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    latents, x = backend.analyse(model, image).at(100), torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     found = []
     for sends in (True, False):
         transmit, _ = soft(model, backend.Rate(200, 100, sends))
@@ -377,7 +383,7 @@ def test_the_base_hears_of_the_details_that_are_sent(network, x, monkeypatch):
     """Bits and error of those that are sent depend on the base; those that are rounded to 0 change nothing."""
     with torch.no_grad():
         rate = network.at_rate(torch.ones(1))
-        y = network.analysis(x)
+        y = network.analysis(x, rate)
         base = network.transmit(y, network.hyper_analysis(y), rate, torch.round)[0]
         u = network.details.analysis(x - base)
         seen, first = torch.zeros_like(y), torch.zeros(1, 2 * y.shape[1], *y.shape[2:])
@@ -425,6 +431,22 @@ def test_details_train_alone(network, x):
 # Which rate the latents have.
 
 
+def test_analysis_sees_the_picture_once_for_every_rate_that_is_asked_for(model, photograph, monkeypatch):
+    seen, look = [], picture_backend.analyse_at
+    monkeypatch.setattr(picture_backend, "analyse_at", lambda *given, **rate: seen.append(1) or look(*given, **rate))
+    latents = backend.analyse(model, photograph)
+    first, other = latents.at(0), latents.at(100)
+    assert latents.at(0) is first and latents.at(100) is other and len(seen) == 2
+    assert not torch.allclose(first.y, other.y, rtol=0.01)
+    for index in (0, 30, 60):
+        coded = backend.code(model, latents, backend.Options(index))
+        assert coded.streams == backend.encode(model, photograph, backend.Options(index)).streams
+        assert 0 <= coded.seconds["analysis"] < sum(coded.seconds.values())
+    seen.clear()
+    latents.at(100)
+    assert seen, "latents of every rate were kept"
+
+
 @pytest.mark.parametrize("index", [60, 130, 255])
 @pytest.mark.parametrize("base", [0, 37, 60])
 def test_details_beside_latents_of_any_lower_rate(model, photograph, index, base):
@@ -452,7 +474,7 @@ def test_rows_beside_other_latents_are_those_of_the_float_network(network, photo
     symbols = torch.from_numpy(np.pad(coded.detail_symbols, ((0, 64 - sent), (0, 0), (0, 0))))[None].float()
     with torch.no_grad():
         functions = network.at_rate(torch.tensor([220 / 255]), torch.tensor([64 / 255]))
-        y = network.analysis(x)
+        y = network.analysis(x, functions)
         heard = iter(symbols.split(groups_of(64), 1))
 
         def quantise(residual: torch.Tensor) -> torch.Tensor:
@@ -651,6 +673,8 @@ def narrow(x) -> ContextHyperprior:
             last.weight.normal_(std=0.1)
         for knots in (*network.stage_gain, *network.stage_bias):
             knots.normal_(std=0.05)
+        for knots in (*network.look_gain, *network.look_bias):
+            knots.normal_(std=0.005)
         for norm in (module for module in network.modules() if isinstance(module, GDN)):
             norm.gamma.add_(0.1 * torch.rand(norm.gamma.shape))
     fit_norms(network, loss, x, (0.0, 1.0))
@@ -673,6 +697,8 @@ def test_blocks_and_contexts_grow_beside_those_there_are(narrow, x):
         for block in (*first.g_a, *first.g_s):
             if isinstance(block, Residual):
                 block.f[-1].weight.normal_(std=0.05)
+        for knots in first.branch_gain:
+            knots.normal_(std=0.05)
     grown = widen.widened(first, replace(first.config, blocks=(1, 1, 3), context_width=32))
     assert [type(layer).__name__ for layer in grown.g_a].count("Residual") == 5
     t = torch.tensor([0.4])
@@ -695,10 +721,10 @@ def test_new_latents_take_error_away(narrow, x, monkeypatch):
     wide = widen.widened(narrow, replace(narrow.config, latent=32)).requires_grad_(False)
     through = widen._through(wide)
     rate = wide.at_rate(torch.ones(1))
-    before = (wide.synthesis(wide.analysis(x) * through, rate) - x).square().mean()
+    before = (wide.synthesis(wide.analysis(x, rate) * through, rate) - x).square().mean()
     widen.fit_new_latents(wide, 24, [x], say=lambda line: None)
     rate = wide.at_rate(torch.ones(1))
-    after = (wide.synthesis(wide.analysis(x) * widen._through(wide), rate) - x).square().mean()
+    after = (wide.synthesis(wide.analysis(x, rate) * widen._through(wide), rate) - x).square().mean()
     assert after < 0.95 * before
 
 
@@ -790,8 +816,9 @@ def test_of_a_few_tiles_some_tell_little(shipped):
 def test_a_tile_is_synthesised_as_in_the_whole_picture(shipped, monkeypatch):
     """Inside, and at the borders, where the decoder pads."""
     image = data.astronaut()[:, :500]
-    x, y = to_tensor(image, torch.device("cpu")), backend.analyse(shipped, image).y[None]
+    x, y = to_tensor(image, torch.device("cpu")), backend.analyse(shipped, image).at(120).y[None]
     functions, taken = shipped.at_rate(shipped.rate(120)), []
+    monkeypatch.setattr(shipped, "encodes_in_bf16", False)
     places = [(0, 0), (0, 192), (192, 192), (448, 448), (256, 448), (448, 0)]
     monkeypatch.setattr(details_backend, "busiest", lambda *given: places)
     monkeypatch.setattr(details_backend, "enough_saved", lambda *given: taken.extend(given[2]))

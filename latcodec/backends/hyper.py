@@ -57,6 +57,10 @@ class Latents:
     z: torch.Tensor
     image: np.ndarray | None = None
 
+    def at(self, rate_index: int) -> Latents:
+        """Those of a rate: these."""
+        return self
+
 
 @dataclass(frozen=True)
 class Coded:
@@ -224,9 +228,10 @@ def rows_of(log_scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def analyse(model: Model, image: np.ndarray) -> Latents:
-    """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
-    analysis = partial(model.network.analysis, autocast=model.encodes_in_bf16)
+def analyse(model: Model, image: np.ndarray, **rate) -> Latents:
+    """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate, or the one that is given
+    as the network's `analysis` takes it."""
+    analysis = partial(model.network.analysis, autocast=model.encodes_in_bf16, **rate)
     y = in_strips(analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, model.halo())
     z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE), model.encodes_in_bf16)
     return Latents(y[0], z[0], image)

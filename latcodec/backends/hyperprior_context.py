@@ -33,7 +33,7 @@ from latcodec.backends.common import (
     timed,
     to_tensor,
 )
-from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, analyse, functions_of_rate, soft
+from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, functions_of_rate, soft
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.backends.hyperprior_context_model import (
@@ -47,7 +47,13 @@ from latcodec.backends.hyperprior_context_model import (
     Walked,
     there,
 )
-from latcodec.backends.hyperprior_context_picture import base_picture, shown_latents, synthesise
+from latcodec.backends.hyperprior_context_picture import (
+    LatentsAtRates,
+    analyse,
+    base_picture,
+    shown_latents,
+    synthesise,
+)
 from latcodec.coding import Decoder, Encoder
 from latcodec.coding_tables import Tables
 from latcodec.container import Payload
@@ -93,7 +99,7 @@ def sigmas() -> np.ndarray:
     return np.tile(sigmas_of_latents(), ROWS // SCALE_ROWS)
 
 
-def code(model: Model, latents: Latents, options: Options) -> Coded:
+def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
     start, error_bits = time.perf_counter(), model.step_error_bits()
     plain = partial(_code, model, latents, options, error_bits)
@@ -110,8 +116,8 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
         left = options.max_seconds - (time.perf_counter() - start)
         options = replace(options, max_seconds=max(left, SHORTEST_SEARCH_S))
     coded = search.code(
-        model, latents, options, partial(_code, rate=rate), _verify, shown, lambda model, _: soft(model, rate),
-        error_bits, first,
+        model, latents.at(rate.base), options, partial(_code, rate=rate), _verify, shown,
+        lambda model, _: soft(model, rate), error_bits, first,
     )  # fmt: skip
     return replace(coded, replay=None)
 
@@ -142,8 +148,11 @@ def without_loss_at_once(model: Model, image: np.ndarray, options: Options) -> C
 
 
 @torch.inference_mode()
-def _code(model: Model, latents: Latents, options: Options, error_bits: float, rate: Rate) -> Coded:
+def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, error_bits: float, rate: Rate) -> Coded:
     start = time.perf_counter()
+    latents, of_rates = latents.at(rate.base), latents
+    seconds = {} if latents is of_rates else {"analysis": time.perf_counter() - start}
+    start += sum(seconds.values())
     functions = model.at_rate(rate)
     shape = tuple(latents.y.shape[1:])
     encoder = Encoder(model.tables)
@@ -194,7 +203,7 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float, r
     stream = encoder.finish()
     crc = _crc(walked)
     z_symbols = walked.z_symbols[np.concatenate(there(tuple(latents.z.shape[1:]), model.z_order))]
-    seconds = {"entropy": time.perf_counter() - start}
+    seconds["entropy"] = time.perf_counter() - start
     return Coded((stream,), crc, encoder.bits, walked.symbols, walked.means, walked.rows, seconds,
                  model.parameters(rate), z_symbols=z_symbols, z_rows=walked.z_rows,
                  detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows, replay=replay)  # fmt: skip

@@ -1,4 +1,5 @@
-"""From the integers of the context codec to a picture: what a decoder shows, and what an encoder measures details by.
+"""From a picture to the latents of the context codec, and from its integers back to one: what a decoder shows, and what
+an encoder measures details by.
 
 Floats, which law 1 allows here: no table row depends on them.
 """
@@ -12,13 +13,38 @@ import torch
 
 from latcodec.backends import details
 from latcodec.backends.common import latent_shapes, to_image
-from latcodec.backends.hyper import MEAN_BITS
+from latcodec.backends.hyper import MEAN_BITS, Latents
+from latcodec.backends.hyper import analyse as analyse_at
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.backends.hyperprior_context_model import Model, Rate, there
 from latcodec.models.hyperprior_context import IMAGE_STRIDE
 from latcodec.models.reconstruction import lifts
 from latcodec.models.steps import from_steps
 from latcodec.models.strips import in_strips
+
+KEPT_RATES = 2  # at which the latents of a picture are kept
+
+
+class LatentsAtRates:
+    """Latents of a picture, uint8 or uint16 [H, W, 3], by networks that know the rate when they look at it."""
+
+    def __init__(self, model: Model, image: np.ndarray):
+        self.model, self.image = model, image
+        self._found: dict[int, Latents] = {}
+
+    def at(self, rate_index: int) -> Latents:
+        """Those of a rate index of latents, kept until those of KEPT_RATES others were asked for."""
+        if rate_index not in self._found:
+            if len(self._found) == KEPT_RATES:
+                self._found.pop(next(iter(self._found)))
+            functions = self.model.at_rate(Rate(rate_index, rate_index, False))
+            self._found[rate_index] = analyse_at(self.model, self.image, rate=functions)
+        return self._found[rate_index]
+
+
+def analyse(model: Model, image: np.ndarray) -> Latents | LatentsAtRates:
+    """What `code` wants of an image, uint8 or uint16 [H, W, 3], to code it at any rate."""
+    return LatentsAtRates(model, image) if model.network.config.analysis_at_rate else analyse_at(model, image)
 
 
 def shown_latents(

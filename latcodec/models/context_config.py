@@ -15,8 +15,8 @@ class Config:
     rate and distortion, 0 of y for the nearest integers of both, 0 of z for those of z: weights that do not say it were
     trained with 0 and are coded with the defaults; what symbols of size 1 stand for that are rounded so, see
     `reconstruction.py`: lift of latents, nearer of details, by trial; the lowest rate index, a multiple of RATE_STEP,
-    at which the functions of the rate of latents have one more knot if it is under 0. Raises ValueError for rate
-    indices, prices and amounts that make no sense."""
+    at which the functions of the rate of latents have one more knot if it is under 0; whether analysis and residual
+    blocks know the rate. Raises ValueError for rate indices, prices and amounts that make no sense."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
     blocks: tuple[int, int, int] = (0, 0, 0)
@@ -35,6 +35,7 @@ class Config:
     lift: float = 0.03
     nearer: float = 0.18
     lowest_index: int = 0
+    analysis_at_rate: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.details_from <= self.latents_until <= MAX_INDEX:
@@ -44,3 +45,8 @@ class Config:
         for name in ("step_error_bits", "z_step_error_bits", "lift", "nearer"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}, not 0 or more")
+
+
+def rate_knots(config: Config) -> int:
+    """How many knots the functions of the rate of latents have."""
+    return config.knots + (config.lowest_index < 0)

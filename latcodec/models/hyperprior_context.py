@@ -2,10 +2,9 @@
 
 Source: Minnen, Balle, Toderici 2018, "Joint autoregressive and hierarchical priors", with its serial context replaced
 by a partition of each 2x2 square of latents: Li, Li, Lu 2023, "Neural video compression with diverse contexts",
-section 3.3 (quadtree partition). Residual blocks: see `layers.Residual`. Synthesis that knows the rate: Choi, El-Khamy,
-Lee 2019, "Variable rate deep image compression with a conditional autoencoder".
+section 3.3 (quadtree partition). Residual blocks: see `layers.Residual`.
 
-    y = g_a(x)                                     analysis, 1/16 of the size
+    y = g_a(x, t)                                  analysis, 1/16 of the size
     z = h_a(y / s)                                 hyper-analysis, 1/64; s is one learned scale per channel
     u_k, w_k = D_k(r(E_k(z_hat_0..k-1 / a(t))))    step k = 0..3, 1/128; nothing at step 0
     n_k, v_k = n(t) + a(t) u_k, v(t) + w_k         mean and log scale; n, v: per channel
@@ -15,14 +14,14 @@ Lee 2019, "Variable rate deep image compression with a conditional autoencoder".
     m_k, l_k = (m, l)_k + C_k(r(A_k(e(t) y_hat_0..k-1) + B_k (m, l)_k))      r: leaky ReLU
     mu_k = b(t) m_k, log sigma_k = c(t) + l_k      in units of the quantiser's step
     y_hat_k = round(g(t) y_k - mu_k) + mu_k        p(y_hat_k) = L(mu_k, sigma_k) * U, Eq. 11 of Balle et al. 2018
-    x_base = g_s(i(t) lift(y_hat), t)              synthesis: h <- (1 + p(t)) h + q(t) after its first convolutions
+    x_base = g_s(i(t) lift(y_hat), t)              synthesis; both: see `context_transforms.py`
     x_hat = x_base + details                       see `details.py`; without any, x_base
 
 Of each 2x2 square of latents, of y as of z, a step codes every position once, in another quarter of the channels each,
 diagonal neighbours first: `coding_order`. So a step sees the other channels of its position and, from the second step
 on, its own channel's neighbours. A_k and E_k are 3x3 convolutions, B_k, C_k and D_k are 1x1; C_k and D_k start at 0:
 then this is the hyperprior without context, whose weights training can start from (`train/start_context.py`). t in
-0..1, a little below 0 at the lowest rates, is the rate index / 255; a, b, c, e, g, i, n, p, q, v are piecewise linear
+0..1, a little below 0 at the lowest rates, is the rate index / 255; a, b, c, e, g, i, n, v are piecewise linear
 in t, per channel (a, b, e, g, i in the log domain), so that the networks see the same domain at every rate. Beside
 details, t is that of the latents, which may be lower than the file's. L is the logistic distribution of that mean and
 standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are. Round takes the integer next to
@@ -36,22 +35,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from latcodec.models.context_config import Config
+from latcodec.models.context_config import Config, rate_knots
+from latcodec.models.context_transforms import ContextTransforms
 from latcodec.models.details import Details, bases_below
 from latcodec.models.layers import (
-    GDN,
-    Residual,
     conv,
     deconv,
-    deconv_at_rate,
     distortion_weights,
     interpolate_knots,
     leaky,
     lower_bound,
     rate_and_distortion,
     round_straight_through,
-    scaled,
-    to_pixels,
 )
 from latcodec.models.prices import KINDS, SIGMA_MAX, SIGMA_MIN, bits_of, logistic_prices, rounded_by_price
 from latcodec.models.reconstruction import fade, lifted
@@ -61,30 +56,16 @@ from latcodec.rates import MAX_INDEX
 IMAGE_STRIDE, HYPER_STRIDE = 16, 4
 LATENT_FUNCTIONS = ("y_log_gain", "y_log_inverse_gain", "context_log_gain", "mean_log_gain", "scale_offset",
                     "z_log_gain", "z_mean", "z_log_sigma")  # fmt: skip
-STAGE_FUNCTIONS = ("stage_gain", "stage_bias")
 NEAR = 1e-4  # of t: a rate index is a 255th
 
 
-class ContextHyperprior(nn.Module):
+class ContextHyperprior(ContextTransforms):
     """The networks and the functions of the rate; see the module's equations."""
 
     def __init__(self, config: Config):
-        super().__init__()
-        self.config = config
-        a, b, c = config.widths
+        super().__init__(config)
         y, h, z = config.latent, config.hyper_width, config.hyper_latent
-        self.lowest = config.lowest_index / MAX_INDEX
-        k = config.knots + (self.lowest < 0)
-        blocks = [[Residual(w) for _ in range(2 * n)] for w, n in zip(config.widths, config.blocks, strict=True)]
-        down, up = [part[::2] for part in blocks], [part[1::2] for part in blocks]
-        self.g_a = nn.Sequential(
-            conv(3, a), GDN(a), *down[0], conv(a, b), GDN(b), *down[1], conv(b, c), GDN(c), *down[2], conv(c, y)
-        )
-        self.g_s = nn.Sequential(
-            deconv(y, c), *up[2], GDN(c, True), deconv(c, b), *up[1], GDN(b, True),
-            deconv(b, a), *up[0], GDN(a, True), deconv(a, 3),
-        )  # fmt: skip
-        self.h_a = nn.Sequential(conv(y, h, 3, 1), leaky(), conv(h, h), leaky(), conv(h, z))
+        self.lowest, k = config.lowest_index / MAX_INDEX, rate_knots(config)
         self.h_s = nn.Sequential(deconv(z, h), leaky(), deconv(h, y), leaky(), conv(y, 2 * y, 1, 1))
         c = config.context_width
         self.from_seen = nn.ModuleList(conv(step * y, c, 3, 1) for step in range(1, STEPS))  # A
@@ -114,13 +95,9 @@ class ContextHyperprior(nn.Module):
         self.context_log_gain = nn.Parameter(-log_gain.repeat(1, y))
         self.mean_log_gain = nn.Parameter(log_gain.repeat(1, y))
         self.scale_offset = nn.Parameter(log_gain.repeat(1, y))
-        self.y_log_std = nn.Parameter(torch.zeros(y))
         self.z_log_gain = nn.Parameter(torch.linspace(math.log(1.5), math.log(6), k)[:, None].repeat(1, z))
         self.z_mean = nn.Parameter(torch.zeros(k, z))
         self.z_log_sigma = nn.Parameter(torch.linspace(math.log(1.5), math.log(6), k)[:, None].repeat(1, z))
-        # p and q of the transposed convolutions but the last.
-        self.stage_gain = nn.ParameterList(torch.zeros(k, width) for width in reversed(config.widths))
-        self.stage_bias = nn.ParameterList(torch.zeros(k, width) for width in reversed(config.widths))
 
     def start_from_latent_std(self, std: Tensor) -> None:
         """Set the prior's scales from the measured standard deviation of g_a's output, float32 [C]."""
@@ -144,8 +121,7 @@ class ContextHyperprior(nn.Module):
         lift = self.config.lift if self.config.step_error_bits else 0.0  # of what is rounded by price
         shown = {"lift": lift * fade(t)[:, None], "details.nearer": self.config.nearer * fade(t)[:, None]}
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
-        for name in STAGE_FUNCTIONS:
-            functions |= {f"{name}.{n}": knots for n, knots in enumerate(getattr(self, name))}
+        functions |= self.functions_of_transforms()
         place = t if base is None else base
         values = {name: interpolate_knots(knots, place, self.lowest) for name, knots in functions.items()}
         return {name: value[:, :, None, None] for name, value in (values | shown | of_details).items()}
@@ -153,34 +129,6 @@ class ContextHyperprior(nn.Module):
     def prices_of(self, kind: str) -> Tensor:
         """Bits of symbols in the rows of "y", "details" or "z", float32 [rows, symbols]: see `prices.py`."""
         return self.prices.chunk(len(KINDS))[KINDS.index(kind)]
-
-    def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
-        """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
-            h = self.g_a[:-1](x - 0.5)
-        return self.g_a[-1](h.float())  # bf16 latents would be coarser than the quantiser at high rates
-
-    def synthesis(self, y: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w] in the units of g_a, what `at_rate` says -> x_hat float32 [B, 3, 16 h, 16 w], not
-        clamped."""
-        return self.synthesis_after_first(self.g_s[0](y), rate, autocast)
-
-    def synthesis_after_first(self, h: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
-        """What synthesis makes of its first convolution's output, float32 [B, widths[2], 2 h, 2 w]."""
-        h, stage = scaled(h, *_of_stage(rate, 0)), 1
-        with torch.autocast(h.device.type, torch.bfloat16, enabled=autocast):
-            for layer in self.g_s[1:-1]:
-                if isinstance(layer, nn.ConvTranspose2d):
-                    h, stage = deconv_at_rate(layer, h, *_of_stage(rate, stage)), stage + 1
-                else:
-                    h = layer(h)
-        return to_pixels(self.g_s[-1], h.float()) + 0.5
-
-    def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""
-        with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
-            h = self.h_a[:-1](y * torch.exp(-self.y_log_std)[:, None, None])
-        return self.h_a[-1](h.float())
 
     def transmit(
         self, y: Tensor, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor],
@@ -271,11 +219,11 @@ class ContextHyperprior(nn.Module):
         quantiser sees too (straight-through). With `noise` the gradient of bits that y and z get is that of them plus
         uniform noise, and details that are trained alone are sent at every rate, beside latents of it or a lower one.
         """
-        y = self.analysis(x, autocast)
-        z = self.hyper_analysis(y, autocast)
         alone = self.details is not None and not any(p.requires_grad for p in self.g_a.parameters())
         until = self.config.latents_until / MAX_INDEX
         rate = self.at_rate(t, bases_below(t, until) if noise and alone else None)
+        y = self.analysis(x, rate, autocast)
+        z = self.hyper_analysis(y, autocast)
         x_hat, prices = self.transmit(y, z, rate, round_straight_through, autocast, x, by_price=True)
         of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
         z_bits = bits_of(*of_z, self.prices_of("z"), noise)
@@ -286,10 +234,6 @@ class ContextHyperprior(nn.Module):
         if of_details:
             detail_bits = detail_bits * rate["details.sent"].flatten()
         return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": z_bits, "detail_bits": detail_bits}
-
-
-def _of_stage(rate: dict[str, Tensor], stage: int) -> list[Tensor]:
-    return [rate[f"{name}.{stage}"] for name in STAGE_FUNCTIONS]
 
 
 def loss(

@@ -138,13 +138,22 @@ def logistic_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     return log_mass * (-1 / math.log(2))
 
 
-def scaled(h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+def scaled(h: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
     """(1 + gain) h + bias in the type of h; 1 + gain would lose most of it in bf16."""
-    return torch.addcmul(h + bias.to(h.dtype), h, gain.to(h.dtype))
+    return torch.addcmul(h if bias is None else h + bias.to(h.dtype), h, gain.to(h.dtype))
+
+
+def conv_at_rate(layer: nn.Conv2d, h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """(1 + gain) layer(h) + bias; gain and bias [B, C, 1, 1]. Of one rate it is a convolution, and costs no more."""
+    if len(gain) > 1:
+        return scaled(layer(h), gain, bias)
+    scale = 1 + gain.flatten()
+    shift = torch.addcmul(bias.flatten(), layer.bias, scale)
+    return F.conv2d(h, layer.weight * scale[:, None, None, None], shift, layer.stride, layer.padding)
 
 
 def deconv_at_rate(layer: nn.ConvTranspose2d, h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """(1 + gain) layer(h) + bias; gain and bias [B, C, 1, 1]. Of one rate it is a convolution, and costs no more."""
+    """`conv_at_rate` of a transposed convolution."""
     if len(gain) > 1:
         return scaled(layer(h), gain, bias)
     scale = 1 + gain.view(1, -1, 1, 1)
@@ -197,8 +206,9 @@ class Residual(nn.Module):
         nn.init.zeros_(self.f[-1].weight)
         nn.init.zeros_(self.f[-1].bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.f(x)
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """x + (1 + gain) f(x); gain: [B, C, 1, 1], 0 if there is none."""
+        return x + (self.f(x) if gain is None else scaled(self.f(x), gain))
 
 
 def interpolate_knots(knots: Tensor, position: Tensor, lowest: float = 0.0) -> Tensor:

@@ -30,8 +30,8 @@ def fit(network: ContextHyperprior, batches: list[torch.Tensor]) -> None:
     details = network.details
     sizes = []
     for x in batches:
-        y = network.analysis(x)
         rate = network.at_rate(torch.ones(len(x)))
+        y = network.analysis(x, rate)
         base = network.transmit(y, network.hyper_analysis(y), rate, torch.round, by_price=True)[0]
         sizes.append(details.analysis(x - base).abs().mean((0, 2, 3)))
     size = torch.stack(sizes).mean(0)

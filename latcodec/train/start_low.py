@@ -20,7 +20,8 @@ from latcodec.backends.common import some_rates, stored_config
 from latcodec.backends.hyper import functions_of_rate
 from latcodec.backends.hyperprior_context_model import RateTables
 from latcodec.errors import LatcodecError, OptionError
-from latcodec.models.hyperprior_context import LATENT_FUNCTIONS, STAGE_FUNCTIONS, Config, ContextHyperprior
+from latcodec.models.context_transforms import BRANCH_FUNCTIONS, LOOK_FUNCTIONS, STAGE_FUNCTIONS
+from latcodec.models.hyperprior_context import LATENT_FUNCTIONS, Config, ContextHyperprior
 from latcodec.rates import LOWEST_INDEX, MAX_INDEX, RATE_STEP
 from latcodec.train.checkpoint import parameters_of
 from latcodec.train.export_files import write
@@ -47,7 +48,8 @@ def extended(found: weights.Weights, options: tuple[tuple[str, str], ...] = ()) 
         raise OptionError(f"{found.path}: not weights of hyperprior-context that end at rate index 0")
     config = config_of("hyperprior-context", Config, found.config, (("lowest_index", str(LOWEST_INDEX)), *options))
     tensors, state = dict(found.tensors), parameters_of(found)
-    for name in [name for name in state if name.split(".")[0] in LATENT_FUNCTIONS + STAGE_FUNCTIONS]:
+    functions = LATENT_FUNCTIONS + STAGE_FUNCTIONS + LOOK_FUNCTIONS + BRANCH_FUNCTIONS
+    for name in [name for name in state if name.split(".")[0] in functions]:
         knots = tensors[f"float.{name}"]
         tensors[f"float.{name}"] = np.concatenate([lowest_knot(name, knots), knots])
         state[name] = torch.from_numpy(tensors[f"float.{name}"]).float()

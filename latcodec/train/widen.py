@@ -83,9 +83,18 @@ def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
     for name, value in new.named_parameters():
         if name.startswith(("y_", "context_log", "mean_log", "scale_")):
             value[..., :count] = old.get_parameter(name)
-        elif name.startswith(("z_", "stage_")):
+        elif name.startswith(("z_", "stage_", "look_")):
             value.copy_(old.get_parameter(name))
+    for was, now in zip(_branch_gains(old), _branch_gains(new), strict=True):
+        for one, other in zip(was, now, strict=False):
+            other.copy_(one)
     return new
+
+
+def _branch_gains(network: ContextHyperprior) -> list[list[Tensor]]:
+    """The gains of the branches of each stage of g_a, then of g_s, in order; none if those do not know the rate."""
+    gains, blocks = iter(getattr(network, "branch_gain", ())), network.config.blocks
+    return [list(islice(gains, n)) for n in (*blocks, *reversed(blocks))]
 
 
 def _blocks(part: nn.Sequential) -> list[list[Residual]]:
@@ -112,7 +121,7 @@ def wanted_change(network: ContextHyperprior, x: Tensor) -> tuple[Tensor, Tensor
     """For x float32 [B, 3, H, W]: features before the last stage of analysis; the descent direction of the squared
     error at the output of the first stage of synthesis [B, c, H/8, W/8]."""
     with torch.no_grad():
-        features = network.g_a[:-1](x - 0.5)
+        features = network.features(x, _highest(network))
         first = network.g_s[0](network.g_a[-1](features) * _through(network))
     first.requires_grad_()
     error = (network.synthesis_after_first(first, _highest(network)) - x).square().sum()
@@ -165,7 +174,7 @@ def _train_new(network: ContextHyperprior, count: int, crops: list[Tensor], say)
     for step in range(TRAINED_STEPS):
         x = crops[step % len(crops)]
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / TRAINED_STEPS)
-        shown = network.synthesis(network.analysis(x) * _through(network), rate)
+        shown = network.synthesis(network.analysis(x, rate) * _through(network), rate)
         error = (shown - x).square().mean()
         optimizer.zero_grad()
         error.backward()
@@ -179,7 +188,8 @@ def _train_new(network: ContextHyperprior, count: int, crops: list[Tensor], say)
 
 def _set_gains(network: ContextHyperprior, count: int, x: Tensor) -> None:
     """Steps of the new latents cost as much error as those of the others do; their prior is as wide as they are."""
-    y, rate = network.analysis(x), _highest(network)
+    rate = _highest(network)
+    y = network.analysis(x, rate)
     start = y * network.y_log_gain[-1].exp()[:, None, None]
     inverse = network.y_log_inverse_gain[-1].exp()[:, None, None]
     before = network.synthesis(start * inverse, rate)
