@@ -96,16 +96,18 @@ class IntegerNet:
         return h[0].numpy().astype(np.int64)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays to store: per layer n, "n.weight" int16, "n.bias" int64 and "n.kind" int32 [4]; weights that have at
-        most 8 significant bits in each output channel are int8, to be multiplied by 2**"n.up", uint8 [out]."""
+        """Arrays to store: per layer n, "n.weight" int16, "n.bias" int64 and "n.kind" int32 [4]; weights that in each
+        output channel are multiples of a number, which fit 8 bits, are int8, to be multiplied by it, "n.unit", uint16
+        [out]; in older files by 2**"n.up", uint8."""
         arrays = {}
         for n, layer in enumerate(self.layers):
-            weight = layer.weight.numpy().astype(np.int16)
-            up = _common_twos(weight, layer.transposed)
-            small = weight >> _along(up, layer.transposed)
-            if np.array_equal(small, small.astype(np.int8)):
-                arrays[f"{n}.up"], weight = up.astype(np.uint8), small.astype(np.int8)
-            arrays[f"{n}.weight"] = weight
+            weight = layer.weight.numpy().astype(np.int32)
+            unit = _common_divisor(weight, layer.transposed)
+            small = weight // _along(unit, layer.transposed)
+            is_small = np.array_equal(small, small.astype(np.int8))
+            if is_small:
+                arrays[f"{n}.unit"] = unit.astype(np.uint16)
+            arrays[f"{n}.weight"] = small.astype(np.int8) if is_small else weight.astype(np.int16)
             arrays[f"{n}.bias"] = layer.bias.numpy().astype(np.int64)
             arrays[f"{n}.kind"] = np.array([layer.transposed, layer.stride, layer.shift, layer.slope_shift], np.int32)
         return arrays
@@ -128,8 +130,8 @@ class IntegerNet:
                 weight, bias = (
                     torch.from_numpy(arrays[f"{n}.{name}"].astype(np.float64)) for name in ("weight", "bias")
                 )
-                if f"{n}.up" in arrays:
-                    weight *= 2.0 ** torch.from_numpy(_along(arrays[f"{n}.up"].astype(np.float64), bool(transposed)))
+                unit = arrays[f"{n}.unit"] if f"{n}.unit" in arrays else 2.0 ** arrays.get(f"{n}.up", np.zeros(1))
+                weight *= torch.from_numpy(_along(np.asarray(unit, np.float64), bool(transposed)))
                 layers.append(Layer(bool(transposed), stride, weight, bias, shift, slope_shift))
         except KeyError as error:
             raise WeightsError(f"integer network: {error} is missing") from None
@@ -205,17 +207,17 @@ def _along(per_output: np.ndarray, transposed: bool) -> np.ndarray:
     return per_output[None, :, None, None] if transposed else per_output[:, None, None, None]
 
 
-def _common_twos(weight: np.ndarray, transposed: bool) -> np.ndarray:
-    """How often 2 divides all weights of an output channel, int16 [out]."""
-    bits = np.bitwise_or.reduce(np.moveaxis(weight, 1 if transposed else 0, 0).reshape(weight.shape[transposed], -1), 1)
-    return np.where(bits == 0, 0, np.log2(np.maximum(bits & -bits, 1))).astype(np.int16)
+def _common_divisor(weight: np.ndarray, transposed: bool) -> np.ndarray:
+    """The greatest number that divides all weights of an output channel, int32 [out]; 1 if they are 0."""
+    of_outputs = np.moveaxis(weight, 1 if transposed else 0, 0).reshape(weight.shape[transposed], -1)
+    return np.maximum(np.gcd.reduce(of_outputs, 1), 1)
 
 
 def _rounded(integers: torch.Tensor, transposed: bool) -> torch.Tensor:
-    """Weights, float64 integers, rounded so that each output channel has at most SMALL_BITS significant bits."""
+    """Weights, float64 integers, rounded to multiples of a number of each output channel that fit SMALL_BITS bits."""
     largest = integers.abs().amax((0, 2, 3) if transposed else (1, 2, 3)).clamp_min(1)
     most = 2 ** (SMALL_BITS - 1) - 1
-    unit = 2.0 ** torch.log2(largest / most).ceil().clamp_min(0)
+    unit = (largest / most).ceil()
     unit = torch.from_numpy(_along(unit.numpy(), transposed))
     return (integers / unit).round().clamp(-most, most) * unit
 

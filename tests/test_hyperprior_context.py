@@ -12,9 +12,11 @@ from latcodec.backends import hyperprior_context as backend
 from latcodec.backends import pricing
 from latcodec.backends.common import latent_shapes
 from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, rows_of, soft
+from latcodec.backends.hyperprior_context_export import equalised
 from latcodec.backends.hyperprior_context_model import ROWS, Z_ROW, there
 from latcodec.container import Payload
 from latcodec.errors import DriftError, WeightsError
+from latcodec.integer_net import quantise
 from latcodec.models.hyperprior_context import SIGMA_MIN, Config, ContextHyperprior, loss
 from latcodec.models.reconstruction import MOST_LIFT, fade, lifted, lifts
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps
@@ -370,3 +372,28 @@ def test_what_only_costs_bits_learns_the_same_without_the_picture(photograph, mo
     for name, gradient in gradients[0].items():
         scale = gradients[1][name].abs().max()
         assert torch.allclose(gradient, gradients[1][name], atol=1e-4 * float(scale)), name
+
+
+def test_weights_that_fill_their_bits_do_the_same_and_lose_less(photograph):
+    """Some latents are heard ten times as loud by the context networks as the rest."""
+    torch.manual_seed(3)
+    network = ContextHyperprior(replace(NARROW, details=16, detail_width=16)).eval()
+    with torch.no_grad():
+        for last in (*network.corrections, *network.details.to_scales):
+            last.weight.normal_(std=0.1)
+        for layer in network.from_seen:
+            layer.weight[:, ::6] *= 10
+    x = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float() / 255
+    t = torch.tensor([0.5])
+    same = equalised(network)
+    with torch.no_grad():
+        for one, other in zip(network(x, t, noise=False).values(), same(x, t, noise=False).values(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    lost = []
+    for one in (network, same):
+        layer = one.from_seen[2]
+        small = quantise(torch.nn.Sequential(layer), small=True).to_floats(["x"])["x.weight"]
+        heard = one.context_log_gain[1].exp().repeat(3)[:, None, None]
+        lost.append(float(((small - layer.weight) * heard).square().mean().detach()))
+    assert lost[1] < 0.5 * lost[0]
+    assert not torch.equal(network.from_seen[0].weight, same.from_seen[0].weight)

@@ -166,8 +166,8 @@ def test_small_weights_take_half_the_room(name):
     floats = network(name)
     small, large = quantise(floats, small=True), quantise(floats)
     arrays = small.to_arrays()
-    kinds = {k: v.dtype.name for k, v in arrays.items() if k.endswith(("weight", "up"))}
-    assert set(kinds.values()) == {"int8", "uint8"}
+    kinds = {k: v.dtype.name for k, v in arrays.items() if k.endswith(("weight", "unit"))}
+    assert set(kinds.values()) == {"int8", "uint16"}
     channels = small.layers[0].weight.shape[0 if small.layers[0].transposed else 1]
     x = fixed_point((channels, 6, 5), 2)
     assert np.array_equal(IntegerNet.from_arrays(arrays)(x), small(x))
@@ -175,7 +175,28 @@ def test_small_weights_take_half_the_room(name):
     for ours, theirs in zip(small.layers, large.layers, strict=True):
         axis = 1 if ours.transposed else 0
         largest = theirs.weight.abs().amax(tuple(i for i in range(4) if i != axis), keepdim=True)
-        assert ((ours.weight - theirs.weight).abs() <= largest / 127 + 1).all()
+        assert ((ours.weight - theirs.weight).abs() <= (largest / 127 + 1) / 2).all()
+
+
+@pytest.mark.parametrize("largest", [2.0**15 - 1, 32763.0, 1.0])
+def test_small_weights_of_every_size_are_stored(largest):
+    weight = torch.zeros(3, 3, 1, 1)  # nothing in the last channel
+    weight[0, 0], weight[1, 1] = largest, -largest
+    layer = conv(3, 3, 1, 1)
+    layer.weight.data.copy_(weight / 2**15)
+    net = quantise(torch.nn.Sequential(layer), small=True)
+    assert torch.equal(IntegerNet.from_arrays(net.to_arrays()).layers[0].weight, net.layers[0].weight)
+
+
+def test_files_whose_units_are_powers_of_two_are_read():
+    arrays = quantise(network("conv"), small=True).to_arrays()
+    layers = [name.removesuffix(".unit") for name in arrays if name.endswith(".unit")]
+    for n in layers:
+        arrays[f"{n}.up"] = np.arange(len(arrays[f"{n}.unit"]), dtype=np.uint8) % 8
+        arrays[f"{n}.unit"] = 2 ** arrays[f"{n}.up"].astype(np.uint16)
+    older = {name: value for name, value in arrays.items() if not name.endswith(".unit")}
+    x = fixed_point((IntegerNet.from_arrays(arrays).layers[0].weight.shape[1], 6, 5), 2)
+    assert layers and np.array_equal(IntegerNet.from_arrays(older)(x), IntegerNet.from_arrays(arrays)(x))
 
 
 def test_possible_overflow_is_refused():

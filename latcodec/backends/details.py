@@ -162,7 +162,9 @@ def export(details: nn.Module) -> dict[str, np.ndarray]:
     for name in NETWORKS:
         found = getattr(details, name)
         for n, layer in enumerate(found if isinstance(found, nn.ModuleList) else [found]):
-            arrays = quantise(nn.Sequential(layer.cpu()), small=True).to_arrays()
+            # Few weights, and gains of latents are chosen to spread those of the context networks, not these.
+            small = name != "from_latents"
+            arrays = quantise(nn.Sequential(layer.cpu()), small).to_arrays()
             tensors |= {f"details.{name}.{n}.{k}": v for k, v in arrays.items()}
     return tensors
 

@@ -22,27 +22,23 @@ from latcodec.backends.common import (
     RATES,
     bounded,
     crc_of,
-    floats_to_arrays,
     integers_of,
     latent_shapes,
     must_be_one_stream,
     must_hold,
     rounded,
-    some_rates,
     stored_config,
     timed,
     to_tensor,
 )
-from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, functions_of_rate, soft
+from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, soft
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
+from latcodec.backends.hyperprior_context_export import export
 from latcodec.backends.hyperprior_context_model import (
-    CONTEXTS,
     ROWS,
-    Z_CONTEXTS,
     Model,
     Rate,
-    RateTables,
     Take,
     Walked,
     there,
@@ -55,11 +51,8 @@ from latcodec.backends.hyperprior_context_picture import (
     synthesise,
 )
 from latcodec.coding import Decoder, Encoder
-from latcodec.coding_tables import Tables
 from latcodec.container import Payload
-from latcodec.integer_net import Replay, Run, quantise, run
-from latcodec.models.hyperprior_context import ContextHyperprior
-from latcodec.models.layers import Residual
+from latcodec.integer_net import Replay, Run, run
 from latcodec.models.steps import in_steps
 
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
@@ -268,24 +261,3 @@ def decode(model: Model | None, payload: Payload) -> np.ndarray:
     size = (payload.height, payload.width)
     y = walked.symbols, walked.means, walked.rows
     return synthesise(model, y, walked.detail_symbols, rate, size, payload.gray, payload.depth)
-
-
-def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
-    """Everything a weights file holds: float networks, the integer networks, frozen tables, integers of some rates.
-
-    The integer networks have weights of 8 significant bits, which cost 0.02 % of the bits and half the room; so have
-    the hyper-analysis and what residual blocks add.
-    """
-    blocks = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Residual))
-    tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.", *blocks))
-    rate = functions_of_rate(lambda every: network.cpu().at_rate(every, every), network.config.lowest_index)
-    tensors |= {name: some_rates(table) for name, table in RateTables.of(rate).to_arrays().items()}
-    tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu(), small=True).to_arrays().items()}
-    for one in CONTEXTS + Z_CONTEXTS:
-        for step, layer in enumerate(getattr(network, one), 1):
-            integer = quantise(torch.nn.Sequential(layer.cpu()), small=True)
-            tensors |= {f"{one}.{step}.{k}": v for k, v in integer.to_arrays().items()}
-    if network.details is not None:
-        tensors |= details.export(network.details)
-    tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
-    return tensors
