@@ -13,7 +13,7 @@ from skimage import data
 from torch_threads import threads
 
 from latcodec import backends, codec, container
-from latcodec.backends import hyper, search
+from latcodec.backends import hyper
 from latcodec.coding_tables import Tables
 from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError
 from latcodec.integer_net import IntegerNet
@@ -220,21 +220,6 @@ def test_synthesis_in_bfloat16_is_no_drift(module, model, file_of_one_thread):
     decoded = module.decode(other, payload)
     assert not np.array_equal(decoded, expected), "autocast did nothing"
     assert psnr_db(decoded, expected) > 40
-
-
-@pytest.mark.parametrize("index", [0, 100, 170, 250])
-def test_an_encoder_that_sees_bfloat16_codes_as_well(module, model, index):
-    if not hasattr(model, "encodes_in_bf16"):
-        pytest.skip("this codec's encoder sees float32")
-    image, prices, streams = crop(), [], []
-    for bf16 in (False, True):
-        other = copy.copy(model)
-        other.encodes_in_bf16 = bf16
-        coded = module.encode(other, image, module.Options(index))
-        shown = module.shown(model, coded, index, image.shape[:2], False, 8)
-        prices.append(search.price(coded, shown, image, index))
-        streams.append(coded.streams)
-    assert streams[0] != streams[1] and prices[1] < 1.01 * prices[0]
 
 
 @pytest.mark.gpu

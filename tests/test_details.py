@@ -830,6 +830,21 @@ def test_a_tile_is_synthesised_as_in_the_whole_picture(shipped, monkeypatch):
         assert off[:, 4:-4, 4:-4].max() < 0.02 and off.mean() < 0.002  # a latent on all sides is not all that is seen
 
 
+@pytest.mark.parametrize("index", [120, 170])
+def test_details_beside_a_base_in_bfloat16_cost_as_much(shipped, monkeypatch, index):
+    grain = np.random.default_rng(0).normal(scale=20, size=(128, 192, 3))
+    image = (data.astronaut()[:128, :192] + grain).clip(0, 255).astype(np.uint8)
+    prices, streams = [], []
+    for bf16 in (False, True):
+        monkeypatch.setattr(shipped, "encodes_in_bf16", bf16)
+        coded = backend.encode(shipped, image, backend.Options(index, lossless=False))
+        shown = backend.shown(shipped, coded, index, image.shape[:2], False, 8)
+        prices.append(search.price(coded, shown, image, index))
+        streams.append(coded.streams)
+    assert coded.detail_symbols.any() and streams[0] != streams[1]
+    assert prices[1] < 1.005 * prices[0]
+
+
 def test_beside_other_latents_and_in_drawings_details_are_always_looked_for(model, photograph, monkeypatch):
     monkeypatch.setattr(choice, "details_can_pay", lambda *given: pytest.fail("asked"))
     latents = backend.analyse(model, photograph)

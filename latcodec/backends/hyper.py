@@ -139,7 +139,8 @@ def functions_of_rate(
 class Model:
     """Networks, integer network, frozen tables, ready to code on a device. autocast runs synthesis in bf16.
 
-    encodes_in_bf16: whether an encoder sees a picture in bf16, as training did; nothing is decoded by what it sees.
+    encodes_in_bf16: whether an encoder may see in bf16 what it searches by or looks for details in, not what it
+    analyses: smooth pictures would cost a percent more. Nothing is decoded by what it sees.
     A subclass names the classes of its network, configuration and rate tables, and which of its networks run as floats.
     """
 
@@ -231,9 +232,9 @@ def rows_of(log_scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
 def analyse(model: Model, image: np.ndarray, **rate) -> Latents:
     """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate, or the one that is given
     as the network's `analysis` takes it."""
-    analysis = partial(model.network.analysis, autocast=model.encodes_in_bf16, **rate)
+    analysis = partial(model.network.analysis, **rate)
     y = in_strips(analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, model.halo())
-    z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE), model.encodes_in_bf16)
+    z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE))
     return Latents(y[0], z[0], image)
 
 
