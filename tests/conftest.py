@@ -15,16 +15,6 @@ def only_our_weights(monkeypatch):
     monkeypatch.delenv("LATCODEC_WEIGHTS", raising=False)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def encoders_see_float32():
-    """Whatever this machine multiplies fastest; what bf16 changes has a test of its own."""
-    from latcodec.backends import hyper
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(hyper, "bf16_is_fast", lambda device: False)
-        yield
-
-
 @pytest.fixture
 def one_thread():
     """One torch thread: small pictures gain nothing from more, and two sessions beside each other lose much."""
