@@ -1,7 +1,8 @@
-"""Draw pictures that are not photographs, to train on: python tests/drawn.py OUT COUNT [SEED].
+"""Draw pictures that are not photographs, to train on: python tests/drawn.py OUT COUNT [SEED] [--smooth].
 
 In turn a screenshot (screenshots.py), a page of type, fields of flat colour, and a drawing; 1024 x 704 px PNG, a
-function of the seed and the number alone. Their own generators: tests/kinds.py measures on others.
+function of the seed and the number alone. Their own generators: tests/kinds.py measures on others. With --smooth skies
+and walls instead: nothing but slow gradients and grain, which crops of photographs seldom are as a whole.
 """
 
 import math
@@ -9,6 +10,7 @@ import random
 import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from screenshots import FONTS, SIZE, phrase, screenshot
 
@@ -97,16 +99,35 @@ def drawing(rng: random.Random) -> Image.Image:
     return big.resize(SIZE, Image.LANCZOS)
 
 
-def main(out: str, count: int, seed: int = 0) -> None:
+def sky(rng: random.Random) -> Image.Image:
+    """A few colours near each other, blurred into one another, bright more often than dark; grain in two of three."""
+    grain = np.random.Generator(np.random.PCG64(rng.getrandbits(64)))
+    shape = (rng.randint(2, 4), rng.randint(2, 5))
+    level = 255 * (1 - rng.random() ** 2) if rng.random() < 0.7 else rng.uniform(0, 255)
+    tint, sway = grain.normal(0, rng.choice((2, 12, 40)), 3), rng.choice((1, 6, 20, 50))
+    coarse = level + tint + grain.normal(0, sway, (*shape, 1)) + grain.normal(0, sway / 4, (*shape, 3))
+    planes = [Image.fromarray(coarse[..., i].astype(np.float32)).resize(SIZE, Image.BICUBIC) for i in range(3)]
+    colour = np.stack([np.asarray(plane) for plane in planes], -1)
+    if rng.random() < 0.67:
+        amount, gray = rng.uniform(0.3, 4), rng.random() < 0.5
+        colour = colour + grain.normal(0, amount, (*colour.shape[:2], 1 if gray else 3))
+    return Image.fromarray(colour.clip(0, 255).round().astype(np.uint8))
+
+
+def main(out: str, count: int, seed: int = 0, smooth: bool = False) -> None:
     """Write COUNT pictures."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         rng = random.Random(7_000_003 * seed + number)
         kind = number % 4
+        if smooth:
+            sky(rng).save(folder / f"sky-{seed}-{number:04}.png")
+            continue
         picture = screenshot(seed, number) if kind == 0 else (type_page, fields, drawing)[kind - 1](rng)
         picture.save(folder / f"drawn-{seed}-{number:04}.png")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    given = [word for word in sys.argv[1:] if word != "--smooth"]
+    main(given[0], *map(int, given[1:]), smooth="--smooth" in sys.argv)
