@@ -19,6 +19,7 @@ from latcodec.cli_jobs import decided, meter, run
 from latcodec.cli_long import train
 from latcodec.container import MAGIC, MAX_PIXELS
 from latcodec.errors import LatcodecError, OptionError, TargetError
+from latcodec.rates import METRICS
 
 EPILOG = """\b
 Exit codes: 0 all done; 1 at least one input failed, or its file misses the --bpp, --psnr or --size;
@@ -114,13 +115,18 @@ def cli() -> None:
 )
 @click.option("--psnr", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: at least so many dB.")
 @click.option("--size", "size_bytes", type=click.IntRange(1), metavar="BYTES", help="Search: at most so many bytes.")
+@click.option(
+    "--metric",
+    type=click.Choice(METRICS),
+    help="What the codec was trained for: mse, or ms-ssim, which eyes judge by more.",
+)
 @click.option("--no-verify", is_flag=True, help="Do not decode the integers back before the file is written.")
 @click.option("--strip", is_flag=True, help="Leave EXIF, XMP and the ICC profile out.")
 @_network_options
 @_manners_options
 def encode(
-    inputs, output, codec_name, options, effort, max_seconds, lmbda, quality, bpp, psnr, size_bytes, no_verify, strip,
-    device, threads, weights, max_pixels, force, skip_existing, as_json, verbose, quiet,
+    inputs, output, codec_name, options, effort, max_seconds, lmbda, quality, bpp, psnr, size_bytes, metric, no_verify,
+    strip, device, threads, weights, max_pixels, force, skip_existing, as_json, verbose, quiet,
 ):  # fmt: skip
     """Encode pictures or folders of pictures to .lc files.
 
@@ -131,8 +137,8 @@ def encode(
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one")
     manners, team = Manners(as_json, quiet, verbose), sharding.team()
-    flags = {"effort": effort, "max_seconds": max_seconds}
-    flags = {name: f"{name}={value:g}" for name, value in flags.items() if value is not None}
+    flags = {"effort": effort, "max_seconds": None if max_seconds is None else f"{max_seconds:g}", "metric": metric}
+    flags = {name: f"{name}={value}" for name, value in flags.items() if value is not None}
 
     def full_name() -> str:
         from latcodec import codec_options

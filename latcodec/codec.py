@@ -44,9 +44,13 @@ def check_options(codec: str, device: str, flags: Collection[str] = ()) -> None:
 _models: dict[tuple[str, str, str], object] = {}  # by codec, weights and device; networks take long to build
 
 
-def load_model(backend: backends.Backend, weights_id: bytes | None, selected: str | None, device: str = "auto"):
-    """The backend's model with its default weights, or those of an id, ready on a device; kept for the next call."""
-    found = weights.load(backend.name, weights_id, selected)
+def load_model(
+    backend: backends.Backend, weights_id: bytes | None, selected: str | None, device: str = "auto",
+    metric: str | None = None,
+):  # fmt: skip
+    """The backend's model with its default weights, of a metric if one is named, or those of an id, ready on a device;
+    kept for the next call."""
+    found = weights.load(backend.name, weights_id, selected, metric)
     key = (backend.name, found.sha256, pick_device(device))
     if key not in _models:
         if len(_models) > 1:
@@ -79,7 +83,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
     free_lambda = getattr(how, "free_lambda", 0.0)
     if free_lambda and settings.rate_index is None:
         raise OptionError("free_lambda leaves nothing to search: give it or one of bpp, psnr and size")
-    model = load_model(backend, None, settings.weights, settings.device)
+    model = load_model(backend, None, settings.weights, settings.device, codec_options.metric_of(options))
     start = time.perf_counter()
     height, width = picture.pixels.shape[:2]
     seconds = {"analysis": 0.0}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latcodec import backends, codec, rates, weights
+from latcodec import backends, codec, codec_options, rates, weights
 from latcodec.anchors import Anchor
 from latcodec.errors import OptionError
 
@@ -99,7 +99,8 @@ Contender = Learned | Anchor
 def learned(name: str, settings: Settings) -> Learned:
     """The codec of `name` or `name:key=value,key=value`; raises OptionError or WeightsError if it cannot run."""
     codec.check_options(name, settings.device)
-    found = weights.load(backends.split_name(name)[0], None, settings.weights)
+    backend, options = backends.split_name(name)
+    found = weights.load(backend, None, settings.weights, codec_options.metric_of(options))
     lowest = found.config.get("lowest_index", 0)
     for value in settings.lambdas or ():
         try:

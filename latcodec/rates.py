@@ -11,6 +11,12 @@ from latcodec.errors import OptionError
 
 LAMBDA_MIN, LAMBDA_MAX = 0.1, 20.0
 LIKELIHOOD_VARIANCE = 0.001
+METRICS = ("mse", "ms-ssim")  # that weights are trained for
+# What 1 - MS-SSIM counts for beside 255^2 MSE, at which the field's two series of models meet: CompressAI trains its
+# pairs (MSE, MS-SSIM) with (lc, l) = (.0018, 2.40), (.0035, 4.58), (.0067, 8.73), (.013, 16.64), (.025, 31.73),
+# (.0483, 60.50), (.0932, 115.37), (.18, 220), whose quotients lie in 1222 ... 1333. So an equal lambda means about
+# equal bits, whichever the metric.
+MS_SSIM_WEIGHT = 1280.0
 MAX_INDEX = 255
 LOWEST_INDEX, RATE_STEP = -35, 5  # of codecs that go on below index 0, lambda 20; between indices that weights hold
 # That a squared error of one step counts as in rounding by rate and distortion, where the weights do not say.

@@ -2,7 +2,7 @@
 
 A weights file is safetensors whose metadata holds "backend", "config" (JSON) and "command". Its id is the SHA-256 of
 the file; an .lc file names it by the first `ID_BYTES` bytes. `index.json` beside the files lists, per file name, "id",
-"sha256", "backend", "config", "command" and, for one file per backend, "default": true.
+"sha256", "backend", "config", "command" and, for one file per backend and metric it was trained for, "default": true.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ID_BYTES = 4
 INDEX = "index.json"
+USUAL_METRIC = "mse"  # of weights that say none
 VARIABLE = "LATCODEC_WEIGHTS"
 
 
@@ -36,9 +37,19 @@ class Weights:
     tensors: dict[str, np.ndarray]
 
     @property
+    def metric(self) -> str:
+        """What they were trained for, one of `rates.METRICS`."""
+        return metric_of(self.config)
+
+    @property
     def id(self) -> bytes:
         """The bytes by which an .lc file names these weights."""
         return bytes.fromhex(self.sha256)[:ID_BYTES]
+
+
+def metric_of(config: dict) -> str:
+    """What weights with a configuration were trained for, one of `rates.METRICS`."""
+    return config.get("metric", USUAL_METRIC)
 
 
 def places(selected: str | None = None) -> list[Path]:
@@ -80,10 +91,13 @@ def _metadata(path: Path) -> dict[str, str]:
         raise WeightsError(f"{path}: not a weights file: {error}") from None
 
 
-def find(backend: str | None, weights_id: bytes | None, selected: str | None = None) -> tuple[Path, str | None]:
+def find(
+    backend: str | None, weights_id: bytes | None, selected: str | None = None, metric: str | None = None
+) -> tuple[Path, str | None]:
     """Path of the weights of a backend (its default) or of an id, and the SHA-256 the index promises, if it does.
 
-    Raises WeightsError that says what is needed and where was looked.
+    metric: that they were trained for, one of `rates.METRICS`; None for any, squared error before others. Raises
+    WeightsError that says what is needed and where was looked.
     """
     for place in places(selected):
         candidates = []
@@ -96,11 +110,21 @@ def find(backend: str | None, weights_id: bytes | None, selected: str | None = N
                 digest = entry.get("sha256") or hashlib.sha256(path.read_bytes()).hexdigest()
                 if bytes.fromhex(digest).startswith(weights_id):
                     return path, digest
-        elif candidates:
-            candidates.sort(key=lambda c: not c[1].get("default", False))
-            return candidates[0][0], candidates[0][1].get("sha256")
+        elif fitting := [one for one in candidates if metric in (None, _metric(*one))]:
+            fitting.sort(key=lambda one: (_metric(*one) != USUAL_METRIC, not one[1].get("default", False)))
+            return fitting[0][0], fitting[0][1].get("sha256")
     what = f"weights {weights_id.hex()}" if weights_id is not None else f"weights for codec {backend}"
+    what += f" trained for {metric}" if metric is not None and weights_id is None else ""
     raise WeightsError(f"{what} not found; looked in {', '.join(map(str, places(selected)))}; name them with --weights")
+
+
+def _metric(path: Path, entry: dict) -> str:
+    """What a file was trained for, by the index or by its own word."""
+    try:
+        config = entry.get("config") or json.loads(_metadata(path).get("config", "{}"))
+        return metric_of(config)
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"{path}: its configuration cannot be read: {error}") from None
 
 
 @lru_cache(maxsize=4)
@@ -122,9 +146,12 @@ def _load(path: Path, promised: str | None, stamp: tuple[int, int]) -> Weights:
         raise WeightsError(f"{path}: not a weights file: {error}") from None
 
 
-def load(backend: str, weights_id: bytes | None = None, selected: str | None = None) -> Weights:
-    """Weights of a backend: the default ones, or those an .lc file names. Raises WeightsError."""
-    path, promised = find(backend, weights_id, selected)
+def load(
+    backend: str, weights_id: bytes | None = None, selected: str | None = None, metric: str | None = None
+) -> Weights:
+    """Weights of a backend: the default ones, of a metric if one is named, or those an .lc file names. Raises
+    WeightsError."""
+    path, promised = find(backend, weights_id, selected, metric)
     return load_file(path, promised)
 
 
@@ -154,11 +181,11 @@ def save(path: Path, backend: str, config: dict, command: str, tensors: dict[str
 
 
 def add_to_index(path: Path, backend: str, config: dict, command: str, digest: str) -> None:
-    """Enter a weights file into the index.json beside it, as the default of its backend."""
+    """Enter a weights file into the index.json beside it, as the default of its backend and metric."""
     index = path.parent / INDEX
     entries = json.loads(index.read_text()) if index.exists() else {}
     for entry in entries.values():
-        if entry["backend"] == backend:
+        if entry["backend"] == backend and metric_of(entry.get("config", {})) == metric_of(config):
             entry["default"] = False
     entries[path.name] = {"id": digest[: 2 * ID_BYTES], "sha256": digest, "backend": backend, "default": True,
                           "config": config, "command": command}  # fmt: skip

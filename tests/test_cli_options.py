@@ -48,7 +48,9 @@ SEARCHING = "hyperprior, nc-vae, hyperprior-context"
          "--max-seconds: effort 0 has no search that it could end; add --effort 1 or more"),
         ("-O max_seconds=5 -O effort=0",
          "option max_seconds: effort 0 has no search that it could end; add effort=1 or more"),
-        ("-O haste=5", "option 'haste' is unknown; there are: effort, max_seconds, lossless"),
+        ("--codec vbq --metric ms-ssim", "--metric: vbq has none; it works with hyperprior-context"),
+        ("-O metric=taste", "metric taste is unknown; there are: mse, ms-ssim"),
+        ("-O haste=5", "option 'haste' is unknown; there are: effort, max_seconds, lossless, metric"),
     ],
 )  # fmt: skip
 def test_an_option_that_does_nothing_is_refused(run, no_work, arguments, line):

@@ -194,7 +194,7 @@ def test_the_seconds_of_a_search_are_those_of_all_trials(picture, monkeypatch):
 
     given, began = [], time.perf_counter()
 
-    def refine(transmit, x, latents, gains, rate_index, steps, deadline, progress):
+    def refine(transmit, x, latents, gains, rate_index, steps, deadline, progress, metric):
         given.append((steps, deadline - began))
         return latents
 

@@ -573,7 +573,7 @@ def test_other_bases_are_tried_where_a_picture_is_unlike_photographs():
 def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch):
     image, seen = np.ascontiguousarray(photograph[:64, :96]), []
 
-    def refine(transmit, x, latents, gains, index, steps, deadline, progress) -> tuple:
+    def refine(transmit, x, latents, gains, index, steps, deadline, progress, metric) -> tuple:
         seen.append((index, deadline - time.perf_counter()))
         return latents
 

@@ -11,6 +11,7 @@ from skimage import data
 
 from latcodec import backends, codec, container
 from latcodec.backends import pricing, search
+from latcodec.backends.distortion import error_weight
 from latcodec.errors import OptionError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,7 +46,7 @@ def price(backend, module, model, image: np.ndarray, coded, index: int) -> float
     decoded = module.decode(model, payload).astype(float)
     peak = 65535 if image.itemsize == 2 else 255
     bits = 8 * len(coded.streams[0]) + (8 * (2 + len(coded.parameters)) if coded.parameters is not None else 0)
-    return bits + search.error_weight(index) * np.square((decoded - image) / peak).sum()
+    return bits + error_weight(index) * np.square((decoded - image) / peak).sum()
 
 
 @pytest.mark.parametrize("index", [40, 170])

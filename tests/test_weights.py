@@ -14,13 +14,17 @@ ROOT = Path(__file__).parents[1]
 CONFIG = {"width": 3}
 
 
-def make(folder: Path, name: str = "w.safetensors", backend: str = "hyperprior", seed: int = 0, index: bool = True):
+def make(
+    folder: Path, name: str = "w.safetensors", backend: str = "hyperprior", seed: int = 0, index: bool = True,
+    metric: str | None = None,
+):  # fmt: skip
     """A tiny weights file; returns its SHA-256."""
+    config = CONFIG if metric is None else CONFIG | {"metric": metric}
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"a": np.random.default_rng(seed).normal(size=(3, 4)), "b": np.arange(5, dtype=np.int16)}
-    digest = weights.save(folder / name, backend, CONFIG, "latcodec train", tensors)
+    digest = weights.save(folder / name, backend, config, "latcodec train", tensors)
     if index:
-        weights.add_to_index(folder / name, backend, CONFIG, "latcodec train", digest)
+        weights.add_to_index(folder / name, backend, config, "latcodec train", digest)
     return digest
 
 
@@ -111,6 +115,21 @@ def test_the_last_one_made_is_the_default(tmp_path):
     entries = json.loads((tmp_path / "index.json").read_text())
     assert [entries[f"{n}.safetensors"]["default"] for n in "abc"] == [False, True, True]
     assert entries["a.safetensors"]["id"] == first[:8]
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_weights_of_a_metric(tmp_path, index):
+    """Each metric has its own default; squared error comes first where none is named."""
+    eyes = make(tmp_path, "a.safetensors", seed=1, index=index, metric="ms-ssim")
+    with pytest.raises(WeightsError, match="codec hyperprior trained for mse not found"):
+        weights.load("hyperprior", selected=str(tmp_path), metric="mse")
+    assert weights.load("hyperprior", selected=str(tmp_path)).sha256 == eyes
+    plain = make(tmp_path, "b.safetensors", seed=2, index=index)
+    more = make(tmp_path, "c.safetensors", seed=3, index=index, metric="ms-ssim")
+    found = {metric: weights.load("hyperprior", None, str(tmp_path), metric) for metric in (None, "mse", "ms-ssim")}
+    assert {metric: one.metric for metric, one in found.items()} == {None: "mse", "mse": "mse", "ms-ssim": "ms-ssim"}
+    assert [one.sha256 for one in found.values()] == [plain, plain, more if index else eyes]
+    assert weights.load("hyperprior", bytes.fromhex(eyes)[:4], str(tmp_path)).sha256 == eyes
 
 
 def test_a_file_without_an_index(tmp_path):

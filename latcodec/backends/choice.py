@@ -56,7 +56,7 @@ def cheapest(
 
     def price(coded) -> float:
         decoded = shown(model, coded, index, image.shape[:2], options.gray, 8 * image.itemsize)
-        return search.price(coded, decoded, image, index)
+        return search.price(coded, decoded, image, index, search.metric_of(model))
 
     least = price(best)
     if whole is not None and (cost := search.price(whole, image, image, index)) < least:

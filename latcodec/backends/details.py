@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latcodec.backends import pricing, search
+from latcodec.backends import pricing
 from latcodec.backends.common import RATES, bounded, every_rate, part, some_rates
+from latcodec.backends.distortion import error_weight
 from latcodec.backends.hyper import SCALE_ROWS, leaky_relu, rows_of
 from latcodec.coding_tables import Tables
 from latcodec.errors import FormatError
@@ -265,7 +266,7 @@ def enough_saved(
 def _step_and_weight(rate: dict[str, Tensor], rate_index: int) -> tuple[Tensor, float]:
     """The step of details, and the bits that a squared error of one step is worth."""
     step = (-rate["details.log_gain"]).exp()
-    return step, float(search.error_weight(rate_index) * step.square())
+    return step, float(error_weight(rate_index) * step.square())
 
 
 def _saved_by_sixteenths(u: Tensor, weight: float) -> Tensor:

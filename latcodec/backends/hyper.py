@@ -176,6 +176,11 @@ class Model:
         """The rate index of the smallest files."""
         return getattr(self.network.config, "lowest_index", 0)
 
+    @property
+    def metric(self) -> str:
+        """What the networks were trained for, one of `rates.METRICS`."""
+        return getattr(self.network.config, "metric", "mse")
+
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """What a subclass needs besides."""
 

@@ -52,8 +52,10 @@ from latcodec.backends.hyperprior_context_picture import (
 )
 from latcodec.coding import Decoder, Encoder
 from latcodec.container import Payload
+from latcodec.errors import OptionError
 from latcodec.integer_net import Replay, Run, run
 from latcodec.models.steps import in_steps
+from latcodec.rates import METRICS
 
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
 SHORTEST_SEARCH_S = 0.01
@@ -64,9 +66,16 @@ __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "
 
 @dataclass(frozen=True)
 class Options(search.Options):
-    """lossless: whether what looks drawn may be kept without loss, where that costs less."""
+    """lossless: whether what looks drawn may be kept without loss, where that costs less; metric: what the weights are
+    to be trained for, one of `rates.METRICS`, "" for the default ones. Raises OptionError."""
 
     lossless: bool = True
+    metric: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.metric and self.metric not in METRICS:
+            raise OptionError(f"metric {self.metric} is unknown; there are: {', '.join(METRICS)}")
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ def without_loss_at_once(model: Model, image: np.ndarray, options: Options) -> C
     def with_loss(square: np.ndarray) -> float:
         coded = code(model, analyse(model, square), plain)
         decoded = shown(model, coded, options.rate_index, square.shape[:2], options.gray, 8)
-        return search.price(coded, decoded, square, options.rate_index)
+        return search.price(coded, decoded, square, options.rate_index, model.metric)
 
     return choice.without_loss_at_once(image, options, with_loss, without_loss)
 

@@ -2,8 +2,9 @@
 
 Source: Yang, Bamler, Mandt 2020, "Improving inference for neural image compression": stochastic Gumbel annealing. The
 latents of a picture are variables; rounding them is a choice between the two nearest integers, drawn with a Gumbel
-softmax whose temperature falls, so that gradients pass and the choice hardens. Objective: bits + lc 255^2 SSE / 3 of
-the picture, the Lagrangian of training. What comes out are latents that plain rounding turns into better symbols.
+softmax whose temperature falls, so that gradients pass and the choice hardens. Objective: bits + what the error counts
+as (`distortion.py`), the Lagrangian of training. What comes out are latents that plain rounding turns into better
+symbols.
 
 Large pictures are searched in tiles, each with a margin of latents around it that stay as they are.
 """
@@ -19,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latcodec.backends.distortion import bits_of_pictures, bits_of_tensors
 from latcodec.errors import DriftError, OptionError
-from latcodec.rates import STEP_ERROR_BITS, distortion_weight, lambda_of_index
+from latcodec.rates import STEP_ERROR_BITS
 
 TILE, MARGIN = 64, 8  # latents, multiples of those under a 2x2 square of hyper-latents, which are coded in steps
 STRIDE, HYPER_STRIDE = 16, 4
@@ -32,7 +34,6 @@ FIRST, LAST = 1.0, 0.25  # temperatures
 NOISE = 0.4  # of a Gumbel softmax: all of it drowns what a step finds out
 MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
 STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
-PRICED_ROWS = 256  # of a picture, whose error is summed at once
 SECTION_BITS = 16  # of a file, beside what a section contains, or more where that is long
 JUDGED = 30  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
@@ -94,11 +95,12 @@ def code(
 def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, error_bits: float, first):
     """Of the ways to code latents the one of least bits + weight * squared error; without search is one of them."""
     image, index = latents.image, options.rate_index
-    gray = options.gray
+    gray, metric = options.gray, metric_of(model)
     deadline = start + options.max_seconds if options.max_seconds else math.inf
 
     def priced(coded) -> tuple[float, object]:
-        return price(coded, shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize), image, index), coded
+        decoded = shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize)
+        return price(coded, decoded, image, index, metric), coded
 
     best = priced(first or plain(model, latents, options, error_bits))
     transmit, gains = soft(model, index)
@@ -107,23 +109,24 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
     variables = [getattr(latents, name) for name in names]
     x = picture(image, model.device)
     steps = STEPS[options.effort]
-    found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress)
+    found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress, metric)
     better = replace(latents, **dict(zip(names, found, strict=True)))
     for bits in FOUND_ERROR_BITS:
         best = min(best, priced(plain(model, better, options, bits)), key=lambda one: one[0])
     return best[1]
 
 
-def price(coded, decoded: np.ndarray, image: np.ndarray, rate_index: int) -> float:
-    """Bits of streams and parameters + weight * squared error, of which training minimises an estimate; decoded, image:
-    uint8 or uint16 [H, W, 3]."""
-    peak = 65535 if image.dtype == np.uint16 else 255
-    bands = range(0, len(image), PRICED_ROWS)
-    error = sum(
-        float(np.square(decoded[n:][:PRICED_ROWS].astype(np.float64) - image[n:][:PRICED_ROWS]).sum()) for n in bands
-    )
+def price(coded, decoded: np.ndarray, image: np.ndarray, rate_index: int, metric: str = "mse") -> float:
+    """Bits of streams and parameters + those that the error counts as, of which training minimises an estimate;
+    decoded, image: uint8 or uint16 [H, W, 3]; metric: of `rates.METRICS`."""
     sections = [*coded.streams, *([coded.parameters] if coded.parameters is not None else [])]
-    return 8 * sum(map(len, sections)) + SECTION_BITS * len(sections) + error_weight(rate_index) * error / peak**2
+    bits = 8 * sum(map(len, sections)) + SECTION_BITS * len(sections)
+    return bits + bits_of_pictures(decoded, image, rate_index, metric)
+
+
+def metric_of(model) -> str:
+    """What the weights of a model were trained for, one of `rates.METRICS`."""
+    return getattr(model, "metric", "mse")
 
 
 def _gray(transmit: Transmit) -> Transmit:
@@ -142,11 +145,6 @@ def picture(image: np.ndarray, device: torch.device) -> Tensor:
     return (torch.from_numpy(image.astype(np.float32)) / peak).permute(2, 0, 1).to(device)
 
 
-def error_weight(rate_index: int) -> float:
-    """Bits that a squared error of 1 is worth, summed over all samples of the range 0..1, at a rate."""
-    return distortion_weight(lambda_of_index(rate_index)) * 255**2 / 3
-
-
 def soft_round(x: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
     """One of the two nearest integers, softly: x is pulled to the nearer, the harder the lower the temperature; what is
     within CERTAIN of one is that one, its gradient passed straight through."""
@@ -163,13 +161,14 @@ def soft_round(x: Tensor, temperature: float, generator: torch.Generator | None 
 
 def refine(
     transmit: Transmit, x: Tensor, latents: tuple[Tensor, ...], gains: tuple[Tensor, ...], rate_index: int, steps: int,
-    deadline: float = math.inf, progress: Callable[[float], None] | None = None,
+    deadline: float = math.inf, progress: Callable[[float], None] | None = None, metric: str = "mse",
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Latents whose plain rounding costs less, float32 like `latents`: y [C, h, w] and, if any, z [Z, h/4, w/4], up.
 
     transmit(latents [1, ., ., .], quantise, picture [1, 3, ., .]) -> (x_hat, bits), differentiable; gains: float32
     [1, ., 1, 1], of steps a unit of each; x: the picture, float32 [3, H, W] in 0..1, H and W up to 16 times h and w;
-    steps: of the optimiser; deadline: of time.perf_counter(), s, by which to come to an end; progress gets 0..1.
+    steps: of the optimiser; deadline: of time.perf_counter(), s, by which to come to an end; progress gets 0..1;
+    metric: of `rates.METRICS`.
     """
     found = tuple(one.detach().clone() for one in latents)  # clones of inference tensors can have gradients
     every = list(_tiles(*found[0].shape[1:]))
@@ -183,7 +182,7 @@ def refine(
 
         left = len(every) - number
         until = deadline if deadline == math.inf else time.perf_counter() + (deadline - time.perf_counter()) / left
-        _refine_tile(transmit, x, found, gains, rate_index, steps, until, tell, tile)
+        _refine_tile(transmit, x, found, gains, rate_index, steps, until, tell, tile, metric)
         tell(1.0)
     return found
 
@@ -195,7 +194,7 @@ def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
             yield top, min(height, top + TILE), left, min(width, left + TILE)
 
 
-def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell, tile) -> None:
+def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell, tile, metric) -> None:
     """Refine latents in place inside a tile."""
     top, bottom, left, right = tile
     height, width = latents[0].shape[1:]
@@ -214,13 +213,12 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
         mask[:, :, down, across] = 1
         masks.append(mask)
     means, squares = ([torch.zeros_like(v) for v in variables] for _ in range(2))
-    weight = error_weight(rate_index)
     generator = torch.Generator(x.device).manual_seed(0)
     step, start, judged, kept = 0, time.perf_counter(), 0, (math.inf, variables)
 
     def cost_of(now: tuple[Tensor, ...], quantise: Callable[[Tensor], Tensor]) -> Tensor:
         x_hat, bits = transmit(now, quantise, pixels)
-        return bits + weight * (x_hat[:, :, : pixels.shape[2], : pixels.shape[3]] - pixels).square().sum()
+        return bits + bits_of_tensors(x_hat[:, :, : pixels.shape[2], : pixels.shape[3]], pixels, rate_index, metric)
 
     while True:
         # With a deadline the schedule runs by the clock where that is faster, so that it always comes to its end.

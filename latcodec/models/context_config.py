@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from latcodec.rates import LOWEST_INDEX, MAX_INDEX, RATE_STEP, STEP_ERROR_BITS, Z_STEP_ERROR_BITS
+from latcodec.rates import LOWEST_INDEX, MAX_INDEX, METRICS, RATE_STEP, STEP_ERROR_BITS, Z_STEP_ERROR_BITS
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Config:
     trained with 0 and are coded with the defaults; what symbols of size 1 stand for that are rounded so, see
     `reconstruction.py`: lift of latents, nearer of details, by trial; the lowest rate index, a multiple of RATE_STEP,
     at which the functions of the rate of latents have one more knot if it is under 0; whether analysis and residual
-    blocks know the rate. Raises ValueError for rate indices, prices and amounts that make no sense."""
+    blocks know the rate; the distortion it is trained for. Raises ValueError for what makes no sense of these."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
     blocks: tuple[int, int, int] = (0, 0, 0)
@@ -36,8 +36,11 @@ class Config:
     nearer: float = 0.18
     lowest_index: int = 0
     analysis_at_rate: bool = False
+    metric: str = "mse"
 
     def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"metric {self.metric} is none of {', '.join(METRICS)}")
         if not 0 <= self.details_from <= self.latents_until <= MAX_INDEX:
             raise ValueError(f"details_from {self.details_from} and latents_until {self.latents_until} are no range")
         if self.lowest_index % RATE_STEP or not LOWEST_INDEX <= self.lowest_index <= 0:

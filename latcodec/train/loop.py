@@ -76,7 +76,8 @@ def run(
     if device.type == "cpu":
         keep_freed_memory(everything=True)
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
-    config = config_of(settings.codec, config_class, _stored_config(settings, resumes), settings.options)
+    before = _stored_config(settings, resumes)
+    config = config_of(settings.codec, config_class, before, settings.options, settings.metric)
     loss = objective(loss, settings.metric, config)
     t_range = settings.t_range(getattr(config, "lowest_index", 0))
     torch.manual_seed(settings.seed)

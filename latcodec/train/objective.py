@@ -1,10 +1,7 @@
 """What is minimised, and what validation measures.
 
 Every model minimises bpp + lc * 255^2 * MSE, lc = 0.02307 / lambda, in its own way (its `loss`). With --metric ms-ssim
-the distortion becomes lc * MS_SSIM_WEIGHT * (1 - MS-SSIM). The weight is the one at which the field's two series of
-models meet: CompressAI trains its pairs (MSE, MS-SSIM) with (lc, l) = (.0018, 2.40), (.0035, 4.58), (.0067, 8.73),
-(.013, 16.64), (.025, 31.73), (.0483, 60.50), (.0932, 115.37), (.18, 220), whose quotients lie in 1222 ... 1333. So an
-equal lambda means about equal bits, whichever the metric.
+the distortion becomes lc * MS_SSIM_WEIGHT * (1 - MS-SSIM).
 """
 
 from __future__ import annotations
@@ -19,8 +16,8 @@ from torch import Tensor
 from latcodec import metrics
 from latcodec.errors import OptionError
 from latcodec.models.layers import distortion_weights
+from latcodec.rates import MS_SSIM_WEIGHT
 
-MS_SSIM_WEIGHT = 1280.0
 VALIDATION_RATES = 8
 BATCH = 8
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from latcodec.errors import OptionError
 from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
-from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, MAX_INDEX, lambda_of_index
+from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, MAX_INDEX, METRICS, lambda_of_index
 
 MODELS = {  # codec: module under latcodec.models and its network; the module's Config and loss go with it
     "hyperprior": ("hyperprior", "Hyperprior"),
@@ -18,7 +18,6 @@ MODELS = {  # codec: module under latcodec.models and its network; the module's 
     "pln": ("ladder", "Ladder"),
     "nc-vae": ("ncvae", "NCVAE"),
 }
-METRICS = ("mse", "ms-ssim")
 # A resumed run is the uninterrupted one if these are the same.
 EXACT = ("steps", "minutes", "batch_size", "patch", "final_patch", "final_fraction", "lr", "decay_from", "ema", "seed",
          "metric", "only", "lambda_range", "autocast")  # fmt: skip
@@ -123,14 +122,18 @@ def parts_of(codec: str) -> tuple[type, type, Callable]:
     return getattr(module, network), module.Config, module.loss
 
 
-def config_of(codec: str, config_class: type, stored: dict, options: tuple[tuple[str, str], ...]) -> object:
-    """A Config with the values of a stored one and then those of the options.
+def config_of(
+    codec: str, config_class: type, stored: dict, options: tuple[tuple[str, str], ...], metric: str | None = None
+) -> object:
+    """A Config with the values of a stored one, then the metric of a run if it keeps one, then those of the options.
 
     Raises OptionError for an unknown field or a value that cannot be read.
     """
     default = config_class()
     known = {f.name: getattr(default, f.name) for f in fields(default)}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
+    if metric is not None and "metric" in known:
+        values["metric"] = metric
     for name, text in options:
         if name not in known:
             raise OptionError(f"{name} is no option of {codec}; there are: {', '.join(known)}")
