@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from latcodec.errors import LatcodecError, OptionError
+from latcodec.rates import METRICS
 
 EPILOG = """\b
 torchrun --nproc-per-node N -m latcodec train ... shares the batch out over N processes (GPUs).
@@ -33,7 +34,7 @@ SPEAKS_S = 10.0  # what all processes fail with is said by the first; the others
 @click.option("--init", metavar="WEIGHTS", help="Start from weights or a checkpoint: every tensor that fits.")
 @click.option("--only", metavar="NAMES", help="Train the parameters whose names begin so; commas between several.")
 @click.option("--lambda-range", type=float, nargs=2, metavar="A B", help="Train these rates only, of 0.1 ... 41.")
-@click.option("--metric", type=click.Choice(["mse", "ms-ssim"]), default="mse", show_default=True, help="Distortion.")
+@click.option("--metric", type=click.Choice(METRICS), default=METRICS[0], show_default=True, help="Distortion.")
 @click.option("--mi-weight", metavar="W", help="vbq: weight of the mutual information of some channels.")
 @click.option("--mi-fraction", metavar="F", help="vbq: the share of the channels it acts on, 0 ... 1.")
 @click.option("--gamma", is_flag=True, help="pln: learn the scale of the likelihood.")

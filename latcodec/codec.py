@@ -83,7 +83,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
     free_lambda = getattr(how, "free_lambda", 0.0)
     if free_lambda and settings.rate_index is None:
         raise OptionError("free_lambda leaves nothing to search: give it or one of bpp, psnr and size")
-    model = load_model(backend, None, settings.weights, settings.device, codec_options.metric_of(options))
+    model = load_model(backend, None, settings.weights, settings.device, codec_options.asked_metric(options))
     start = time.perf_counter()
     height, width = picture.pixels.shape[:2]
     seconds = {"analysis": 0.0}
@@ -129,11 +129,18 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         data = container.pack(replace(frame, rate_index=max(index, 0), **said))
         return codec_targets.Trial(index, data, coded, psnr(data) if settings.psnr is not None else None)
 
+    def decoded(data: bytes) -> np.ndarray:
+        return module.decode(model, container.unpack(data, max_pixels=width * height))
+
     def psnr(data: bytes) -> float:
         from latcodec.metrics import psnr_db
 
-        decoded = module.decode(model, container.unpack(data, max_pixels=width * height))
-        return float(psnr_db(picture.pixels, decoded, 65535 if frame.depth == 16 else 255))
+        return float(psnr_db(picture.pixels, decoded(data), 65535 if frame.depth == 16 else 255))
+
+    def quality(trial: codec_targets.Trial) -> float:
+        from latcodec.backends.distortion import bits_of_pictures
+
+        return -bits_of_pictures(decoded(trial.data), picture.pixels, 0, getattr(model, "metric", rates.METRICS[0]))
 
     target, trials, missed, notes = settings.target(width * height), 1, "", []
     lowest_index = getattr(model, "lowest_index", 0)
@@ -152,7 +159,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
             if (coded := module.without_loss(picture.pixels, replace(how, verify=settings.verify))) is not None:
                 whole = tried(rates.MAX_INDEX, coded)
         trial, trials, searches = codec_targets.reach(
-            target, attempt, settings.verify, search, whole, lowest_index, lambda trial: psnr(trial.data)
+            target, attempt, settings.verify, search, whole, lowest_index, quality
         )
         if search is not None and not searches:
             notes.append("max_seconds was over before anything was searched: this is the file without effort")

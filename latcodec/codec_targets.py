@@ -58,7 +58,7 @@ class Target:
     def best(self, trials: Sequence[Trial], quality: Callable[[Trial], float] | None = None) -> Trial:
         """Of those that meet the target the best quality, or the smallest file for one in dB; else the nearest miss.
 
-        Of equals the last. quality: of a trial, dB; the rate index tells it if None.
+        Of equals the last. quality: of a trial, the larger the better; the rate index tells it if None.
         """
         quality = quality or (lambda trial: trial.index)
 
@@ -95,7 +95,8 @@ def reach(
     search: of a codec that searches for long; without, the bisection encodes with all that the options say, and what
     it ends with is the best of all indices as far as bytes and dB rise with them. whole: the picture without loss, the
     best of all if it is small enough, and for a target in dB what a smaller file has to beat. lowest_index: of
-    the weights. quality: of a trial, dB, by which a search is judged that has to meet bytes.
+    the weights. quality: of a trial, the larger the better, by which a search is judged that has to meet
+    bytes.
     """
     if whole is not None and target.psnr_db is None and target.met(whole):
         return whole, 1, 0

@@ -100,7 +100,7 @@ def learned(name: str, settings: Settings) -> Learned:
     """The codec of `name` or `name:key=value,key=value`; raises OptionError or WeightsError if it cannot run."""
     codec.check_options(name, settings.device)
     backend, options = backends.split_name(name)
-    found = weights.load(backend, None, settings.weights, codec_options.metric_of(options))
+    found = weights.load(backend, None, settings.weights, codec_options.asked_metric(options))
     lowest = found.config.get("lowest_index", 0)
     for value in settings.lambdas or ():
         try:

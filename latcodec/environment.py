@@ -15,7 +15,9 @@ _PACKAGES = ("torch", "numpy", "constriction", "pillow", "pillow-jxl-plugin", "p
 
 
 # Rooms whose files, "ROOM*.py" or a folder, decide what a codec writes.
-CODEC_ROOMS = ("backends", "models", "latents", "codec", "coding", "container", "integer_net", "shared_random")
+CODEC_ROOMS = (
+    "backends", "models", "latents", "codec", "coding", "container", "integer_net", "shared_random", "rates", "metrics",
+)  # fmt: skip
 
 
 def describe(device: str, threads: int | None) -> dict[str, str]:

@@ -172,7 +172,7 @@ class Replay:
 def quantise(network: nn.Sequential, small: bool = False) -> IntegerNet:
     """Turn a float network of convolutions, transposed convolutions and leaky ReLUs into an IntegerNet.
 
-    small: weights of 8 significant bits in each output channel, which take half the room in a file.
+    small: weights of 8 bits times a number of each output channel, which take half the room in a file.
     Raises WeightsError for any other layer, or a slope that is not a power of two.
     """
     layers: list[Layer] = []

@@ -37,18 +37,13 @@ class Weights:
     tensors: dict[str, np.ndarray]
 
     @property
-    def metric(self) -> str:
-        """What they were trained for, one of `rates.METRICS`."""
-        return metric_of(self.config)
-
-    @property
     def id(self) -> bytes:
         """The bytes by which an .lc file names these weights."""
         return bytes.fromhex(self.sha256)[:ID_BYTES]
 
 
-def metric_of(config: dict) -> str:
-    """What weights with a configuration were trained for, one of `rates.METRICS`."""
+def trained_for(config: dict) -> str:
+    """The metric, one of `rates.METRICS`, that weights with a configuration were trained for, as far as it says."""
     return config.get("metric", USUAL_METRIC)
 
 
@@ -111,20 +106,24 @@ def find(
                 if bytes.fromhex(digest).startswith(weights_id):
                     return path, digest
         elif fitting := [one for one in candidates if metric in (None, _metric(*one))]:
-            fitting.sort(key=lambda one: (_metric(*one) != USUAL_METRIC, not one[1].get("default", False)))
-            return fitting[0][0], fitting[0][1].get("sha256")
+            path, entry = min(fitting, key=_rank) if len(fitting) > 1 else fitting[0]
+            return path, entry.get("sha256")
     what = f"weights {weights_id.hex()}" if weights_id is not None else f"weights for codec {backend}"
     what += f" trained for {metric}" if metric is not None and weights_id is None else ""
     raise WeightsError(f"{what} not found; looked in {', '.join(map(str, places(selected)))}; name them with --weights")
 
 
-def _metric(path: Path, entry: dict) -> str:
-    """What a file was trained for, by the index or by its own word."""
+def _metric(path: Path, entry: dict) -> str | None:
+    """What a file was trained for, by the index or by its own word; None if it cannot be read, which loading tells."""
     try:
-        config = entry.get("config") or json.loads(_metadata(path).get("config", "{}"))
-        return metric_of(config)
-    except (ValueError, AttributeError) as error:
-        raise WeightsError(f"{path}: its configuration cannot be read: {error}") from None
+        return trained_for(entry.get("config") or json.loads(_metadata(path).get("config", "{}")))
+    except (ValueError, AttributeError, WeightsError):
+        return None
+
+
+def _rank(candidate: tuple[Path, dict]) -> tuple[bool, bool]:
+    """The least is what is taken where no metric is named."""
+    return _metric(*candidate) != USUAL_METRIC, not candidate[1].get("default", False)
 
 
 @lru_cache(maxsize=4)
@@ -185,7 +184,7 @@ def add_to_index(path: Path, backend: str, config: dict, command: str, digest: s
     index = path.parent / INDEX
     entries = json.loads(index.read_text()) if index.exists() else {}
     for entry in entries.values():
-        if entry["backend"] == backend and metric_of(entry.get("config", {})) == metric_of(config):
+        if entry["backend"] == backend and trained_for(entry.get("config", {})) == trained_for(config):
             entry["default"] = False
     entries[path.name] = {"id": digest[: 2 * ID_BYTES], "sha256": digest, "backend": backend, "default": True,
                           "config": config, "command": command}  # fmt: skip

@@ -13,6 +13,7 @@ from latcodec import backends, codec, container
 from latcodec.backends import pricing, search
 from latcodec.backends.distortion import error_weight
 from latcodec.errors import OptionError
+from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SEARCHING = [b for b in backends.BACKENDS if hasattr(b.load().Options(0), "max_seconds")]
@@ -97,6 +98,18 @@ def test_tiles_join(backend, module, model, monkeypatch):
     assert (covered == 1).all()
     parts = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=3)), index)
     assert parts < plain - 0.5 * (plain - whole)
+
+
+@pytest.mark.parametrize("side_px", [1, 16, 160, 176, 1024, 1030, 1056, 1060, 2050, 3000])
+def test_tiles_are_large_enough_for_ms_ssim(side_px):
+    """Every tile with its margin is, of a picture that is, so that all of it is searched by one measure."""
+    latents, other = -(-side_px // 16), 20
+    tiles = list(search._tiles(latents, other))
+    assert [top for top, *_ in tiles] == [0, *(bottom for _, bottom, *_ in tiles[:-1])] and tiles[-1][1] == latents
+    for top, bottom, left, right in tiles:
+        first, end = max(0, top - search.MARGIN), min(latents, bottom + search.MARGIN)
+        assert min(16 * end, side_px) - 16 * first >= min(side_px, MS_SSIM_MIN_SIDE_PX)
+        assert (left, right) == (0, other) and top % search.TILE == 0
 
 
 def test_a_deadline_ends_the_search(module, model):

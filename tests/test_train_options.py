@@ -188,6 +188,19 @@ def test_what_a_network_is_trained_for_is_kept_with_it(metric):
         settings.config_of("hyperprior-context", settings.parts_of("hyperprior-context")[1], {"metric": "vmaf"}, ())
 
 
+def test_a_network_cannot_say_that_it_was_trained_for_something_else():
+    config_class = settings.parts_of("hyperprior-context")[1]
+    with pytest.raises(OptionError, match="what --metric says, mse"):
+        settings.config_of("hyperprior-context", config_class, {}, (("metric", "ms-ssim"),), "mse")
+
+
+def test_details_mend_squared_errors_only():
+    config_class = settings.parts_of("hyperprior-context")[1]
+    with pytest.raises(OptionError, match="details=0"):
+        settings.config_of("hyperprior-context", config_class, {"details": 64}, (), "ms-ssim")
+    assert settings.config_of("hyperprior-context", config_class, {"details": 64}, (), "mse").details == 64
+
+
 # Start.
 
 

@@ -127,7 +127,6 @@ def test_weights_of_a_metric(tmp_path, index):
     plain = make(tmp_path, "b.safetensors", seed=2, index=index)
     more = make(tmp_path, "c.safetensors", seed=3, index=index, metric="ms-ssim")
     found = {metric: weights.load("hyperprior", None, str(tmp_path), metric) for metric in (None, "mse", "ms-ssim")}
-    assert {metric: one.metric for metric, one in found.items()} == {None: "mse", "mse": "mse", "ms-ssim": "ms-ssim"}
     assert [one.sha256 for one in found.values()] == [plain, plain, more if index else eyes]
     assert weights.load("hyperprior", bytes.fromhex(eyes)[:4], str(tmp_path)).sha256 == eyes
 

@@ -35,6 +35,7 @@ def cheapest(
     without_loss(picture, options) -> Coded, or None where there is no point in it.
     """
     start, index, image = time.perf_counter(), options.rate_index, latents.image
+    analysed_s = getattr(latents, "seconds", 0.0)
     if image is None:
         return code(model.rate(index))
     drawn, usual, others = bases.drawn(image), None, set()
@@ -56,7 +57,7 @@ def cheapest(
 
     def price(coded) -> float:
         decoded = shown(model, coded, index, image.shape[:2], options.gray, 8 * image.itemsize)
-        return search.price(coded, decoded, image, index, search.metric_of(model))
+        return search.price(coded, decoded, image, index, model.metric)
 
     least = price(best)
     if whole is not None and (cost := search.price(whole, image, image, index)) < least:
@@ -67,7 +68,9 @@ def cheapest(
         if (cost := price(coded)) < least:
             best, least = coded, cost
         del coded  # or two are held beside the next one
-    seconds = time.perf_counter() - start - sum(best.seconds.values())  # of choosing, and of those that lost
+    # Of choosing, and of those that lost, less what is counted as analysis.
+    analysed_s = getattr(latents, "seconds", 0.0) - analysed_s
+    seconds = time.perf_counter() - start - sum(best.seconds.values()) - analysed_s
     return replace(best, seconds=best.seconds | {"choice": seconds})
 
 

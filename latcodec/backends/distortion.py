@@ -23,17 +23,12 @@ def bits_of_pictures(decoded: np.ndarray, image: np.ndarray, rate_index: int, me
     metric: one of `rates.METRICS`. MS-SSIM is the mean of bands of rows, so that memory does not grow with the picture;
     where a side is under `metrics.MS_SSIM_MIN_SIDE_PX` there is none, and the squared error stands for it.
     """
+    peak = 65535.0 if image.dtype == np.uint16 else 255.0
+    bands = [(decoded[top:bottom], image[top:bottom]) for top, bottom in _bands(len(image))]
     if by_ms_ssim(image.shape[:2], metric):
-        lost, peak = 0.0, 65535.0 if image.dtype == np.uint16 else 255.0
-        for top, bottom in _bands(len(image)):
-            similarity = metrics.ms_ssim(decoded[top:bottom], image[top:bottom], peak)
-            lost += (1 - similarity) * (bottom - top) * image.shape[1]
+        lost = sum((1 - metrics.ms_ssim(*band, peak)) * band[0].shape[0] * band[0].shape[1] for band in bands)
         return distortion_weight(lambda_of_index(rate_index)) * MS_SSIM_WEIGHT * lost
-    peak = 65535 if image.dtype == np.uint16 else 255
-    error = sum(
-        float(np.square(decoded[n:][:BAND_ROWS].astype(np.float64) - image[n:][:BAND_ROWS]).sum())
-        for n in range(0, len(image), BAND_ROWS)
-    )
+    error = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in bands)
     return error_weight(rate_index) * error / peak**2
 
 

@@ -34,6 +34,7 @@ from latcodec.models.precision import bf16_is_fast
 from latcodec.models.prices import ROWS as SCALE_ROWS
 from latcodec.models.prices import ROWS_PER_NAT, SIGMA_MAX, SIGMA_MIN, place_of
 from latcodec.models.strips import in_strips
+from latcodec.rates import METRICS
 from latcodec.weights import Weights
 
 MEAN_BITS = 6
@@ -179,7 +180,7 @@ class Model:
     @property
     def metric(self) -> str:
         """What the networks were trained for, one of `rates.METRICS`."""
-        return getattr(self.network.config, "metric", "mse")
+        return getattr(self.network.config, "metric", METRICS[0])
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """What a subclass needs besides."""

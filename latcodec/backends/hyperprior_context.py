@@ -67,7 +67,8 @@ __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "
 @dataclass(frozen=True)
 class Options(search.Options):
     """lossless: whether what looks drawn may be kept without loss, where that costs less; metric: what the weights are
-    to be trained for, one of `rates.METRICS`, "" for the default ones. Raises OptionError."""
+    to be trained for, one of `rates.METRICS`, "" for the default ones: who loads them sees to it. Raises OptionError.
+    """
 
     lossless: bool = True
     metric: str = ""
@@ -104,10 +105,11 @@ def sigmas() -> np.ndarray:
 def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
     start, error_bits = time.perf_counter(), model.step_error_bits()
+    analysed_s = getattr(latents, "seconds", 0.0)
     plain = partial(_code, model, latents, options, error_bits)
     first = choice.cheapest(model, latents, options, plain, shown, without_loss)
     if first.parameters == lossless.PARAMETERS:
-        return first
+        return _with_analysis(first, latents, analysed_s)
     rate = model.rate(options.rate_index, first.parameters)
     if options.effort and rate.index in bases.MIXED and latents.image is not None and not bases.drawn(latents.image):
         rate = model.rate(rate.index)  # a search finds most where latents say most
@@ -121,7 +123,14 @@ def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> C
         model, latents.at(rate.base), options, partial(_code, rate=rate), _verify, shown,
         lambda model, _: soft(model, rate), error_bits, first,
     )  # fmt: skip
-    return replace(coded, replay=None)
+    return replace(_with_analysis(coded, latents, analysed_s), replay=None)
+
+
+def _with_analysis(coded: Coded, latents: Latents | LatentsAtRates, before_s: float) -> Coded:
+    """With the seconds that were looked at a picture meanwhile, where `code` did that and not `analyse`."""
+    if not isinstance(latents, LatentsAtRates):
+        return coded
+    return replace(coded, seconds=coded.seconds | {"analysis": latents.seconds - before_s})
 
 
 def without_loss(image: np.ndarray, options: Options) -> Coded | None:
@@ -151,10 +160,8 @@ def without_loss_at_once(model: Model, image: np.ndarray, options: Options) -> C
 
 @torch.inference_mode()
 def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, error_bits: float, rate: Rate) -> Coded:
+    latents = latents.at(rate.base)
     start = time.perf_counter()
-    latents, of_rates = latents.at(rate.base), latents
-    seconds = {} if latents is of_rates else {"analysis": time.perf_counter() - start}
-    start += sum(seconds.values())
     functions = model.at_rate(rate)
     shape = tuple(latents.y.shape[1:])
     encoder = Encoder(model.tables)
@@ -205,7 +212,7 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
     stream = encoder.finish()
     crc = _crc(walked)
     z_symbols = walked.z_symbols[np.concatenate(there(tuple(latents.z.shape[1:]), model.z_order))]
-    seconds["entropy"] = time.perf_counter() - start
+    seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc, encoder.bits, walked.symbols, walked.means, walked.rows, seconds,
                  model.parameters(rate), z_symbols=z_symbols, z_rows=walked.z_rows,
                  detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows, replay=replay)  # fmt: skip

@@ -16,7 +16,7 @@ from latcodec.integer_net import quantise
 from latcodec.models.hyperprior_context import ContextHyperprior
 from latcodec.models.layers import Residual
 
-MOST_TIMES = 4.0  # by which weights of a latent grow; the latent is made smaller by that before, and has 12 bits
+MOST_TIMES = 4.0  # by which weights of a latent grow in one export; the latent, of 12 bits, is made smaller by that
 
 
 @torch.no_grad()
@@ -45,8 +45,9 @@ def equalised(network: ContextHyperprior) -> ContextHyperprior:
 def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     """Everything a weights file holds: float networks, the integer networks, frozen tables, integers of some rates.
 
-    The integer networks have weights of 8 significant bits, which take half the room and cost .2 % of the Lagrangian at
-    the lowest rates, less at others; so have the hyper-analysis and what residual blocks add.
+    The integer networks of latents have weights of 8 bits times a number of each output channel, which take half the
+    room and cost .1 % of the Lagrangian at the lowest rates, less at others; so have the hyper-analysis and what
+    residual blocks add.
     """
     network = equalised(network.cpu())
     blocks = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Residual))

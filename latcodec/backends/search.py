@@ -22,9 +22,10 @@ from torch import Tensor
 
 from latcodec.backends.distortion import bits_of_pictures, bits_of_tensors
 from latcodec.errors import DriftError, OptionError
-from latcodec.rates import STEP_ERROR_BITS
+from latcodec.rates import METRICS, STEP_ERROR_BITS
 
 TILE, MARGIN = 64, 8  # latents, multiples of those under a 2x2 square of hyper-latents, which are coded in steps
+NARROW = 2  # latents of a last tile, which with its margin would be too few pixels for MS-SSIM
 STRIDE, HYPER_STRIDE = 16, 4
 # (latents, quantise, picture [1, 3, h, w] or None) -> (x_hat, bits)
 Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]
@@ -93,9 +94,9 @@ def code(
 
 
 def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, error_bits: float, first):
-    """Of the ways to code latents the one of least bits + weight * squared error; without search is one of them."""
+    """Of the ways to code latents the one of least `price`; without search is one of them."""
     image, index = latents.image, options.rate_index
-    gray, metric = options.gray, metric_of(model)
+    gray, metric = options.gray, getattr(model, "metric", METRICS[0])
     deadline = start + options.max_seconds if options.max_seconds else math.inf
 
     def priced(coded) -> tuple[float, object]:
@@ -122,11 +123,6 @@ def price(coded, decoded: np.ndarray, image: np.ndarray, rate_index: int, metric
     sections = [*coded.streams, *([coded.parameters] if coded.parameters is not None else [])]
     bits = 8 * sum(map(len, sections)) + SECTION_BITS * len(sections)
     return bits + bits_of_pictures(decoded, image, rate_index, metric)
-
-
-def metric_of(model) -> str:
-    """What the weights of a model were trained for, one of `rates.METRICS`."""
-    return getattr(model, "metric", "mse")
 
 
 def _gray(transmit: Transmit) -> Transmit:
@@ -188,10 +184,15 @@ def refine(
 
 
 def _tiles(height: int, width: int) -> Iterator[tuple[int, int, int, int]]:
-    """Top, bottom, left, right of each tile, latents."""
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            yield top, min(height, top + TILE), left, min(width, left + TILE)
+    """Top, bottom, left, right of each tile, latents; what would be a narrow rest belongs to the tile before."""
+    for top, bottom in _spans(height):
+        for left, right in _spans(width):
+            yield top, bottom, left, right
+
+
+def _spans(length: int) -> list[tuple[int, int]]:
+    starts = list(range(0, max(1, length - NARROW), TILE))
+    return list(zip(starts, [*starts[1:], length], strict=True))
 
 
 def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell, tile, metric) -> None:

@@ -41,6 +41,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise ValueError(f"metric {self.metric} is none of {', '.join(METRICS)}")
+        if self.metric != METRICS[0] and self.details:
+            raise ValueError(f"metric {self.metric} goes with details=0: details mend squared errors")
         if not 0 <= self.details_from <= self.latents_until <= MAX_INDEX:
             raise ValueError(f"details_from {self.details_from} and latents_until {self.latents_until} are no range")
         if self.lowest_index % RATE_STEP or not LOWEST_INDEX <= self.lowest_index <= 0:

@@ -138,6 +138,8 @@ def config_of(
         if name not in known:
             raise OptionError(f"{name} is no option of {codec}; there are: {', '.join(known)}")
         values[name] = _read_as(known[name], name, text)
+    if metric is not None and values.get("metric", metric) != metric:
+        raise OptionError(f"metric={values['metric']}: a network is trained for what --metric says, {metric}")
     try:
         return replace(default, **values)
     except (ValueError, TypeError) as error:
