@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 
 import numpy as np
@@ -13,7 +14,7 @@ from latcodec.backends.hyper import functions_of_rate
 from latcodec.backends.hyperprior_context_model import CONTEXTS, Z_CONTEXTS, Model, RateTables
 from latcodec.coding_tables import Tables
 from latcodec.integer_net import quantise
-from latcodec.models.hyperprior_context import ContextHyperprior
+from latcodec.models.hyperprior_context import LOUDEST, ContextHyperprior
 from latcodec.models.layers import Residual
 
 MOST_TIMES = 4.0  # by which weights of a latent grow in one export; the latent, of 12 bits, is made smaller by that
@@ -34,7 +35,7 @@ def equalised(network: ContextHyperprior) -> ContextHyperprior:
         share = size / size.amax(1, keepdim=True).clamp_min(1e-12)
         largest = largest.maximum(share.amax(0).view(-1, count).amax(0))
     times = (1 / largest.clamp_min(1e-12)).clamp(1, MOST_TIMES)
-    found.context_log_gain -= times.log()
+    found.context_log_gain.clamp_(max=math.log(LOUDEST)).sub_(times.log())
     for layer in found.from_seen:
         layer.weight *= times.repeat(layer.in_channels // count)[:, None, None]
     if found.details is not None:

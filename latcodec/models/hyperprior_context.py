@@ -22,11 +22,12 @@ diagonal neighbours first: `coding_order`. So a step sees the other channels of 
 on, its own channel's neighbours. A_k and E_k are 3x3 convolutions, B_k, C_k and D_k are 1x1; C_k and D_k start at 0:
 then this is the hyperprior without context, whose weights training can start from (`train/start_context.py`). t in
 0..1, a little below 0 at the lowest rates, is the rate index / 255; a, b, c, e, g, i, n, v are piecewise linear
-in t, per channel (a, b, e, g, i in the log domain), so that the networks see the same domain at every rate. Beside
-details, t is that of the latents, which may be lower than the file's. L is the logistic distribution of that mean and
-standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are. Round takes the integer next to
-the nearest, towards 0, where the bits it saves are worth more than its error: `prices.rounded_by_price`; lift moves
-y_hat away from mu where it is one step from it, less at the highest rates of files: `reconstruction.lifted`.
+in t, per channel (a, b, e, g, i in the log domain), so that the networks see the same domain at every rate; e is at
+most LOUDEST. Beside details, t is that of the latents, which may be lower than the file's. L is the logistic
+distribution of that mean and standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are.
+Round takes the integer next to the nearest, towards 0, where the bits it saves are worth more than its error:
+`prices.rounded_by_price`; lift moves y_hat away from mu where it is one step from it, less at the highest rates of
+files: `reconstruction.lifted`.
 """
 
 import math
@@ -57,6 +58,10 @@ IMAGE_STRIDE, HYPER_STRIDE = 16, 4
 LATENT_FUNCTIONS = ("y_log_gain", "y_log_inverse_gain", "context_log_gain", "mean_log_gain", "scale_offset",
                     "z_log_gain", "z_mean", "z_log_sigma")  # fmt: skip
 NEAR = 1e-4  # of t: a rate index is a 255th
+# That a step of a channel counts for at most where context networks see it. At low rates some channels have steps so
+# coarse that their symbols are nearly always 0; one that is not would be hundreds of times as loud as all the networks
+# were trained with, and what they then predict is louder still in each step after it.
+LOUDEST = 32.0
 
 
 class ContextHyperprior(ContextTransforms):
@@ -121,6 +126,7 @@ class ContextHyperprior(ContextTransforms):
         lift = self.config.lift if self.config.step_error_bits else 0.0  # of what is rounded by price
         shown = {"lift": lift * fade(t)[:, None], "details.nearer": self.config.nearer * fade(t)[:, None]}
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
+        functions["context_log_gain"] = functions["context_log_gain"].clamp_max(math.log(LOUDEST))
         functions |= self.functions_of_transforms()
         place = t if base is None else base
         values = {name: interpolate_knots(knots, place, self.lowest) for name, knots in functions.items()}
