@@ -10,14 +10,14 @@ from skimage import data
 
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends import pricing
-from latcodec.backends.common import latent_shapes
-from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, rows_of, soft
-from latcodec.backends.hyperprior_context_export import equalised
+from latcodec.backends.common import every_rate, latent_shapes
+from latcodec.backends.hyper import GAIN_BITS, MEAN_BITS, SCALE_ROWS, rows_of, soft
+from latcodec.backends.hyperprior_context_export import MOST_TIMES, equalised
 from latcodec.backends.hyperprior_context_model import ROWS, Z_ROW, there
 from latcodec.container import Payload
 from latcodec.errors import DriftError, WeightsError
-from latcodec.integer_net import quantise
-from latcodec.models.hyperprior_context import SIGMA_MIN, Config, ContextHyperprior, loss
+from latcodec.integer_net import FRACTION_BITS, quantise
+from latcodec.models.hyperprior_context import LOUDEST, SIGMA_MIN, Config, ContextHyperprior, loss
 from latcodec.models.reconstruction import MOST_LIFT, fade, lifted, lifts
 from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps
 from latcodec.train.settings import choose_trained
@@ -374,6 +374,21 @@ def test_what_only_costs_bits_learns_the_same_without_the_picture(photograph, mo
         assert torch.allclose(gradient, gradients[1][name], atol=1e-4 * float(scale)), name
 
 
+def test_no_step_is_heard_louder_than_networks_were_trained_with(photograph):
+    """Neither by the float networks nor by those of integers; what is not as loud is heard as it is."""
+    torch.manual_seed(4)
+    network = ContextHyperprior(NARROW).eval()
+    before = network.at_rate(torch.tensor([0.0, 0.5]))["context_log_gain"].exp()
+    with torch.no_grad():
+        network.context_log_gain[:, 3] += 12
+    after = network.at_rate(torch.tensor([0.0, 0.5]))["context_log_gain"].exp()
+    assert torch.allclose(after[:, 3], torch.tensor(LOUDEST)) and before[:, 3].max() < LOUDEST
+    assert torch.equal(after[:, :3], before[:, :3]) and torch.equal(after[:, 4:], before[:, 4:])
+    tensors = backend.export(network, logistic_tables(backend.sigmas()))
+    units = every_rate(tensors["rates.context_gain"], 0) / 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
+    assert units.max() <= LOUDEST * 1.001 and units[:, 3].min() > 0.99 * LOUDEST / MOST_TIMES
+
+
 def test_weights_that_fill_their_bits_do_the_same_and_lose_less(photograph):
     """Some latents are heard ten times as loud by the context networks as the rest."""
     torch.manual_seed(3)
@@ -383,6 +398,7 @@ def test_weights_that_fill_their_bits_do_the_same_and_lose_less(photograph):
             last.weight.normal_(std=0.1)
         for layer in network.from_seen:
             layer.weight[:, ::6] *= 10
+        network.context_log_gain[:, ::4] += 9  # above what is heard
     x = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float() / 255
     t = torch.tensor([0.5])
     same = equalised(network)
@@ -393,7 +409,7 @@ def test_weights_that_fill_their_bits_do_the_same_and_lose_less(photograph):
     for one in (network, same):
         layer = one.from_seen[2]
         small = quantise(torch.nn.Sequential(layer), small=True).to_floats(["x"])["x.weight"]
-        heard = one.context_log_gain[1].exp().repeat(3)[:, None, None]
+        heard = one.at_rate(t)["context_log_gain"].exp().flatten().repeat(3)[:, None, None]
         lost.append(float(((small - layer.weight) * heard).square().mean().detach()))
     assert lost[1] < 0.5 * lost[0]
     assert not torch.equal(network.from_seen[0].weight, same.from_seen[0].weight)
