@@ -61,7 +61,7 @@ NEAR = 1e-4  # of t: a rate index is a 255th
 # That a step of a channel counts for at most where context networks see it. At low rates some channels have steps so
 # coarse that their symbols are nearly always 0; one that is not would be hundreds of times as loud as all the networks
 # were trained with, and what they then predict is louder still in each step after it.
-LOUDEST = 32.0
+LOUDEST = 64.0
 
 
 class ContextHyperprior(ContextTransforms):
