@@ -43,6 +43,7 @@ def pictures() -> dict[str, tuple[Picture, float, str]]:
             f"context-{name}": (*whole[name], "hyperprior-context")
             for name in ("rgb-middle", "rgb-high", "gray", "rgb-16", "dot")
         },
+        "context-ms-ssim": (*whole["rgb-middle"], "hyperprior-context:metric=ms-ssim"),
         # Below rate index 0; latents of a lower rate beside details; without loss, colour and gray.
         "context-lowest": (Picture(cat, False), 41.0, "hyperprior-context"),
         "context-drawn": (Picture(drawn, False), 1.5, "hyperprior-context:lossless=no"),

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from latcodec import cli, codec, codec_options, container, images
+from latcodec import cli, codec, codec_options, container, images, weights
 from latcodec.errors import OptionError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,6 +76,22 @@ def test_a_weights_file_names_the_codec(run):
     code, said = run(f"--weights {WEIGHTS / 'vbq.safetensors'} -O quantizer=uniform -f")
     assert code == 0, said
     assert codec.info(Path("a.lc").read_bytes())["codec"] == "vbq"
+
+
+def test_a_metric_chooses_the_weights(run):
+    """Which a decoder finds by the file; without one they are those for squared error."""
+    used = {}
+    for metric in ("", "mse", "ms-ssim"):
+        code, said = run(f"-f --metric {metric}" if metric else "-f")
+        assert code == 0, said
+        data = Path("a.lc").read_bytes()
+        used[metric] = codec.info(data)["weights"]
+        assert codec.decode(data).shape == (40, 60, 3)
+    assert used[""] == used["mse"] != used["ms-ssim"]
+    assert used["ms-ssim"] == weights.load("hyperprior-context", metric="ms-ssim").id.hex()
+    path = WEIGHTS / "hyperprior-context.safetensors"
+    code, said = run(f"-f --metric ms-ssim --weights {path}")
+    assert code == 1 and "trained for ms-ssim not found" in said and said.count("\n") == 1
 
 
 def test_a_folder_of_weights_does_not(run):

@@ -100,6 +100,23 @@ def test_tiles_join(backend, module, model, monkeypatch):
     assert parts < plain - 0.5 * (plain - whole)
 
 
+def test_a_search_is_for_what_the_weights_are_for(monkeypatch):
+    """With weights for MS-SSIM it finds what costs less by that, which a search for less squared error does not."""
+    module = backends.by_name("hyperprior-context").load()
+    model = codec.load_model(backends.by_name("hyperprior-context"), None, None, "cpu", "ms-ssim")
+    image, index = crop(176, 192), 60
+    latents = module.analyse(model, image)
+
+    def priced(effort: int) -> float:
+        coded = module.code(model, latents, module.Options(index, effort=effort))
+        shown = module.shown(model, coded, index, image.shape[:2], False, 8)
+        return search.price(coded, shown, image, index, "ms-ssim")
+
+    plain, found = priced(0), priced(2)
+    monkeypatch.setattr(type(model), "metric", "mse")
+    assert found < 0.99 * plain and found < priced(2)
+
+
 @pytest.mark.parametrize("side_px", [1, 16, 160, 176, 1024, 1030, 1056, 1060, 2050, 3000])
 def test_tiles_are_large_enough_for_ms_ssim(side_px):
     """Every tile with its margin is, of a picture that is, so that all of it is searched by one measure."""
