@@ -249,8 +249,9 @@ def test_shipped_weights_are_what_the_index_says(shipped):
 
 
 def test_every_codec_ships_one_default(shipped):
-    defaults = sorted(entry["backend"] for entry in shipped.values() if entry["default"])
-    assert defaults == sorted(b.name for b in backends.BACKENDS)
+    """For squared error; the context codec one for MS-SSIM besides."""
+    defaults = sorted((e["backend"], e["config"].get("metric", "mse")) for e in shipped.values() if e["default"])
+    assert defaults == sorted([*((b.name, "mse") for b in backends.BACKENDS), ("hyperprior-context", "ms-ssim")])
 
 
 def test_shipped_ids_differ(shipped):
