@@ -83,7 +83,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
     free_lambda = getattr(how, "free_lambda", 0.0)
     if free_lambda and settings.rate_index is None:
         raise OptionError("free_lambda leaves nothing to search: give it or one of bpp, psnr and size")
-    model = load_model(backend, None, settings.weights, settings.device, codec_options.asked_metric(options))
+    model = load_model(backend, None, settings.weights, settings.device, options.get("metric"))
     start = time.perf_counter()
     height, width = picture.pixels.shape[:2]
     seconds = {"analysis": 0.0}
@@ -140,7 +140,7 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
     def quality(trial: codec_targets.Trial) -> float:
         from latcodec.backends.distortion import bits_of_pictures
 
-        return -bits_of_pictures(decoded(trial.data), picture.pixels, 0, getattr(model, "metric", rates.METRICS[0]))
+        return -bits_of_pictures(decoded(trial.data), picture.pixels, 0, model.metric)
 
     target, trials, missed, notes = settings.target(width * height), 1, "", []
     lowest_index = getattr(model, "lowest_index", 0)

@@ -48,11 +48,6 @@ def check(codec: str, flags: Collection[str] = ()) -> None:
         raise OptionError(f"{said}: effort {made.effort} has no search that it could end; add {more} or more")
 
 
-def asked_metric(options: dict[str, str]) -> str | None:
-    """What the weights are to be trained for that a codec with such options uses, None for what there is."""
-    return options.get("metric") or None
-
-
 def searches(options) -> bool:
     """Whether a backend's `Options` make it search for long, which max_seconds ends."""
     if not hasattr(options, "max_seconds"):

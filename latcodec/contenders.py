@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from latcodec import backends, codec, codec_options, rates, weights
+from latcodec import backends, codec, rates, weights
 from latcodec.anchors import Anchor
 from latcodec.errors import OptionError
 
@@ -100,7 +100,7 @@ def learned(name: str, settings: Settings) -> Learned:
     """The codec of `name` or `name:key=value,key=value`; raises OptionError or WeightsError if it cannot run."""
     codec.check_options(name, settings.device)
     backend, options = backends.split_name(name)
-    found = weights.load(backend, None, settings.weights, codec_options.asked_metric(options))
+    found = weights.load(backend, None, settings.weights, options.get("metric"))
     lowest = found.config.get("lowest_index", 0)
     for value in settings.lambdas or ():
         try:

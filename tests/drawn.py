@@ -120,10 +120,10 @@ def main(out: str, count: int, seed: int = 0, smooth: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         rng = random.Random(7_000_003 * seed + number)
-        kind = number % 4
         if smooth:
             sky(rng).save(folder / f"sky-{seed}-{number:04}.png")
             continue
+        kind = number % 4
         picture = screenshot(seed, number) if kind == 0 else (type_page, fields, drawing)[kind - 1](rng)
         picture.save(folder / f"drawn-{seed}-{number:04}.png")
 

@@ -441,10 +441,10 @@ def test_analysis_sees_the_picture_once_for_every_rate_that_is_asked_for(model, 
     for index in (0, 30, 60):
         before = len(seen)
         coded = backend.code(model, latents, backend.Options(index))
-        assert (coded.seconds["analysis"] > 1e-3) == (len(seen) > before)
+        assert (coded.seconds["analysis"] > 0) == (len(seen) > before)
         again = backend.encode(model, photograph, backend.Options(index))
         assert coded.streams == again.streams
-        assert 1e-3 < again.seconds["analysis"] < sum(again.seconds.values())
+        assert 0 < again.seconds["analysis"] < sum(again.seconds.values())
     seen.clear()
     latents.at(100)
     assert seen, "latents of every rate were kept"

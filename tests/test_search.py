@@ -113,7 +113,7 @@ def test_a_search_is_for_what_the_weights_are_for(monkeypatch):
         return search.price(coded, shown, image, index, "ms-ssim")
 
     plain, found = priced(0), priced(2)
-    monkeypatch.setattr(type(model), "metric", "mse")
+    monkeypatch.setattr(model, "metric", "mse")
     assert found < 0.99 * plain and found < priced(2)
 
 

@@ -190,8 +190,9 @@ def test_what_a_network_is_trained_for_is_kept_with_it(metric):
 
 def test_a_network_cannot_say_that_it_was_trained_for_something_else():
     config_class = settings.parts_of("hyperprior-context")[1]
-    with pytest.raises(OptionError, match="what --metric says, mse"):
-        settings.config_of("hyperprior-context", config_class, {}, (("metric", "ms-ssim"),), "mse")
+    for metric in (None, "mse", "ms-ssim"):
+        with pytest.raises(OptionError, match="metric is no option of hyperprior-context"):
+            settings.config_of("hyperprior-context", config_class, {}, (("metric", "ms-ssim"),), metric)
 
 
 def test_details_mend_squared_errors_only():

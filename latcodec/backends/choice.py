@@ -35,7 +35,7 @@ def cheapest(
     without_loss(picture, options) -> Coded, or None where there is no point in it.
     """
     start, index, image = time.perf_counter(), options.rate_index, latents.image
-    analysed_s = getattr(latents, "seconds", 0.0)
+    analysed_s = latents.seconds
     if image is None:
         return code(model.rate(index))
     drawn, usual, others = bases.drawn(image), None, set()
@@ -69,8 +69,7 @@ def cheapest(
             best, least = coded, cost
         del coded  # or two are held beside the next one
     # Of choosing, and of those that lost, less what is counted as analysis.
-    analysed_s = getattr(latents, "seconds", 0.0) - analysed_s
-    seconds = time.perf_counter() - start - sum(best.seconds.values()) - analysed_s
+    seconds = time.perf_counter() - start - sum(best.seconds.values()) - (latents.seconds - analysed_s)
     return replace(best, seconds=best.seconds | {"choice": seconds})
 
 

@@ -17,6 +17,11 @@ def error_weight(rate_index: int) -> float:
     return distortion_weight(lambda_of_index(rate_index)) * 255**2 / 3
 
 
+def _ms_ssim_weight(rate_index: int) -> float:
+    """Bits that a pixel is worth whose MS-SSIM is lost."""
+    return distortion_weight(lambda_of_index(rate_index)) * MS_SSIM_WEIGHT
+
+
 def bits_of_pictures(decoded: np.ndarray, image: np.ndarray, rate_index: int, metric: str = "mse") -> float:
     """The error of a decoded picture in bits; decoded, image: uint8 or uint16 [H, W, 3].
 
@@ -25,22 +30,22 @@ def bits_of_pictures(decoded: np.ndarray, image: np.ndarray, rate_index: int, me
     """
     peak = 65535.0 if image.dtype == np.uint16 else 255.0
     bands = [(decoded[top:bottom], image[top:bottom]) for top, bottom in _bands(len(image))]
-    if by_ms_ssim(image.shape[:2], metric):
+    if _by_ms_ssim(image.shape[:2], metric):
         lost = sum((1 - metrics.ms_ssim(*band, peak)) * band[0].shape[0] * band[0].shape[1] for band in bands)
-        return distortion_weight(lambda_of_index(rate_index)) * MS_SSIM_WEIGHT * lost
+        return _ms_ssim_weight(rate_index) * lost
     error = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in bands)
     return error_weight(rate_index) * error / peak**2
 
 
 def bits_of_tensors(x_hat: Tensor, x: Tensor, rate_index: int, metric: str = "mse") -> Tensor:
     """The same of tensors, differentiable; x: float32 [1, 3, H, W] in 0..1, x_hat as large or [1, 1, H, W]."""
-    if by_ms_ssim(tuple(x.shape[2:]), metric):
-        weight = distortion_weight(lambda_of_index(rate_index)) * MS_SSIM_WEIGHT * x[0, 0].numel()
-        return weight * (1 - metrics.ms_ssim_of_tensors(x_hat.expand_as(x), x)).sum()
+    if _by_ms_ssim(tuple(x.shape[2:]), metric):
+        similarity = metrics.ms_ssim_of_tensors(x_hat.expand_as(x), x)
+        return _ms_ssim_weight(rate_index) * x[0, 0].numel() * (1 - similarity).sum()
     return error_weight(rate_index) * (x_hat - x).square().sum()
 
 
-def by_ms_ssim(size: tuple[int, int], metric: str) -> bool:
+def _by_ms_ssim(size: tuple[int, int], metric: str) -> bool:
     """Whether a picture of that (height, width) is judged by MS-SSIM."""
     return metric == "ms-ssim" and min(size) >= metrics.MS_SSIM_MIN_SIDE_PX
 

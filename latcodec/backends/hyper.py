@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -34,8 +35,7 @@ from latcodec.models.precision import bf16_is_fast
 from latcodec.models.prices import ROWS as SCALE_ROWS
 from latcodec.models.prices import ROWS_PER_NAT, SIGMA_MAX, SIGMA_MIN, place_of
 from latcodec.models.strips import in_strips
-from latcodec.rates import METRICS
-from latcodec.weights import Weights
+from latcodec.weights import Weights, trained_for
 
 MEAN_BITS = 6
 GAIN_BITS = 16  # of the gains that means are multiplied by
@@ -57,6 +57,7 @@ class Latents:
     y: torch.Tensor
     z: torch.Tensor
     image: np.ndarray | None = None
+    seconds: ClassVar[float] = 0.0  # that `at` took
 
     def at(self, rate_index: int) -> Latents:
         """Those of a rate: these."""
@@ -141,7 +142,8 @@ class Model:
     """Networks, integer network, frozen tables, ready to code on a device. autocast runs synthesis in bf16.
 
     encodes_in_bf16: whether an encoder may see in bf16 what it searches by or looks for details in, not what it
-    analyses: smooth pictures would cost a percent more. Nothing is decoded by what it sees.
+    analyses: smooth pictures would cost a percent more. Nothing is decoded by what it sees. metric: what the networks
+    were trained for, one of `rates.METRICS`.
     A subclass names the classes of its network, configuration and rate tables, and which of its networks run as floats.
     """
 
@@ -162,7 +164,7 @@ class Model:
             self.load_more(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not hyperprior weights: {error}") from None
-        self.weights_id = weights.id
+        self.weights_id, self.metric = weights.id, trained_for(weights.config)
         self.device, self.autocast = torch.device(device), autocast
         self.encodes_in_bf16 = bf16_is_fast(self.device)
         self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -176,11 +178,6 @@ class Model:
     def lowest_index(self) -> int:
         """The rate index of the smallest files."""
         return getattr(self.network.config, "lowest_index", 0)
-
-    @property
-    def metric(self) -> str:
-        """What the networks were trained for, one of `rates.METRICS`."""
-        return getattr(self.network.config, "metric", METRICS[0])
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """What a subclass needs besides."""

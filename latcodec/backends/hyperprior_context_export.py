@@ -35,6 +35,7 @@ def equalised(network: ContextHyperprior) -> ContextHyperprior:
         share = size / size.amax(1, keepdim=True).clamp_min(1e-12)
         largest = largest.maximum(share.amax(0).view(-1, count).amax(0))
     times = (1 / largest.clamp_min(1e-12)).clamp(1, MOST_TIMES)
+    # What is heard, not what is stored: an amount above LOUDEST would hide how much smaller it becomes.
     found.context_log_gain.clamp_(max=math.log(LOUDEST)).sub_(times.log())
     for layer in found.from_seen:
         layer.weight *= times.repeat(layer.in_channels // count)[:, None, None]

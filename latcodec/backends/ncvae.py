@@ -41,7 +41,7 @@ from latcodec.models.layers import logistic_bits
 from latcodec.models.ncvae import IMAGE_STRIDE, NCVAE, PREDICTED, Config, groups_of
 from latcodec.models.precision import bf16_is_fast
 from latcodec.models.strips import in_strips
-from latcodec.weights import Weights
+from latcodec.weights import Weights, trained_for
 
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
            "shown", "stored_config", "synthesise", "transcribe"]  # fmt: skip
@@ -93,7 +93,7 @@ class Model:
                 raise WeightsError(f"contexts of {self.contexts.channels} channels")
         except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not nc-vae weights: {error}") from None
-        self.weights_id = weights.id
+        self.weights_id, self.metric = weights.id, trained_for(weights.config)
         self.device, self.autocast = torch.device(device), autocast
         self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         # Rows never narrow: a neighbourhood only adds to the floor. So these bits a symbol of channel 0 costs at least.

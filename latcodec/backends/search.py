@@ -22,7 +22,7 @@ from torch import Tensor
 
 from latcodec.backends.distortion import bits_of_pictures, bits_of_tensors
 from latcodec.errors import DriftError, OptionError
-from latcodec.rates import METRICS, STEP_ERROR_BITS
+from latcodec.rates import STEP_ERROR_BITS
 
 TILE, MARGIN = 64, 8  # latents, multiples of those under a 2x2 square of hyper-latents, which are coded in steps
 NARROW = 2  # latents of a last tile, which with its margin would be too few pixels for MS-SSIM
@@ -96,7 +96,7 @@ def code(
 def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, error_bits: float, first):
     """Of the ways to code latents the one of least `price`; without search is one of them."""
     image, index = latents.image, options.rate_index
-    gray, metric = options.gray, getattr(model, "metric", METRICS[0])
+    gray, metric = options.gray, model.metric
     deadline = start + options.max_seconds if options.max_seconds else math.inf
 
     def priced(coded) -> tuple[float, object]:

@@ -125,9 +125,10 @@ def parts_of(codec: str) -> tuple[type, type, Callable]:
 def config_of(
     codec: str, config_class: type, stored: dict, options: tuple[tuple[str, str], ...], metric: str | None = None
 ) -> object:
-    """A Config with the values of a stored one, then the metric of a run if it keeps one, then those of the options.
+    """A Config with the values of a stored one and then those of the options.
 
-    Raises OptionError for an unknown field or a value that cannot be read.
+    metric: of the run, which is no option, as a network is trained for it; None for that of the stored one. Raises
+    OptionError for an unknown field or a value that cannot be read.
     """
     default = config_class()
     known = {f.name: getattr(default, f.name) for f in fields(default)}
@@ -135,11 +136,10 @@ def config_of(
     if metric is not None and "metric" in known:
         values["metric"] = metric
     for name, text in options:
-        if name not in known:
-            raise OptionError(f"{name} is no option of {codec}; there are: {', '.join(known)}")
+        if name not in known or name == "metric":
+            others = ", ".join(field for field in known if field != "metric")
+            raise OptionError(f"{name} is no option of {codec}; there are: {others}")
         values[name] = _read_as(known[name], name, text)
-    if metric is not None and values.get("metric", metric) != metric:
-        raise OptionError(f"metric={values['metric']}: a network is trained for what --metric says, {metric}")
     try:
         return replace(default, **values)
     except (ValueError, TypeError) as error:
