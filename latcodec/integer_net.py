@@ -81,8 +81,8 @@ class IntegerNet:
         return out
 
     def _run(self, x: np.ndarray) -> np.ndarray:
-        h = torch.from_numpy(np.clip(x, -LIMIT, LIMIT).astype(np.float64))[None]
         with torch.inference_mode():
+            h = torch.from_numpy(np.ascontiguousarray(x)).to(torch.float64).clamp_(-LIMIT, LIMIT)[None]
             for layer in self.layers:
                 padding = layer.weight.shape[-1] // 2
                 if layer.transposed:
@@ -93,7 +93,7 @@ class IntegerNet:
                 if layer.slope_shift:
                     h = torch.maximum(h, h * 2.0**-layer.slope_shift)
                 h = h.mul_(2.0**-layer.shift).add_(0.5).floor_().clamp_(-LIMIT, LIMIT)
-        return h[0].numpy().astype(np.int64)
+            return h[0].to(torch.int64).numpy()
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Arrays to store: per layer n, "n.weight" int16, "n.bias" int64 and "n.kind" int32 [4]; weights that in each
@@ -160,7 +160,8 @@ class Replay:
 
     def run(self, network: IntegerNet, x: np.ndarray) -> np.ndarray:
         """network(x), int64."""
-        seen = np.clip(x, -LIMIT, LIMIT).astype(np.int32)  # a network sees no more, nor does it give more
+        # A network sees no more than that, nor does it give more. What is int32 is kept as it is.
+        seen = x if x.dtype == np.int32 else np.clip(x, -LIMIT, LIMIT).astype(np.int32)
         if self._answers is None:
             out = network(x)
             self._kept.append((network, seen, out.astype(np.int32)))
@@ -243,4 +244,6 @@ def _slope_shift(module: nn.Module) -> int:
 
 def shift_round(x: np.ndarray, bits: int) -> np.ndarray:
     """floor(x / 2**bits + 1/2) of int64 arrays, exactly."""
-    return (x + (1 << (bits - 1))) >> bits
+    out = x + (1 << (bits - 1))
+    out >>= bits
+    return out

@@ -48,7 +48,7 @@ SHIFT_BITS = 2.0  # about what a row more of shift costs
 # of a picture that is looked at first, the fewest tiles that tell enough, and the part of all that must be saved which
 # these must save. By trial.
 TOLD_BY, BUSIEST, FEWEST, SAVED_THERE = 7, 0.1, 4, 0.16
-SHARP_INDEX, SHARP_STEPS = 188, 0.6  # the rate index whose steps the finest frequencies are measured in; what counts
+SHARP_BY, SHARP_INDEX, SHARP_STEPS = 9, 188, 1.2  # the sixteenth; the rate index whose steps it is in; what counts
 Shift = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [sixteenths, n]) -> int32 [sixteenths]
 Take = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [n]) -> int32 [n]
 
@@ -220,10 +220,11 @@ def _best_shift(rows: np.ndarray, wanted: np.ndarray, prices: np.ndarray) -> int
 
 
 def sharpness(details: nn.Module, x: Tensor) -> float:
-    """The share of its finest frequencies that a picture, float32 [1, 3, H, W], holds, in steps of SHARP_INDEX."""
+    """The share of the fine frequencies of SHARP_BY that a picture, float32 [1, 3, H, W], holds more than SHARP_STEPS
+    of, in steps of SHARP_INDEX: by trial what tells best where few latents and many details cost least."""
     t = torch.tensor([SHARP_INDEX / (RATES - 1)], device=x.device)
     gain = interpolate_knots(details.log_gain, t).exp()
-    return float(((_some_of(details, x, SIXTEENTHS - 1) * gain).abs() > SHARP_STEPS).float().mean())
+    return float(((_some_of(details, x, SHARP_BY) * gain).abs() > SHARP_STEPS).float().mean())
 
 
 def _some_of(details: nn.Module, x: Tensor, sixteenth: int) -> Tensor:

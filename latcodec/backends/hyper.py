@@ -209,26 +209,33 @@ def dequantised(symbols: np.ndarray, means: np.ndarray | int, gains: np.ndarray,
 
     gains: of each channel, with gain_bits + FRACTION_BITS - MEAN_BITS bits after the point. Law 1: integers only.
     """
-    values = (symbols.astype(np.int64) << MEAN_BITS) + means
+    values = symbols.astype(np.int64)
+    values <<= MEAN_BITS
+    values += means
     # Beyond this no trained latent goes; it keeps products within int64 whatever a file says.
-    return shift_round(np.clip(values, -(2**30), 2**30) * gains, gain_bits)
+    np.clip(values, -(2**30), 2**30, out=values)
+    values *= gains
+    return shift_round(values, gain_bits)
 
 
 def leaky_relu(h: np.ndarray) -> np.ndarray:
     """The activation between the networks of contexts and of details, of int64 (FRACTION_BITS)."""
-    return np.maximum(h, shift_round(h, SLOPE_BITS))
+    less = shift_round(h, SLOPE_BITS)
+    return np.maximum(h, less, out=less)
 
 
 def means_of(mean: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """Means in 2**-MEAN_BITS steps, int32, from a network's output int64 (FRACTION_BITS) and gains (GAIN_BITS)."""
     fixed = shift_round(mean * gain, FRACTION_BITS + GAIN_BITS - MEAN_BITS)
-    return np.clip(fixed, -(2**24), 2**24).astype(np.int32)
+    return np.clip(fixed, -(2**24), 2**24, out=fixed).astype(np.int32)
 
 
 def rows_of(log_scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Table rows, uint16, of log scales int64 and their offsets (FRACTION_BITS): (l + o) * ROWS_PER_NAT, rounded."""
-    place = shift_round((log_scale + offset) * ROWS_PER_NAT_FIXED, FRACTION_BITS + 12)
-    return np.clip(place, 0, SCALE_ROWS - 1).astype(np.uint16)
+    place = log_scale + offset
+    place *= ROWS_PER_NAT_FIXED
+    place = shift_round(place, FRACTION_BITS + 12)
+    return np.clip(place, 0, SCALE_ROWS - 1, out=place).astype(np.uint16)
 
 
 @torch.inference_mode()

@@ -111,8 +111,9 @@ def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> C
     if first.parameters == lossless.PARAMETERS:
         return _with_analysis(first, latents, analysed_s)
     rate = model.rate(options.rate_index, first.parameters)
-    if options.effort and rate.index in bases.MIXED and latents.image is not None and not bases.drawn(latents.image):
-        rate = model.rate(rate.index)  # a search finds most where latents say most
+    as_they_are = rate.index in bases.SEARCHED_AS_THEY_ARE and latents.image is not None
+    if options.effort and as_they_are and not bases.drawn(latents.image):
+        rate = model.rate(rate.index)
     elif options.effort and rate.base == rate.index and model.details is not None:
         lower = bases.searched(rate.base, 8 * len(first.streams[0]))
         rate = rate if lower == rate.base else model.rate(rate.index, bytes((lower,)))
