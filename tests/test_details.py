@@ -537,8 +537,9 @@ def test_the_usual_base_of_photographs():
     assert [bases.usual(index, False, lambda: 1.0) for index in indices] == [None] * 3 + [110] * 5
     assert [bases.usual(index, False, lambda: 0.0) for index in indices] == [None] * 8
     assert [bases.usual(index, True, lambda: 0.0) for index in indices] == [None] * 3 + [110] * 5
+    # The sharper, the sooner.
     for sharpness, from_index in ((0.038, 170), (0.0255, 188), (0.01, 205), (0.0026, 229), (0.0024, 256)):
-        some = [bases.usual(index, False, lambda: sharpness) for index in range(256)]  # the sharper, the sooner
+        some = [bases.usual(index, False, lambda share=sharpness: share) for index in range(256)]
         assert some == [None] * from_index + [110] * (256 - from_index)
 
 
