@@ -82,7 +82,7 @@ class IntegerNet:
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            h = torch.from_numpy(np.ascontiguousarray(x)).to(torch.float64).clamp_(-LIMIT, LIMIT)[None]
+            h = torch.from_numpy(np.ascontiguousarray(x)).to(torch.float64, copy=True).clamp_(-LIMIT, LIMIT)[None]
             for layer in self.layers:
                 padding = layer.weight.shape[-1] // 2
                 if layer.transposed:
@@ -148,7 +148,8 @@ def run(network: IntegerNet, x: np.ndarray) -> np.ndarray:
 
 class Replay:
     """Runs networks and keeps what they were given and gave. After `rewind` what the same network is given in the same
-    order is answered without running it, if it is the same: an exact function has one value."""
+    order is answered without running it, if it is the same: an exact function has one value. What is int32 is kept
+    without a copy: who gives it must not change it."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[IntegerNet, np.ndarray, np.ndarray]] = []
@@ -160,7 +161,7 @@ class Replay:
 
     def run(self, network: IntegerNet, x: np.ndarray) -> np.ndarray:
         """network(x), int64."""
-        # A network sees no more than that, nor does it give more. What is int32 is kept as it is.
+        # Networks clip what they see and give to LIMIT, so int32 holds it.
         seen = x if x.dtype == np.int32 else np.clip(x, -LIMIT, LIMIT).astype(np.int32)
         if self._answers is None:
             out = network(x)

@@ -514,7 +514,8 @@ def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [0, 60, 100, 120])
     found = backend.encode(model, image, backend.Options(index))
     least = search.price(found, backend.shown(model, found, index, (64, 96), False, 8), image, index)
-    for base in (bases.usual(index, False, lambda: 1.0), 0, 60, 100, 120):
+    usual = bases.usual(index, False, lambda: choice.sharpness(model, image))
+    for base in (usual, 0, 60, 100, 120):
         parameters = None if base is None else bytes((base,))
         rate = model.rate(index, parameters)
         coded = backend._code(
@@ -536,11 +537,12 @@ def test_the_usual_base_of_photographs():
     indices = (0, 155, 169, 170, 190, 230, 231, 255)
     assert [bases.usual(index, False, lambda: 1.0) for index in indices] == [None] * 3 + [110] * 5
     assert [bases.usual(index, False, lambda: 0.0) for index in indices] == [None] * 8
-    assert [bases.usual(index, True, lambda: 0.0) for index in indices] == [None] * 3 + [110] * 5
-    # The sharper, the sooner.
-    for sharpness, from_index in ((0.038, 170), (0.0255, 188), (0.01, 205), (0.0026, 229), (0.0024, 256)):
+    assert [bases.usual(index, True, lambda: 0.0) for index in indices] == [None] * 3 + [140] * 5
+    # The sharper, the sooner, and the lower.
+    found = ((0.038, 170, 110), (0.0255, 188, 110), (0.0245, 189, 140), (0.01, 205, 140), (0.0026, 229, 140))
+    for sharpness, from_index, base in (*found, (0.0024, 256, None)):
         some = [bases.usual(index, False, lambda share=sharpness: share) for index in range(256)]
-        assert some == [None] * from_index + [110] * (256 - from_index)
+        assert some == [None] * from_index + [base] * (256 - from_index)
 
 
 def test_sharp_photographs_have_latents_of_a_lower_rate(model, photograph, monkeypatch):
@@ -548,14 +550,16 @@ def test_sharp_photographs_have_latents_of_a_lower_rate(model, photograph, monke
 
     tried, code = [], backend._code
     monkeypatch.setattr(backend, "_code", lambda *given: tried.append(given[-1].base) or code(*given))
-    monkeypatch.setattr(bases, "LOWER_BASE", 80)
+    monkeypatch.setattr(bases, "LOWEST_BASE", 80)
     smooth = (255 * gaussian(photograph, 4, channel_axis=2)).astype(np.uint8)
     sharp = np.random.default_rng(0).integers(0, 256, photograph.shape).astype(np.uint8)
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [])
     found = [backend.encode(model, image, backend.Options(190)) for image in (smooth, sharp)]
     assert tried == [100, 80] and [one.parameters for one in found] == [None, bytes((80,))]
     assert choice.sharpness(model, smooth) < 0.001 < 0.3 < choice.sharpness(model, sharp)
-    assert choice.sharpness(model, (sharp.astype(np.uint16) << 8)[:9, :21]) > 0.1
+    # Of 16 bits, and smaller than what is padded to, it is that of 8 bits.
+    small = sharp[:9, :21]
+    assert choice.sharpness(model, small.astype(np.uint16) * 257) == choice.sharpness(model, small) > 0
 
 
 def test_what_looks_drawn(photograph):
@@ -570,8 +574,9 @@ def test_other_bases_are_tried_where_a_picture_is_unlike_photographs():
     assert bases.worth_trying(120, False, 40.0) == [60, 100]
     assert bases.worth_trying(80, True, 1.0) == [60] and bases.worth_trying(20, True, 1.0) == []
     assert bases.worth_trying(120, False, 1.0, True) == [60, 100]
-    assert bases.worth_trying(190, False, 1.0, True) == [60, 100, 110, None]
     assert bases.worth_trying(169, False, 1.0, True) == [60, 100]
+    for index in (170, 190, 240):
+        assert bases.worth_trying(index, False, 1.0, True) == [60, 100, 140, None]
     assert bases.worth_trying(190, True, 1.0) == [60, 100] and bases.worth_trying(190, False, 1.0) == []
 
 
@@ -598,7 +603,12 @@ def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch)
     priced.clear()
     monkeypatch.setattr(bases, "usual", lambda *anything: bases.LOWER_BASE)
     backend.encode(model, image, backend.Options(190, effort=3))
-    assert priced == [bytes((110,)), *[None] * len(search.FOUND_ERROR_BITS)] and seen[0][0] == 190
+    assert priced == [bytes((140,)), *[None] * len(search.FOUND_ERROR_BITS)] and seen[0][0] == 190
+    priced.clear()
+    for index, base in ((230, None), (231, bytes((140,)))):
+        backend.encode(model, image, backend.Options(index, effort=3))
+        assert priced == [bytes((140,)), *[base] * len(search.FOUND_ERROR_BITS)]
+        priced.clear()
     monkeypatch.setattr(bases, "usual", lambda *anything: 60)
     monkeypatch.setattr(bases, "drawn", lambda image: True)
     backend.encode(model, image, backend.Options(190, effort=3))

@@ -264,13 +264,23 @@ def test_shift_round_is_exact(value, bits):
     assert shift_round(np.array([value], np.int64), bits).tolist() == [expected]
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float64])
+def test_what_a_network_is_given_stays_as_it_is(dtype):
+    x = np.full((3, 4, 5), 2**31 - 1, dtype)
+    limited = np.full((3, 4, 5), integer_net.LIMIT, np.int64)
+    net = quantise(network("leaky"))
+    assert np.array_equal(net(x), net(limited)) and (x == 2**31 - 1).all()
+
+
 # Replay.
 
 
-def test_what_was_asked_before_is_answered_without_running(monkeypatch):
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_what_was_asked_before_is_answered_without_running(monkeypatch, dtype):
     first, second = quantise(network("leaky")), quantise(network("leaky", 1))
     rng = np.random.default_rng(3)
-    x, other = (rng.integers(-3000, 3000, (3, 6, 7)) for _ in range(2))
+    x, other = (rng.integers(-3000, 3000, (3, 6, 7)).astype(dtype) for _ in range(2))
+    x[0, 0, 0] = 2**31 - 1  # beyond what a network sees
     replay, calls, run = integer_net.Replay(), [], IntegerNet.__call__
     monkeypatch.setattr(IntegerNet, "__call__", lambda net, x: calls.append(net) or run(net, x))
     wanted = [replay.run(first, x), replay.run(second, other)]

@@ -11,15 +11,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from latcodec.rates import MAX_INDEX, lambda_of_index
+from latcodec.rates import lambda_of_index
 
-# Where details are dense they mend what latents leave, which are best of this rate: from MIXED on in photographs that
-# hold more of what `details.sharpness` counts, the less the higher the index. By trial on 60 of the training pictures,
-# of which this costs .14 % more than the better of the two, and either of them for all of them 1.2 or more.
-LOWER_BASE, MIXED = 110, range(170, MAX_INDEX + 1)
-SHARP, SHARP_AT, SHARP_FALLS = 0.025, 188, 18.0  # the share at an index; indices to its e-th part
-LEAST_SHARP, MOST_SHARP = 0.1, 1.5  # what that falls and rises to, in SHARP
-SEARCHED_AS_THEY_ARE = range(170, 231)  # latents of photographs, with no lower rate: a search finds most where most is
+# Dense details mend what latents leave, which then are best of a lower rate: from index LOWER_FROM on in photographs
+# whose `details.sharpness` reaches a limit, SHARP at index SHARP_AT, lower by a factor of e each SHARP_FALLS indices,
+# between LEAST_SHARP and MOST_SHARP times SHARP. By trial on training pictures and on some that no AVIF has smoothed.
+LOWER_FROM, LOWER_BASE = 170, 140
+LOWEST_BASE = 110  # of photographs with no less than SHARP
+SHARP, SHARP_AT, SHARP_FALLS, LEAST_SHARP, MOST_SHARP = 0.025, 188, 18.0, 0.1, 1.5
+# Indices at which a search is in latents of the file's own rate, in photographs: it finds most where these say most.
+SEARCHED_AS_THEY_ARE = range(170, 231)
 BASES = (60, 100)  # of pictures that are no photographs
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of pixels that equal their left neighbours from which a picture counts as drawn
@@ -40,11 +41,14 @@ def usual(index: int, is_drawn: bool, sharpness: Callable[[], float]) -> int | N
 
     sharpness: gives `details.sharpness` of the picture.
     """
-    if index < MIXED.start:
+    if index < LOWER_FROM:
         return None
-    times = math.exp((SHARP_AT - index) / SHARP_FALLS)
-    limit = SHARP * min(max(times, LEAST_SHARP), MOST_SHARP)
-    return None if not is_drawn and sharpness() < limit else LOWER_BASE
+    if is_drawn:
+        return LOWER_BASE
+    factor = math.exp((SHARP_AT - index) / SHARP_FALLS)
+    if (share := sharpness()) < SHARP * min(max(factor, LEAST_SHARP), MOST_SHARP):
+        return None
+    return LOWEST_BASE if share >= SHARP else LOWER_BASE
 
 
 def worth_trying(index: int, is_drawn: bool, bits_a_pixel: float, all_of_them: bool = False) -> list[int | None]:
@@ -54,7 +58,7 @@ def worth_trying(index: int, is_drawn: bool, bits_a_pixel: float, all_of_them: b
     """
     lower = [base for base in BASES if base <= index]
     if all_of_them:
-        return lower + ([LOWER_BASE, None] if index in MIXED else [])
+        return lower + ([LOWER_BASE, None] if index >= LOWER_FROM else [])
     return lower if is_drawn or bits_a_pixel > DEAR * lambda_of_index(index) ** -0.6 else []
 
 

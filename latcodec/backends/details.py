@@ -220,8 +220,8 @@ def _best_shift(rows: np.ndarray, wanted: np.ndarray, prices: np.ndarray) -> int
 
 
 def sharpness(details: nn.Module, x: Tensor) -> float:
-    """The share of the fine frequencies of SHARP_BY that a picture, float32 [1, 3, H, W], holds more than SHARP_STEPS
-    of, in steps of SHARP_INDEX: by trial what tells best where few latents and many details cost least."""
+    """The share of what sixteenth SHARP_BY of the frequencies holds in a picture, float32 [1, 3, H, W], sides no less
+    than BLOCK, that is more than SHARP_STEPS steps of rate index SHARP_INDEX: it tells best where few latents pay."""
     t = torch.tensor([SHARP_INDEX / (RATES - 1)], device=x.device)
     gain = interpolate_knots(details.log_gain, t).exp()
     return float(((_some_of(details, x, SHARP_BY) * gain).abs() > SHARP_STEPS).float().mean())

@@ -220,8 +220,8 @@ def dequantised(symbols: np.ndarray, means: np.ndarray | int, gains: np.ndarray,
 
 def leaky_relu(h: np.ndarray) -> np.ndarray:
     """The activation between the networks of contexts and of details, of int64 (FRACTION_BITS)."""
-    less = shift_round(h, SLOPE_BITS)
-    return np.maximum(h, less, out=less)
+    sloped = shift_round(h, SLOPE_BITS)
+    return np.maximum(h, sloped, out=sloped)
 
 
 def means_of(mean: np.ndarray, gain: np.ndarray) -> np.ndarray:

@@ -111,8 +111,8 @@ def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> C
     if first.parameters == lossless.PARAMETERS:
         return _with_analysis(first, latents, analysed_s)
     rate = model.rate(options.rate_index, first.parameters)
-    as_they_are = rate.index in bases.SEARCHED_AS_THEY_ARE and latents.image is not None
-    if options.effort and as_they_are and not bases.drawn(latents.image):
+    photograph = options.effort and latents.image is not None and not bases.drawn(latents.image)
+    if photograph and rate.index in bases.SEARCHED_AS_THEY_ARE:
         rate = model.rate(rate.index)
     elif options.effort and rate.base == rate.index and model.details is not None:
         lower = bases.searched(rate.base, 8 * len(first.streams[0]))
@@ -193,7 +193,7 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
         x = None if latents.image is None else to_tensor(latents.image, model.device)
         if x is not None:
             shown_y = shown_latents(model, *y, functions, shape)
-            own = rate.base == rate.index < bases.MIXED.start and rate == model.rate(rate.index)
+            own = rate.base == rate.index < bases.LOWER_FROM and rate == model.rate(rate.index)
             asked = own and not bases.drawn(latents.image)
             if asked and not choice.details_can_pay(model, shown_y, x, functions, rate.index):
                 x = None
