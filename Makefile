@@ -6,6 +6,8 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # The 24 Kodak pictures; downloaded there if they are missing.
 KODAK ?= kodak
+# Processes that share the tests, with one thread each.
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -28,7 +30,7 @@ demo: $(READY) ## encode and decode a photograph, print a table, write demo/
 	$(BIN)/python examples/demo.py
 
 test: lint ## lint, then the default tests (CPU, no network, minutes)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(READY) ## the tests marked slow
 	$(BIN)/python -m pytest -m slow

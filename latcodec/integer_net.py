@@ -182,7 +182,8 @@ def quantise(network: nn.Sequential, small: bool = False) -> IntegerNet:
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             _check(module)
             weight = module.weight.detach().double()
-            shift = WEIGHT_BITS - 1 - int(np.ceil(np.log2(weight.abs().max().item() + 1e-12)))
+            largest = weight.abs().max().item() or 1.0  # a layer of zeros still has its bias
+            shift = WEIGHT_BITS - 1 - int(np.ceil(np.log2(largest + 1e-12)))
             bias = torch.zeros(module.out_channels) if module.bias is None else module.bias.detach()
             transposed = isinstance(module, nn.ConvTranspose2d)
             integers = torch.round(weight * 2.0**shift).clamp(-(2.0**15), 2.0**15 - 1)

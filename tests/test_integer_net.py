@@ -232,6 +232,16 @@ def test_what_cannot_be_run_exactly_is_refused(name):
         quantise(nn.Sequential(*UNSUPPORTED[name]()))
 
 
+@pytest.mark.parametrize("small", [False, True])
+def test_weights_of_zero_leave_the_bias(small):
+    zero = nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        zero.weight.zero_()
+        zero.bias.copy_(torch.tensor([0.25, -3.0]))
+    found = quantise(nn.Sequential(zero), small)(fixed_point((3, 4, 5), 2))
+    assert np.array_equal(found, np.broadcast_to([[[2**FRACTION_BITS // 4]], [[-3 * 2**FRACTION_BITS]]], (2, 4, 5)))
+
+
 def test_no_bias_is_a_bias_of_zero():
     torch.manual_seed(0)
     bare = nn.Conv2d(3, 4, 3, 1, 1, bias=False)

@@ -83,10 +83,36 @@ def test_an_encoder_that_searched_codes_plainly_as_before(module, model):
     assert module.encode(model, crop(), module.Options(90)).streams == plain.streams
 
 
+def test_a_search_begins_with_what_plain_rounding_chose(backend, module, model, monkeypatch):
+    """Nearest integers of latents that a search has not moved yet are the plain file's, but where z is another."""
+    image, options = crop(70, 150), module.Options(60, effort=1)
+    plain = module.encode(model, image, replace(options, effort=0))
+    found = []
+
+    def kept(price):
+        def least_but_plain(coded, *more):
+            found.append(coded)
+            return price(coded, *more)
+
+        return least_but_plain
+
+    monkeypatch.setattr(search, "price", kept(search.price))
+    monkeypatch.setattr(search, "FOUND_ERROR_BITS", (0.0,))
+    monkeypatch.setattr(search, "refine", lambda transmit, x, latents, *more: latents)
+
+    def differing() -> float:
+        module.encode(model, image, options)
+        return float(np.mean(found[-1].symbols != plain.symbols))
+
+    begun = differing()
+    monkeypatch.setattr(search, "near", lambda y, chosen, gain: y)
+    assert begun < 0.1 * differing()
+
+
 def test_tiles_join(backend, module, model, monkeypatch):
     image, index = crop(240, 176), 90
     latents = module.analyse(model, image)
-    whole = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=3)), index)
+    whole = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=2)), index)
     plain = price(backend, module, model, image, module.code(model, latents, module.Options(index)), index)
     monkeypatch.setattr(search, "TILE", 8)
     shape = (-(-image.shape[0] // 16), -(-image.shape[1] // 16))
@@ -96,7 +122,7 @@ def test_tiles_join(backend, module, model, monkeypatch):
     for top, bottom, left, right in tiles:
         covered[top:bottom, left:right] += 1
     assert (covered == 1).all()
-    parts = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=3)), index)
+    parts = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=2)), index)
     assert parts < plain - 0.5 * (plain - whole)
 
 

@@ -40,6 +40,7 @@ from latcodec.backends.hyper import (
     means_of,
     rows_of,
     rows_of_channels,
+    settled,
     sigmas,
     soft,
 )
@@ -101,7 +102,7 @@ class Model(HyperModel):
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(model, latents, options, _code, _verify, shown, soft)
+    return search.code(model, latents, options, _code, _verify, shown, soft, settled)
 
 
 @torch.inference_mode()

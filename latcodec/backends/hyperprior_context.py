@@ -31,7 +31,7 @@ from latcodec.backends.common import (
     timed,
     to_tensor,
 )
-from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, soft
+from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, in_units, soft
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.backends.hyperprior_context_export import export
@@ -54,7 +54,8 @@ from latcodec.coding import Decoder, Encoder
 from latcodec.container import Payload
 from latcodec.errors import OptionError
 from latcodec.integer_net import Replay, Run, run
-from latcodec.models.steps import in_steps
+from latcodec.models.hyperprior_context import HYPER_STRIDE
+from latcodec.models.steps import from_steps, in_steps
 from latcodec.rates import METRICS
 
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
@@ -82,13 +83,14 @@ class Options(search.Options):
 @dataclass(frozen=True)
 class Coded(HyperCoded):
     """Symbols int32 [n] of what is coded of z, and their rows; symbols and rows of the details, see `Walked`; what the
-    integer networks gave, for verification."""
+    integer networks gave, for verification; all symbols of z and their means, see `Walked`."""
 
     z_symbols: np.ndarray | None = None
     z_rows: np.ndarray | None = None
     detail_symbols: np.ndarray | None = None
     detail_rows: np.ndarray | None = None
     replay: Replay | None = None
+    z: tuple[np.ndarray, np.ndarray] | None = None
 
     def counted(self) -> tuple[np.ndarray, np.ndarray]:
         """Symbols int32 [n] and their rows uint16 [n], what tables are fitted to; of a picture whose latents are
@@ -122,7 +124,7 @@ def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> C
         options = replace(options, max_seconds=max(left, SHORTEST_SEARCH_S))
     coded = search.code(
         model, latents.at(rate.base), options, partial(_code, rate=rate), _verify, shown,
-        lambda model, _: soft(model, rate), error_bits, first,
+        lambda model, _: soft(model, rate), _settled, error_bits, first,
     )  # fmt: skip
     return replace(_with_analysis(coded, latents, analysed_s), replay=None)
 
@@ -216,7 +218,8 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
     seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc, encoder.bits, walked.symbols, walked.means, walked.rows, seconds,
                  model.parameters(rate), z_symbols=z_symbols, z_rows=walked.z_rows,
-                 detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows, replay=replay)  # fmt: skip
+                 detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows, replay=replay,
+                 z=(walked.z_symbols, walked.z_means))  # fmt: skip
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
@@ -226,6 +229,13 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
     rate = model.rate(rate_index, coded.parameters)
     y = coded.symbols, coded.means, coded.rows
     return synthesise(model, y, coded.detail_symbols, rate, size, gray, depth)
+
+
+def _settled(model: Model, coded: Coded, shape: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """y and z as they were coded, float32 [C, h, w] in steps; shape is (h, w) of y."""
+    y, z = (in_units(*one) for one in ((coded.symbols, coded.means), coded.z))
+    y, z = from_steps([y[None]], model.inverse_order)[0], from_steps([z[None]], model.inverse_z_order)[0]
+    return y[:, : shape[0], : shape[1]], z[:, : -(-shape[0] // HYPER_STRIDE), : -(-shape[1] // HYPER_STRIDE)]
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:

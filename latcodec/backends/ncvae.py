@@ -136,7 +136,7 @@ def transcribe(
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(model, latents, options, _code, _verify, shown, _soft)
+    return search.code(model, latents, options, _code, _verify, shown, _soft, _settled)
 
 
 def _soft(model: Model, rate_index: int) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
@@ -187,6 +187,11 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
     """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
+
+
+def _settled(model: Model, coded: Coded, shape: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """y as it was coded, float32 [C, h, w] in steps; shape is (h, w)."""
+    return (torch.from_numpy(coded.symbols.astype(np.float32)),)
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:

@@ -31,8 +31,9 @@ STRIDE, HYPER_STRIDE = 16, 4
 Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]
 
 LEARNING_RATE = 0.12  # in steps of the quantiser, at the start, over the root of how many steps there will be
-FIRST, LAST = 1.0, 0.25  # temperatures
-NOISE = 0.4  # of a Gumbel softmax: all of it drowns what a step finds out
+FIRST, LAST = 0.7, 0.25  # temperatures
+NOISE = 0.3  # of a Gumbel softmax: all of it drowns what a step finds out
+SETTLED = 0.35  # steps: how far a latent is, at the start, from what rounding by rate and distortion makes of it
 MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
 STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
 SECTION_BITS = 16  # of a file, beside what a section contains, or more where that is long
@@ -68,20 +69,22 @@ class Options:
 
 def code(
     model, latents, options: Options, plain: Callable, decodes: Callable, shown: Callable, soft: Callable,
-    step_error_bits: float | None = None, first=None,
+    settled: Callable, step_error_bits: float | None = None, first=None,
 ):  # fmt: skip
     """The Coded of latents at one rate: that of plain latents, or with an effort the cheapest that is found.
 
     plain(model, latents, options, error bits) -> Coded; decodes(model, coded, rate_index, shape of y) says whether the
     decoder finds the same integers; shown(model, coded, rate_index, size, gray, depth): its picture; soft(model,
-    rate_index) -> (transmit, gains) of `refine`; step_error_bits: what `pricing.round_by_price` takes for an error of
-    one step, STEP_ERROR_BITS if None, 0 for the nearest integers; first: the Coded of plain latents, if there is one
-    already, perhaps of another kind than `plain` makes. Raises DriftError if what was written does not decode (law 5).
+    rate_index) -> (transmit, gains) of `refine`; settled(model, coded, shape of y): y as it was coded, and z where that
+    is not always the nearest integers, float32 [C, h, w] in steps; step_error_bits: what `pricing.round_by_price` takes
+    for an error of one step, STEP_ERROR_BITS if None, 0 for the nearest integers; first: the Coded of plain latents, if
+    there is one already, perhaps of another kind than `plain` makes. Raises DriftError if what was written does not
+    decode (law 5).
     """
     start = time.perf_counter()
     error_bits = STEP_ERROR_BITS if step_error_bits is None else step_error_bits
     if options.effort and latents.image is not None:
-        coded = _cheapest(model, latents, options, plain, shown, soft, start, error_bits, first)
+        coded = _cheapest(model, latents, options, plain, shown, soft, settled, start, error_bits, first)
         coded = replace(coded, seconds={"search": time.perf_counter() - start} | coded.seconds)
     else:
         coded = first or plain(model, latents, options, error_bits)
@@ -93,7 +96,7 @@ def code(
     return coded
 
 
-def _cheapest(model, latents, options: Options, plain, shown, soft, start: float, error_bits: float, first):
+def _cheapest(model, latents, options: Options, plain, shown, soft, settled, start: float, error_bits: float, first):
     """Of the ways to code latents the one of least `price`; without search is one of them."""
     image, index = latents.image, options.rate_index
     gray, metric = options.gray, model.metric
@@ -103,11 +106,16 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
         decoded = shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize)
         return price(coded, decoded, image, index, metric), coded
 
-    best = priced(first or plain(model, latents, options, error_bits))
+    begin = plain(model, latents, options, error_bits)
+    best = priced(begin)
+    if first is not None:
+        best = min(best, priced(first), key=lambda one: one[0])
     transmit, gains = soft(model, index)
     heard = _gray(transmit) if gray else transmit
     names = [name for name in ("y", "z") if hasattr(latents, name)]
     variables = [getattr(latents, name) for name in names]
+    for number, chosen in enumerate(settled(model, begin, tuple(latents.y.shape[1:]))):
+        variables[number] = near(variables[number], chosen.to(model.device), gains[number][0])
     x = picture(image, model.device)
     steps = STEPS[options.effort]
     found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress, metric)
@@ -115,6 +123,12 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, start: float
     for bits in FOUND_ERROR_BITS:
         best = min(best, priced(plain(model, better, options, bits)), key=lambda one: one[0])
     return best[1]
+
+
+def near(latents: Tensor, chosen: Tensor, gain: Tensor) -> Tensor:
+    """Latents so near to what was chosen for them that the nearest integers are the same choice; float32 [C, h, w],
+    chosen in steps; gain: float32 [C, 1, 1], of steps a unit."""
+    return (chosen + (latents * gain - chosen).clamp(-SETTLED, SETTLED)) / gain
 
 
 def price(coded, decoded: np.ndarray, image: np.ndarray, rate_index: int, metric: str = "mse") -> float:
