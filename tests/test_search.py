@@ -109,6 +109,16 @@ def test_a_search_begins_with_what_plain_rounding_chose(backend, module, model, 
     assert begun < 0.1 * differing()
 
 
+def test_no_latent_of_a_channel_runs_ahead():
+    """Where one gradient is a thousand times the others of its channel, that latent still goes no further than ten."""
+    gradient = torch.full((1, 2, 40, 50), 0.01)
+    gradient[0, 0, 3, 4] = 10
+    variable, mean, square = (torch.zeros_like(gradient) for _ in range(3))
+    search._descend(variable, gradient, mean, square, 0.02, 1)
+    assert variable[0, 0, 3, 4] == pytest.approx(-0.02 * search.FARTHEST, rel=0.01)
+    assert torch.allclose(variable[0, 1], torch.tensor(-0.02), rtol=0.01)
+
+
 def test_tiles_join(backend, module, model, monkeypatch):
     image, index = crop(240, 176), 90
     latents = module.analyse(model, image)

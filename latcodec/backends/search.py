@@ -33,14 +33,15 @@ Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tu
 LEARNING_RATE = 0.12  # in steps of the quantiser, at the start, over the root of how many steps there will be
 FIRST, LAST = 0.7, 0.25  # temperatures
 NOISE = 0.3  # of a Gumbel softmax: all of it drowns what a step finds out
-SETTLED = 0.35  # steps: how far a latent is, at the start, from what rounding by rate and distortion makes of it
 MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
+FARTHEST = 10.0  # times the usual way of its channel that a latent goes in a step at most
 STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
 SECTION_BITS = 16  # of a file, beside what a section contains, or more where that is long
 JUDGED = 30  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
+SETTLED = CERTAIN  # steps: how far a latent is, at the start, from what rounding by rate and distortion chose, at most
 # What `pricing.round_by_price` takes for latents that were found, one after another: the search has weighed most of it.
-FOUND_ERROR_BITS = (0.0, 30.0, 60.0, 100.0)
+FOUND_ERROR_BITS = (0.0, 30.0, 60.0, 100.0, 150.0)
 
 
 @dataclass(frozen=True)
@@ -266,12 +267,13 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
 def _descend(variable: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, rate: float, step: int) -> None:
     """A step of Adam, in place, with one scale of the gradient for each channel, [1, C, h, w] all.
 
-    A scale of its own would let each of many zeros, whose gradient is noise, go as far as what matters.
+    A scale of its own would let each of many zeros, whose gradient is noise, go as far as what matters; without a
+    limit, where few latents matter, those go too far.
     """
     mean.lerp_(gradient, 1 - MOMENTUM)
     square.lerp_(gradient.square().mean((2, 3), keepdim=True).expand_as(square), 1 - MEMORY)
     scale = (square / (1 - MEMORY**step)).sqrt_().add_(1e-9)
-    variable.sub_(rate / (1 - MOMENTUM**step) * mean / scale)
+    variable.sub_(rate * (mean / scale / (1 - MOMENTUM**step)).clamp_(-FARTHEST, FARTHEST))
 
 
 def _cells(box: tuple[int, int, int, int], stride: int) -> tuple[slice, slice]:
