@@ -30,7 +30,8 @@ demo: $(READY) ## encode and decode a photograph, print a table, write demo/
 	$(BIN)/python examples/demo.py
 
 test: lint ## lint, then the default tests (CPU, no network, minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu and not alone"
+	$(BIN)/python -m pytest -m "alone and not slow and not gpu"
 
 test-slow: $(READY) ## the tests marked slow
 	$(BIN)/python -m pytest -m slow

@@ -365,10 +365,12 @@ def best_seconds(*arguments: str) -> float:
 BAR_S = 0.6
 
 
+@pytest.mark.alone
 def test_help_is_quick():
     assert best_seconds("--help") < BAR_S
 
 
+@pytest.mark.alone
 def test_info_is_quick(tmp_path):
     (tmp_path / "a.lc").write_bytes(file_of(b"AAA"))
     assert best_seconds("info", str(tmp_path / "a.lc")) < BAR_S

@@ -594,7 +594,8 @@ def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch)
     monkeypatch.setattr(search, "price", lambda coded, *rest: priced.append(coded.parameters) or price(coded, *rest))
     coded = backend.encode(model, image, backend.Options(80, effort=3, max_seconds=5.0))
     assert seen[0][0] == 80 and 0 < seen[0][1] < 5.0 and "search" in coded.seconds
-    assert priced == [None, *[bytes((72,))] * len(search.FOUND_ERROR_BITS)]
+    lower = bytes((72,))
+    assert priced == [lower, None, *[lower] * len(search.FOUND_ERROR_BITS)]
     backend.encode(model, image, backend.Options(80, effort=3, max_seconds=1e-6))
     assert seen[1][1] < 0.1
     assert [bases.searched(base, 20_000) for base in (0, 29, 30, 60, 110, 155)] == [0, 29, 27, 54, 98, 138]
@@ -603,11 +604,11 @@ def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch)
     priced.clear()
     monkeypatch.setattr(bases, "usual", lambda *anything: bases.LOWER_BASE)
     backend.encode(model, image, backend.Options(190, effort=3))
-    assert priced == [bytes((140,)), *[None] * len(search.FOUND_ERROR_BITS)] and seen[0][0] == 190
+    assert priced == [None, bytes((140,)), *[None] * len(search.FOUND_ERROR_BITS)] and seen[0][0] == 190
     priced.clear()
     for index, base in ((230, None), (231, bytes((140,)))):
         backend.encode(model, image, backend.Options(index, effort=3))
-        assert priced == [bytes((140,)), *[base] * len(search.FOUND_ERROR_BITS)]
+        assert priced == [base, bytes((140,)), *[base] * len(search.FOUND_ERROR_BITS)]
         priced.clear()
     monkeypatch.setattr(bases, "usual", lambda *anything: 60)
     monkeypatch.setattr(bases, "drawn", lambda image: True)

@@ -474,6 +474,7 @@ def test_a_recorded_step_is_the_plain_one_on_cuda(pictures, tmp_path, monkeypatc
         assert (vector - vectors["plain"]).norm() < 0.2 * way
 
 
+@pytest.mark.alone
 def test_a_slow_disk_is_waited_for_and_shown(pictures, tmp_path, monkeypatch):
     import time
 
