@@ -87,16 +87,8 @@ def test_a_search_begins_with_what_plain_rounding_chose(backend, module, model, 
     """Nearest integers of latents that a search has not moved yet are the plain file's, but where z is another."""
     image, options = crop(70, 150), module.Options(60, effort=1)
     plain = module.encode(model, image, replace(options, effort=0))
-    found = []
-
-    def kept(price):
-        def least_but_plain(coded, *more):
-            found.append(coded)
-            return price(coded, *more)
-
-        return least_but_plain
-
-    monkeypatch.setattr(search, "price", kept(search.price))
+    found, price = [], search.price
+    monkeypatch.setattr(search, "price", lambda coded, *more: found.append(coded) or price(coded, *more))
     monkeypatch.setattr(search, "FOUND_ERROR_BITS", (0.0,))
     monkeypatch.setattr(search, "refine", lambda transmit, x, latents, *more: latents)
 

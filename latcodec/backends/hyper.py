@@ -266,11 +266,11 @@ def soft(model: Model, rate) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]
     return transmit, (functions["y_log_gain"].exp(), functions["z_log_gain"].exp())
 
 
-def settled(model: Model, coded: Coded, shape: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-    """y as it was coded, float32 [C, h, w] in steps, of symbols and means of that shape; shape is (h, w)."""
-    return (in_units(coded.symbols, coded.means),)
+def settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
+    """y as it was coded, float32 [C, h, w] in steps, of symbols and means of that shape."""
+    return (values(coded.symbols, coded.means),)
 
 
-def in_units(symbols: np.ndarray, means: np.ndarray) -> torch.Tensor:
-    """Symbols and means, integers of one shape, as float32 in steps."""
-    return torch.from_numpy(symbols + means * 2.0**-MEAN_BITS).float()
+def values(symbols: np.ndarray, means: np.ndarray) -> torch.Tensor:
+    """What symbols and means, int32 of one shape, stand for, float32 in steps."""
+    return torch.from_numpy(symbols).float() + torch.from_numpy(means) * 2.0**-MEAN_BITS

@@ -43,6 +43,7 @@ from latcodec.backends.hyper import (
     settled,
     sigmas,
     soft,
+    values,
 )
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
@@ -159,8 +160,7 @@ def synthesise(
 ) -> np.ndarray:
     """Latents of one rate, int32 [C, h, w] both, to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     inverse = model.at_rate(rate_index)["y_log_inverse_gain"].exp()
-    y = torch.from_numpy(symbols).to(model.device).float() + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
-    y = (y[None] * inverse).contiguous(memory_format=torch.channels_last)
+    y = (values(symbols, means).to(model.device)[None] * inverse).contiguous(memory_format=torch.channels_last)
     x = in_strips(lambda some: model.network.synthesis(some, model.autocast), y, 1, IMAGE_STRIDE, model.halo())
     return to_image(x, size, gray, depth)
 

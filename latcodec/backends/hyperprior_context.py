@@ -31,7 +31,7 @@ from latcodec.backends.common import (
     timed,
     to_tensor,
 )
-from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, in_units, soft
+from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, soft, values
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.backends.hyperprior_context_export import export
@@ -41,6 +41,7 @@ from latcodec.backends.hyperprior_context_model import (
     Rate,
     Take,
     Walked,
+    from_coding_order,
     there,
 )
 from latcodec.backends.hyperprior_context_picture import (
@@ -54,8 +55,7 @@ from latcodec.coding import Decoder, Encoder
 from latcodec.container import Payload
 from latcodec.errors import OptionError
 from latcodec.integer_net import Replay, Run, run
-from latcodec.models.hyperprior_context import HYPER_STRIDE
-from latcodec.models.steps import from_steps, in_steps
+from latcodec.models.steps import in_steps
 from latcodec.rates import METRICS
 
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
@@ -124,7 +124,8 @@ def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> C
         options = replace(options, max_seconds=max(left, SHORTEST_SEARCH_S))
     coded = search.code(
         model, latents.at(rate.base), options, partial(_code, rate=rate), _verify, shown,
-        lambda model, _: soft(model, rate), _settled, error_bits, first,
+        lambda model, _: soft(model, rate), _settled, error_bits,
+        *((first, None) if first.parameters == model.parameters(rate) else (None, first)),
     )  # fmt: skip
     return replace(_with_analysis(coded, latents, analysed_s), replay=None)
 
@@ -231,11 +232,11 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
     return synthesise(model, y, coded.detail_symbols, rate, size, gray, depth)
 
 
-def _settled(model: Model, coded: Coded, shape: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-    """y and z as they were coded, float32 [C, h, w] in steps; shape is (h, w) of y."""
-    y, z = (in_units(*one) for one in ((coded.symbols, coded.means), coded.z))
-    y, z = from_steps([y[None]], model.inverse_order)[0], from_steps([z[None]], model.inverse_z_order)[0]
-    return y[:, : shape[0], : shape[1]], z[:, : -(-shape[0] // HYPER_STRIDE), : -(-shape[1] // HYPER_STRIDE)]
+def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
+    """y and z of latents as they were coded, float32 [C, h, w] in steps."""
+    y, z = (values(*one).numpy() for one in ((coded.symbols, coded.means), coded.z))
+    y = from_coding_order([y], model.inverse_order, latents.y.shape[1:])
+    return torch.from_numpy(y), torch.from_numpy(from_coding_order([z], model.inverse_z_order, latents.z.shape[1:]))
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:

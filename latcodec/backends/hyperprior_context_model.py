@@ -221,7 +221,7 @@ class Model(HyperModel):
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
         if not rate.details:
             return Walked(*z, *y, *details.none(shape))
-        y_hat = _from_steps(seen, self.inverse_order, shape)
+        y_hat = from_coding_order(seen, self.inverse_order, shape)
         return Walked(*z, *y, *self.details.walk(y_hat, start, rate.index, rate.base, *begin_details(*y), run))
 
     def _walk_z(
@@ -242,7 +242,7 @@ class Model(HyperModel):
             rows.append(rows_of(log_scale, offsets[step])[all_there[step]] + np.uint16(Z_ROW))
             symbols.append(take(step, means[-1], rows[-1], all_there[step]))
             seen.append(dequantised(symbols[-1], means[-1], inverse_gains[step], INVERSE_BITS))
-        hyper = run(self.hyper, _from_steps(seen, self.inverse_z_order, z_shape))
+        hyper = run(self.hyper, from_coding_order(seen, self.inverse_z_order, z_shape))
         # As int32, which all of it fits.
         return (np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)), hyper.astype(np.int32)
 
@@ -269,8 +269,8 @@ def _in_steps(planes: np.ndarray, order: torch.Tensor) -> list[np.ndarray]:
     return [step[0].numpy() for step in in_steps(torch.from_numpy(planes)[None], order)]
 
 
-def _from_steps(steps: list[np.ndarray], inverse_order: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
-    """The inverse of `_in_steps`; shape is (h, w)."""
+def from_coding_order(steps: list[np.ndarray], inverse_order: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """The inverse of `_in_steps`, of any numbers; shape is (h, w)."""
     planes = from_steps([torch.from_numpy(step)[None] for step in steps], inverse_order)
     return planes[0, :, : shape[0], : shape[1]].numpy()
 

@@ -189,9 +189,9 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
     return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
 
 
-def _settled(model: Model, coded: Coded, shape: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-    """y as it was coded, float32 [C, h, w] in steps; shape is (h, w)."""
-    return (torch.from_numpy(coded.symbols.astype(np.float32)),)
+def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
+    """y as it was coded, float32 [C, h, w] in steps."""
+    return (torch.from_numpy(coded.symbols).float(),)
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:

@@ -70,22 +70,22 @@ class Options:
 
 def code(
     model, latents, options: Options, plain: Callable, decodes: Callable, shown: Callable, soft: Callable,
-    settled: Callable, step_error_bits: float | None = None, first=None,
+    settled: Callable, step_error_bits: float | None = None, first=None, other=None,
 ):  # fmt: skip
     """The Coded of latents at one rate: that of plain latents, or with an effort the cheapest that is found.
 
     plain(model, latents, options, error bits) -> Coded; decodes(model, coded, rate_index, shape of y) says whether the
     decoder finds the same integers; shown(model, coded, rate_index, size, gray, depth): its picture; soft(model,
-    rate_index) -> (transmit, gains) of `refine`; settled(model, coded, shape of y): y as it was coded, and z where that
-    is not always the nearest integers, float32 [C, h, w] in steps; step_error_bits: what `pricing.round_by_price` takes
-    for an error of one step, STEP_ERROR_BITS if None, 0 for the nearest integers; first: the Coded of plain latents, if
-    there is one already, perhaps of another kind than `plain` makes. Raises DriftError if what was written does not
-    decode (law 5).
+    rate_index) -> (transmit, gains) of `refine`; settled(model, coded, latents): y as it was coded, and z where that is
+    not always the nearest integers, float32 [C, h, w] in steps; step_error_bits: what `pricing.round_by_price` takes
+    for an error of one step, STEP_ERROR_BITS if None, 0 for the nearest integers; first: what `plain` makes, if it is
+    known already; other: a Coded of another kind, than which a search is to find no dearer one. Raises DriftError if
+    what was written does not decode (law 5).
     """
     start = time.perf_counter()
     error_bits = STEP_ERROR_BITS if step_error_bits is None else step_error_bits
     if options.effort and latents.image is not None:
-        coded = _cheapest(model, latents, options, plain, shown, soft, settled, start, error_bits, first)
+        coded = _cheapest(model, latents, options, plain, shown, soft, settled, start, error_bits, first, other)
         coded = replace(coded, seconds={"search": time.perf_counter() - start} | coded.seconds)
     else:
         coded = first or plain(model, latents, options, error_bits)
@@ -97,7 +97,9 @@ def code(
     return coded
 
 
-def _cheapest(model, latents, options: Options, plain, shown, soft, settled, start: float, error_bits: float, first):
+def _cheapest(
+    model, latents, options: Options, plain, shown, soft, settled, start: float, error_bits: float, first, other
+):  # fmt: skip
     """Of the ways to code latents the one of least `price`; without search is one of them."""
     image, index = latents.image, options.rate_index
     gray, metric = options.gray, model.metric
@@ -107,15 +109,13 @@ def _cheapest(model, latents, options: Options, plain, shown, soft, settled, sta
         decoded = shown(model, coded, index, image.shape[:2], gray, 8 * image.itemsize)
         return price(coded, decoded, image, index, metric), coded
 
-    begin = plain(model, latents, options, error_bits)
-    best = priced(begin)
-    if first is not None:
-        best = min(best, priced(first), key=lambda one: one[0])
+    first = first or plain(model, latents, options, error_bits)
+    best = min(map(priced, filter(None, (first, other))), key=lambda one: one[0])
     transmit, gains = soft(model, index)
     heard = _gray(transmit) if gray else transmit
     names = [name for name in ("y", "z") if hasattr(latents, name)]
     variables = [getattr(latents, name) for name in names]
-    for number, chosen in enumerate(settled(model, begin, tuple(latents.y.shape[1:]))):
+    for number, chosen in enumerate(settled(model, first, latents)):
         variables[number] = near(variables[number], chosen.to(model.device), gains[number][0])
     x = picture(image, model.device)
     steps = STEPS[options.effort]
