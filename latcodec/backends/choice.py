@@ -1,4 +1,5 @@
-"""The cheapest of the ways in which the context codec can code a picture without a search.
+"""The cheapest of the ways in which the context codec can code a picture without a search, and what is coded beside
+latents.
 
 Latents of the rate of the file, latents of another rate with details beside them (`bases.py`), or no loss at all
 (`lossless.py`). What cannot be cheapest, by a look at the picture, is not tried.
@@ -14,16 +15,18 @@ from functools import partial
 import numpy as np
 import torch
 
-from latcodec.backends import bases, details, search
+from latcodec.backends import bases, details, search, wiener
 from latcodec.backends.common import to_tensor
 from latcodec.backends.hyper import Latents
 from latcodec.backends.hyperprior_context_model import Model, Rate
+from latcodec.backends.hyperprior_context_picture import base_picture, shown_latents
 from latcodec.models.hyperprior_context import IMAGE_STRIDE
 
 TILE, TILES_AT_ONCE = 4, 32  # latents along a side of what is looked at for details first, and how many tiles at once
 CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
 LARGE_PX = 2**20  # of a picture, from which a few squares say what all of it would cost with loss
 SQUARE, SQUARES = 256, 4  # px along a side; how many
+BF16_UNTIL = 175  # the rate index to which details of a base in bf16 cost no more: .0 % at 156, .1 at 188, .6 at 250
 
 
 def cheapest(
@@ -103,6 +106,34 @@ def without_loss_at_once(image: np.ndarray, options: search.Options, code: Calla
     if price >= CLEARLY * with_loss * changes.sum() / changes[some].sum():
         return None
     return replace(whole, seconds={"choice": time.perf_counter() - start})
+
+
+@torch.inference_mode()
+def rest(
+    model: Model, y: tuple[np.ndarray, np.ndarray, np.ndarray], image: np.ndarray | None,
+    functions: dict[str, torch.Tensor], rate: Rate, options: search.Options,
+) -> tuple[np.ndarray, int, details.Shift | None, details.Take | None]:  # fmt: skip
+    """What is coded of a picture, uint8 or uint16 [H, W, 3], beside latents: the symbols of a filter, and what
+    `details.chooser` gives. Nothing without a picture, nor where it is not worth the synthesis to find it.
+
+    y: symbols, means and rows of y, as in `Walked`; functions: what `Model.at_rate` says.
+    """
+    nothing = wiener.none(), 0, None, None
+    if image is None:
+        return nothing
+    size, x = image.shape[:2], to_tensor(image, model.device)
+    shown = shown_latents(model, *y, functions, tuple(side // IMAGE_STRIDE for side in x.shape[2:]))
+    own = rate.base == rate.index < bases.LOWER_FROM and rate == model.rate(rate.index)
+    if own and not options.effort and not bases.drawn(image):
+        if not details_can_pay(model, shown, x, functions, rate.index):
+            return nothing
+    in_bf16 = model.encodes_in_bf16 and rate.index <= BF16_UNTIL
+    base = base_picture(model, shown, functions, in_bf16).contiguous()
+    filter_symbols = wiener.fit(base, x, rate.index, size, options.gray, model.tables)
+    x -= wiener.apply(base, filter_symbols, rate.index)
+    if options.gray:
+        x[:] = x.mean(1, keepdim=True)
+    return filter_symbols, *details.chooser(model.network.details, functions, x, rate.index, model.tables)
 
 
 @torch.inference_mode()

@@ -130,16 +130,19 @@ def _up(planes: np.ndarray) -> np.ndarray:
     return torch.pixel_shuffle(torch.from_numpy(planes)[None], PER_LATENT)[0].numpy()
 
 
-def counted(sixteenths: int) -> tuple[np.ndarray, np.ndarray]:
-    """The symbol int32 [1] that says how many sixteenths of the details are sent, and its row uint16 [1]."""
-    return np.array([sixteenths], np.int32), np.array([COUNT_ROW], np.uint16)
+def counted(sixteenths: int, filtered: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """The symbol int32 [1] that says how many sixteenths of the details are sent, n, or if a filter comes before them
+    -1 - n, and its row uint16 [1]."""
+    return np.array([-1 - sixteenths if filtered else sixteenths], np.int32), np.array([COUNT_ROW], np.uint16)
 
 
-def count_of(symbols: np.ndarray) -> int:
-    """How many sixteenths a decoded symbol, int32 [1], says; raises FormatError if there are not so many."""
-    if not 0 <= symbols[0] <= SIXTEENTHS:
-        raise FormatError(f"field stream: {symbols[0]} sixteenths of the details")
-    return int(symbols[0])
+def count_of(symbols: np.ndarray) -> tuple[int, bool]:
+    """The sixteenths that a decoded symbol, int32 [1], says, and whether a filter comes before them; raises FormatError
+    if there are not so many."""
+    said, filtered = int(symbols[0]), bool(symbols[0] < 0)
+    if (sixteenths := -1 - said if filtered else said) > SIXTEENTHS:
+        raise FormatError(f"field stream: {sixteenths} sixteenths of the details")
+    return sixteenths, filtered
 
 
 def shift_rows(count: int) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The hyperprior codec with its context model: quantising, bytes, pictures.
 
-One stream: the symbols of z in four steps, those of y in four; where there are details, how many sixteenths of their
-frequencies are sent, and of each group of these the shifts of its rows and the symbols. The table row of each symbol is
-computed in integers, in the order of `hyperprior_context_model.py` and `details.py`. Fixed point: see `hyper.py`.
+One stream: the symbols of z in four steps, those of y in four; where there may be details, how many sixteenths of their
+frequencies are sent and whether there is a filter, the filter (`wiener.py`), and of each group of details the shifts of
+its rows and the symbols. The table row of each symbol is computed in integers, in the order of
+`hyperprior_context_model.py` and `details.py`. Fixed point: see `hyper.py`.
 
 Parameters: none; or one byte, the rate index at which latents are coded beside details of the file's; or two, how far
 below 0 the rate index of the file is: `Model.rate`; or those of `lossless.py`: then the stream is the picture itself.
@@ -17,7 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from latcodec.backends import bases, choice, details, lossless, pricing, search
+from latcodec.backends import bases, choice, details, lossless, pricing, search, wiener
 from latcodec.backends.common import (
     RATES,
     bounded,
@@ -29,7 +30,6 @@ from latcodec.backends.common import (
     rounded,
     stored_config,
     timed,
-    to_tensor,
 )
 from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, soft, values
 from latcodec.backends.hyper import Coded as HyperCoded
@@ -47,8 +47,6 @@ from latcodec.backends.hyperprior_context_model import (
 from latcodec.backends.hyperprior_context_picture import (
     LatentsAtRates,
     analyse,
-    base_picture,
-    shown_latents,
     synthesise,
 )
 from latcodec.coding import Decoder, Encoder
@@ -60,7 +58,6 @@ from latcodec.rates import METRICS
 
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
 SHORTEST_SEARCH_S = 0.01
-BF16_UNTIL = 175  # the rate index to which details of a base in bf16 cost no more: .0 % at 156, .1 at 188, .6 at 250
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
            "sigmas", "stored_config", "synthesise", "without_loss_at_once"]  # fmt: skip
 
@@ -82,13 +79,15 @@ class Options(search.Options):
 
 @dataclass(frozen=True)
 class Coded(HyperCoded):
-    """Symbols int32 [n] of what is coded of z, and their rows; symbols and rows of the details, see `Walked`; what the
-    integer networks gave, for verification; all symbols of z and their means, see `Walked`."""
+    """Symbols int32 [n] of what is coded of z, and their rows; symbols and rows of the details and symbols of the
+    filter, see `Walked`; what the integer networks gave, for verification; all symbols of z and their means, see
+    `Walked`."""
 
     z_symbols: np.ndarray | None = None
     z_rows: np.ndarray | None = None
     detail_symbols: np.ndarray | None = None
     detail_rows: np.ndarray | None = None
+    filter_symbols: np.ndarray | None = None
     replay: Replay | None = None
     z: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -117,8 +116,11 @@ def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> C
     if photograph and rate.index in bases.SEARCHED_AS_THEY_ARE:
         rate = model.rate(rate.index)
     elif options.effort and rate.base == rate.index and model.details is not None:
-        lower = bases.searched(rate.base, 8 * len(first.streams[0]))
-        rate = rate if lower == rate.base else model.rate(rate.index, bytes((lower,)))
+        bits = 8 * len(first.streams[0])
+        lower, silent = bases.searched(rate.base, bits), rate.index >= 0 and not rate.details
+        # What says at which rate latents are has room for a filter.
+        if lower != rate.base or (silent and bits >= bases.SEARCHED_BITS):
+            rate = model.rate(rate.index, bytes((lower,)))
     if options.max_seconds:
         left = options.max_seconds - (time.perf_counter() - start)
         options = replace(options, max_seconds=max(left, SHORTEST_SEARCH_S))
@@ -191,22 +193,13 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
     take_z = taker(latents.z, "z_log_gain", model.z_order, model.z_step_error_bits(error_bits))
     take_y = taker(latents.y, "y_log_gain", model.order, error_bits)
 
-    def begin_details(*y: np.ndarray) -> tuple[int, details.Shift, details.Take]:
-        sixteenths, shift, choose = 0, None, None
-        x = None if latents.image is None else to_tensor(latents.image, model.device)
-        if x is not None:
-            shown_y = shown_latents(model, *y, functions, shape)
-            own = rate.base == rate.index < bases.LOWER_FROM and rate == model.rate(rate.index)
-            asked = own and not bases.drawn(latents.image)
-            if asked and not choice.details_can_pay(model, shown_y, x, functions, rate.index):
-                x = None
-        if x is not None:
-            x -= base_picture(model, shown_y, functions, model.encodes_in_bf16 and rate.index <= BF16_UNTIL)
-            if options.gray:
-                x[:] = x.mean(1, keepdim=True)
-            sixteenths, shift, choose = details.chooser(model.network.details, functions, x, rate.index, model.tables)
-        put(*details.counted(sixteenths))
+    def begin_details(*y: np.ndarray) -> tuple[np.ndarray, int, details.Shift, details.Take]:
+        filter_symbols, sixteenths, shift, choose = choice.rest(model, y, latents.image, functions, rate, options)
+        put(*details.counted(sixteenths, bool(len(filter_symbols))))
+        if len(filter_symbols):
+            wiener.send(filter_symbols, put)
         return (
+            filter_symbols,
             sixteenths,
             lambda group, rows: put(shift(group, rows), details.shift_rows(len(rows))),
             lambda group, rows: put(choose(group, rows), rows),
@@ -219,8 +212,8 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
     seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc, encoder.bits, walked.symbols, walked.means, walked.rows, seconds,
                  model.parameters(rate), z_symbols=z_symbols, z_rows=walked.z_rows,
-                 detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows, replay=replay,
-                 z=(walked.z_symbols, walked.z_means))  # fmt: skip
+                 detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows,
+                 filter_symbols=walked.filter_symbols, replay=replay, z=(walked.z_symbols, walked.z_means))  # fmt: skip
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
@@ -229,7 +222,8 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
         return lossless.unpack_pixels(coded.streams[0], size[1], size[0])
     rate = model.rate(rate_index, coded.parameters)
     y = coded.symbols, coded.means, coded.rows
-    return synthesise(model, y, coded.detail_symbols, rate, size, gray, depth)
+    more = coded.filter_symbols, coded.detail_symbols
+    return synthesise(model, y, more, rate, size, gray, depth)
 
 
 def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
@@ -263,10 +257,11 @@ def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, i
         symbols[there] = decoder.get(rows)
         return symbols
 
-    def begin_details(*y: np.ndarray) -> tuple[int, details.Shift, details.Take]:
-        sixteenths = details.count_of(decoder.get(details.counted(0)[1]))
+    def begin_details(*y: np.ndarray) -> tuple[np.ndarray, int, details.Shift, details.Take]:
+        sixteenths, filtered = details.count_of(decoder.get(details.counted(0)[1]))
+        filter_symbols = wiener.receive(decoder.get) if filtered else wiener.none()
         shifts = lambda group, rows: decoder.get(details.shift_rows(len(rows)))  # noqa: E731
-        return sixteenths, shifts, lambda group, rows: decoder.get(rows)
+        return filter_symbols, sixteenths, shifts, lambda group, rows: decoder.get(rows)
 
     walked = model.walk(rate, shape, take, take, begin_details, run)
     decoder.finish()
@@ -288,4 +283,5 @@ def decode(model: Model | None, payload: Payload) -> np.ndarray:
     walked = integers_of(lambda: decode_integers(model, payload.streams[0], rate, shape), payload, _crc)
     size = (payload.height, payload.width)
     y = walked.symbols, walked.means, walked.rows
-    return synthesise(model, y, walked.detail_symbols, rate, size, payload.gray, payload.depth)
+    more = walked.filter_symbols, walked.detail_symbols
+    return synthesise(model, y, more, rate, size, payload.gray, payload.depth)

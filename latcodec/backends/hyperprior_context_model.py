@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from latcodec.backends import BELOW, below, details
+from latcodec.backends import BELOW, below, details, wiener
 from latcodec.backends.common import RATES
 from latcodec.backends.hyper import (
     GAIN_BITS,
@@ -78,7 +78,7 @@ class Rate:
 class Walked:
     """Integers of a picture: symbols and means of z int32 [4 Z, h4, w4] and of y int32 [4 C, h2, w2] in coding order,
     rows uint16 of those coded; symbols of the details int32 [S, 2 h, 2 w] and their rows uint16 [4 S h w], of the S
-    channels of lowest frequency, which are those sent."""
+    channels of lowest frequency, which are those sent; symbols of the filter int32 [n], see `wiener.py`."""
 
     z_symbols: np.ndarray
     z_means: np.ndarray
@@ -88,6 +88,7 @@ class Walked:
     rows: np.ndarray
     detail_symbols: np.ndarray
     detail_rows: np.ndarray
+    filter_symbols: np.ndarray
 
 
 class Model(HyperModel):
@@ -192,8 +193,8 @@ class Model(HyperModel):
 
         take(step, means, rows, there) gives the symbols of a step, int32 [C, h2, w2]: means int32 of that shape, rows
         uint16 of the coded ones, `there` the mask of those; take_z the same of z. Law 1: integers only.
-        begin_details(symbols of y, means of y, rows of y) gives `sixteenths`, `shift` and `take` of
-        `details.IntegerDetails.walk`. run(network, x) evaluates an integer network.
+        begin_details(symbols of y, means of y, rows of y) gives the symbols of a filter, and `sixteenths`, `shift` and
+        `take` of `details.IntegerDetails.walk`. run(network, x) evaluates an integer network.
         """
         z, hyper = self._walk_z(rate, shape, take_z, run)
         if rate.details:
@@ -220,9 +221,11 @@ class Model(HyperModel):
         del squares
         y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
         if not rate.details:
-            return Walked(*z, *y, *details.none(shape))
+            return Walked(*z, *y, *details.none(shape), wiener.none())
         y_hat = from_coding_order(seen, self.inverse_order, shape)
-        return Walked(*z, *y, *self.details.walk(y_hat, start, rate.index, rate.base, *begin_details(*y), run))
+        filter_symbols, *how = begin_details(*y)
+        found = self.details.walk(y_hat, start, rate.index, rate.base, *how, run)
+        return Walked(*z, *y, *found, filter_symbols)
 
     def _walk_z(
         self, rate: Rate, shape: tuple[int, int], take: Take, run: Run

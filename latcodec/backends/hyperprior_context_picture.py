@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from latcodec.backends import details
+from latcodec.backends import details, wiener
 from latcodec.backends.common import latent_shapes, to_image
 from latcodec.backends.hyper import MEAN_BITS, Latents
 from latcodec.backends.hyper import analyse as analyse_at
@@ -75,13 +75,15 @@ def base_picture(model: Model, y: torch.Tensor, functions: dict[str, torch.Tenso
 
 @torch.inference_mode()
 def synthesise(
-    model: Model, y: tuple[np.ndarray, np.ndarray, np.ndarray], detail_symbols: np.ndarray, rate: Rate,
+    model: Model, y: tuple[np.ndarray, np.ndarray, np.ndarray], more: tuple[np.ndarray, np.ndarray], rate: Rate,
     size: tuple[int, int], gray: bool, depth: int,
 ) -> np.ndarray:  # fmt: skip
     """Integers of a picture, as in `Walked`, to an image, uint8 or uint16 [H, W, 3]; y: its symbols, means and rows;
-    size is (height, width)."""
+    more: symbols of the filter and of the details; size is (height, width)."""
     functions, (shape, _) = model.at_rate(rate), latent_shapes(size[1], size[0])
     x = base_picture(model, shown_latents(model, *y, functions, shape), functions, model.autocast)
+    filter_symbols, detail_symbols = more
+    x = wiener.apply(x.contiguous(), filter_symbols, rate.index)
     if len(detail_symbols):
-        x = details.picture(model.network.details, functions, detail_symbols, x.contiguous())
+        x = details.picture(model.network.details, functions, detail_symbols, x)
     return to_image(x, size, gray, depth)

@@ -51,6 +51,12 @@ def groups_of(channels: int) -> list[int]:
     return [channels * share // sum(SHARES) for share in SHARES]
 
 
+def colour_transform() -> Tensor:
+    """Orthonormal, float64 [3, 3]: a row is gray, red - blue or green - magenta, a column red, green or blue."""
+    colours = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
+    return colours / colours.norm(dim=1, keepdim=True)
+
+
 def cosine_basis() -> Tensor:
     """Orthonormal, float32 [192, 192]: a row is a sample of `pixel_unshuffle`, a column a frequency of a colour.
 
@@ -59,8 +65,7 @@ def cosine_basis() -> Tensor:
     places = torch.arange(BLOCK, dtype=torch.float64)
     cosine = torch.cos(math.pi / BLOCK * (places[:, None] + 0.5) * places) * math.sqrt(2 / BLOCK)  # [sample, frequency]
     cosine[:, 0] = math.sqrt(1 / BLOCK)
-    colours = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
-    colours /= colours.norm(dim=1, keepdim=True)
+    colours = colour_transform()
     order = sorted(itertools.product(range(BLOCK), repeat=2), key=lambda place: (sum(place), place))
     down, across = torch.tensor(order).T
     basis = torch.einsum("qc,if,jf->cijfq", colours, cosine[:, down], cosine[:, across])
