@@ -31,6 +31,7 @@ def pictures() -> dict[str, tuple[Picture, float, str]]:
     }
     drawn = np.full_like(cat, 255)
     drawn[10:80:7, 20:110], drawn[30:60, 40:43] = (0, 0, 0), (200, 30, 40)
+    cup = np.ascontiguousarray(skimage.data.coffee()[100:227, 150:297])
     few = {
         "vbq": (whole["rgb-middle"][0], 2.0, "vbq"),
         "vbq-factorized": (whole["rgb-middle"][0], 2.0, "vbq:prior=factorized"),
@@ -44,6 +45,7 @@ def pictures() -> dict[str, tuple[Picture, float, str]]:
             for name in ("rgb-middle", "rgb-high", "gray", "rgb-16", "dot")
         },
         "context-ms-ssim": (*whole["rgb-middle"], "hyperprior-context:metric=ms-ssim"),
+        "context-filter": (Picture(cup, False), 0.4, "hyperprior-context"),
         # Below rate index 0; latents of a lower rate beside details; without loss, colour and gray.
         "context-lowest": (Picture(cat, False), 41.0, "hyperprior-context"),
         "context-drawn": (Picture(drawn, False), 1.5, "hyperprior-context:lossless=no"),

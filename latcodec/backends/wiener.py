@@ -43,8 +43,9 @@ SPREAD_ROW = SCALE_ROWS + 36  # of the symbols that say in which rows coefficien
 MIDDLE_ROW = 22  # what 0 of them says
 ROWS_TRIED = np.arange(4, 50, 5)
 SWEEPS = 2  # of the coefficients, each the best beside the others as they are
-ROWS_AT_ONCE = 64  # of a picture
-FITTED_PX = 2**20  # of a picture that are looked at, in bands all over it
+ROWS_AT_ONCE = 64  # of a picture that is filtered
+BAND = 16  # rows that are looked at in one; of a picture of more than so many pixels every second, third ... eighth
+LARGE_PX, EVERY = 2**17, 8
 Put = Callable[[np.ndarray, np.ndarray], object]  # (symbols int32 [n], rows uint16 [n])
 Get = Callable[[np.ndarray], np.ndarray]  # rows uint16 [n] -> int32 [n]
 
@@ -109,12 +110,15 @@ def apply(x: Tensor, symbols: np.ndarray, rate_index: int) -> Tensor:
     return x
 
 
-def fit(base: Tensor, x: Tensor, rate_index: int, size: tuple[int, int], gray: bool, tables: Tables) -> np.ndarray:
+def fit(
+    base: Tensor, x: Tensor, rate_index: int, size: tuple[int, int], gray: bool, tables: Tables,
+    large_px: int = LARGE_PX,
+) -> np.ndarray:  # fmt: skip
     """The symbols of a filter that brings base nearer to x, both float32 [1, 3, H', W'] in 0..1, for less than it costs
     by the tables; `none` where that is not so. size: (height, width) that count; gray: only the mean of the channels
-    does. Errors count at a rate index."""
+    does; large_px: of a picture from about twice which only some bands are looked at. Errors count at a rate index."""
     q, weight = steps(rate_index, base.shape[2] * base.shape[3]), error_weight(rate_index)
-    seen, wanted = _correlations(base, x, size, gray, weight)
+    seen, wanted = _correlations(base, x, size, gray, weight, large_px)
     seen, wanted = weight * q[:, None] * seen * q, weight * q[:, None] * wanted
     prices = pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
     k = np.rint(np.linalg.solve(seen + RIDGE * np.eye(COEFFICIENTS), wanted)).clip(-LARGEST_PRICED, LARGEST_PRICED)
@@ -164,7 +168,7 @@ def _descended(k: np.ndarray, seen: np.ndarray, wanted: np.ndarray, prices: np.n
 
 
 def _correlations(
-    base: Tensor, x: Tensor, size: tuple[int, int], gray: bool, weight: float
+    base: Tensor, x: Tensor, size: tuple[int, int], gray: bool, weight: float, large_px: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums over pixels: of products of what the coefficients multiply, float64 [COEFFICIENTS, COEFFICIENTS], and of
     these with what base lacks of x, [COEFFICIENTS, COLOURS].
@@ -172,16 +176,16 @@ def _correlations(
     weight: bits that a squared error of 1 is worth. Where it is so much that details are sent, they cost bits in its
     place, which grow with its logarithm: a pixel counts for less there.
     """
-    colours, kernels = colour_transform().float().to(x.device), _modes().float()[:, None].to(x.device)
+    colours, modes = colour_transform().float().to(x.device), _modes().float().flatten(1).to(x.device)
     seen, wanted, counted = 0.0, 0.0, 0
-    tops = range(0, size[0], ROWS_AT_ONCE)
-    tops = tops[:: max(1, size[0] * size[1] // FITTED_PX)]
-    for top in tops:
-        rows = min(ROWS_AT_ONCE, size[0] - top)
+    every = min(max(1, size[0] * size[1] // large_px), EVERY)
+    for top in range(0, size[0], every * BAND):
+        rows = min(BAND, size[0] - top)
         places = torch.arange(top - REACH, top + rows + REACH, device=x.device).clamp(0, base.shape[2] - 1)
         padded = F.pad(base[:, :, places], (REACH, REACH, 0, 0), mode="replicate")
         planes = torch.einsum("cr,brhw->cbhw", colours, padded - 0.5)
-        features = F.conv2d(planes, kernels)[..., : size[1]].flatten(0, 1).flatten(1)
+        squares = F.unfold(planes, SIDE).unflatten(2, (rows, -1))[..., : size[1]].flatten(2)  # [COLOURS, SIDE^2, px]
+        features = (modes @ squares).flatten(0, 1)
         features = torch.cat([features, torch.ones_like(features[:1])])
         place = (0, slice(None), slice(top, top + rows), slice(size[1]))
         lacking = colours @ (x[place] - base[place].clamp(0, 1)).flatten(1)  # what is beyond is shown as if it were not
