@@ -131,6 +131,12 @@ def test_nothing_is_said_where_nothing_is_lacking(model, photograph):
     assert len(wiener.fit(x + noise * 0.01, x, 60, photograph.shape[:2], False, model.tables)) == 0
 
 
+def test_networks_that_give_no_numbers_get_none(model, photograph):
+    base = changed(photograph)
+    base[0, 1, 20, 30] = float("nan")
+    assert len(wiener.fit(base, tensor(photograph), INDEX, photograph.shape[:2], False, model.tables)) == 0
+
+
 def test_only_what_is_shown_counts(model, photograph):
     x, base = tensor(photograph), changed(photograph)
     size = (180, 170)

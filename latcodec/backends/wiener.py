@@ -120,12 +120,13 @@ def fit(
     q, weight = steps(rate_index, base.shape[2] * base.shape[3]), error_weight(rate_index)
     seen, wanted = _correlations(base, x, size, gray, weight, large_px)
     seen, wanted = weight * q[:, None] * seen * q, weight * q[:, None] * wanted
+    if not (np.isfinite(seen).all() and np.isfinite(wanted).all()):
+        return none()  # networks that someone else trained may give anything
     prices = pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
     k = np.rint(np.linalg.solve(seen + RIDGE * np.eye(COEFFICIENTS), wanted)).clip(-LARGEST_PRICED, LARGEST_PRICED)
-    k, rows = k.astype(np.int64), None
+    k = k.astype(np.int64)
     for _ in range(2):
-        rows = _best_rows(k, prices)
-        k = _descended(k, seen, wanted, prices[rows])
+        k = _descended(k, seen, wanted, prices[_best_rows(k, prices)])
     rows = _best_rows(k, prices)
     symbols = np.concatenate([rows - MIDDLE_ROW, k.T.ravel()]).astype(np.int32)
     saved = float((2 * k * wanted - k * (seen @ k)).sum())
@@ -154,7 +155,7 @@ def _descended(k: np.ndarray, seen: np.ndarray, wanted: np.ndarray, prices: np.n
     slope = seen @ k - wanted
     for _ in range(SWEEPS):
         before = k.copy()
-        for n, curve in enumerate(np.diag(seen)):
+        for n, curve in enumerate(np.diag(seen) + 1e-9):
             best = np.floor(k[n] - slope[n] / curve)
             tried = np.stack([k[n], best, best + 1, np.zeros(COLOURS)]).clip(-LARGEST_PRICED, LARGEST_PRICED)
             change = tried - k[n]
@@ -173,8 +174,8 @@ def _correlations(
     """Sums over pixels: of products of what the coefficients multiply, float64 [COEFFICIENTS, COEFFICIENTS], and of
     these with what base lacks of x, [COEFFICIENTS, COLOURS].
 
-    weight: bits that a squared error of 1 is worth. Where it is so much that details are sent, they cost bits in its
-    place, which grow with its logarithm: a pixel counts for less there.
+    large_px: see `fit`; weight: bits that a squared error of 1 is worth. Where it is so much that details are sent,
+    they cost bits in its place, which grow with its logarithm: a pixel counts for less there.
     """
     colours, modes = colour_transform().float().to(x.device), _modes().float().flatten(1).to(x.device)
     seen, wanted, counted = 0.0, 0.0, 0
