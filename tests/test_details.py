@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from skimage import data
 
 from latcodec import weights
-from latcodec.backends import bases, choice, pricing, search, wiener
+from latcodec.backends import bases, choice, details_look, pricing, search, wiener
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends import hyperprior_context_picture as picture_backend
@@ -819,14 +819,14 @@ def test_details_at_a_border_are_seen(where, shipped):
 def test_the_busiest_tiles_lie_inside_whatever_the_size(shipped):
     x = torch.full((1, 3, 464, 592), 0.5)
     x[..., -20:, -20:] = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
-    busiest = details_backend.busiest(shipped.network.details, x, 64)
+    busiest = details_look.busiest(shipped.network.details, x, 64)
     assert len(busiest) == 8 and busiest[0] == (464 - 64, 592 - 64)
     assert all(0 <= top <= 400 and 0 <= left <= 528 for top, left in busiest)
 
 
 def test_of_a_few_tiles_some_tell_little(shipped):
-    assert not details_backend.busiest(shipped.network.details, torch.rand(1, 3, 384, 384), 64)
-    assert len(details_backend.busiest(shipped.network.details, torch.rand(1, 3, 512, 304), 64)) == 4
+    assert not details_look.busiest(shipped.network.details, torch.rand(1, 3, 384, 384), 64)
+    assert len(details_look.busiest(shipped.network.details, torch.rand(1, 3, 512, 304), 64)) == 4
 
 
 def test_a_tile_is_synthesised_as_in_the_whole_picture(shipped, monkeypatch):
@@ -836,8 +836,8 @@ def test_a_tile_is_synthesised_as_in_the_whole_picture(shipped, monkeypatch):
     functions, taken = shipped.at_rate(shipped.rate(120)), []
     monkeypatch.setattr(shipped, "encodes_in_bf16", False)
     places = [(0, 0), (0, 192), (192, 192), (448, 448), (256, 448), (448, 0)]
-    monkeypatch.setattr(details_backend, "busiest", lambda *given: places)
-    monkeypatch.setattr(details_backend, "enough_saved", lambda *given: taken.extend(given[2]))
+    monkeypatch.setattr(details_look, "busiest", lambda *given: places)
+    monkeypatch.setattr(details_look, "enough_saved", lambda *given: taken.extend(given[2]))
     choice.details_can_pay(shipped, y, x, functions, 120)
     with torch.inference_mode():
         whole = x - shipped.network.synthesis(y, functions)

@@ -14,8 +14,9 @@ import numpy as np
 from latcodec.rates import lambda_of_index
 
 # Dense details mend what latents leave, which then are best of a lower rate: from index LOWER_FROM on in photographs
-# whose `details.sharpness` reaches a limit, SHARP at index SHARP_AT, lower by a factor of e each SHARP_FALLS indices,
-# between LEAST_SHARP and MOST_SHARP times SHARP. By trial on training pictures and on some that no AVIF has smoothed.
+# whose `details_look.sharpness` reaches a limit, SHARP at index SHARP_AT, lower by a factor of e each SHARP_FALLS
+# indices, between LEAST_SHARP and MOST_SHARP times SHARP. By trial on training pictures and on some that no AVIF has
+# smoothed.
 LOWER_FROM, LOWER_BASE = 170, 140
 LOWEST_BASE = 110  # of photographs with no less than SHARP
 SHARP, SHARP_AT, SHARP_FALLS, LEAST_SHARP, MOST_SHARP = 0.025, 188, 18.0, 0.1, 1.5
@@ -39,7 +40,7 @@ def drawn(image: np.ndarray) -> bool:
 def usual(index: int, is_drawn: bool, sharpness: Callable[[], float]) -> int | None:
     """The rate index of latents to begin with; None for that which the rate index of the file alone means.
 
-    sharpness: gives `details.sharpness` of the picture.
+    sharpness: gives `details_look.sharpness` of the picture.
     """
     if index < LOWER_FROM:
         return None

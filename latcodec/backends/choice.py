@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from latcodec.backends import bases, details, search, wiener
+from latcodec.backends import bases, details, details_look, search, wiener
 from latcodec.backends.common import to_tensor
 from latcodec.backends.hyper import Latents
 from latcodec.backends.hyperprior_context_model import Model, Rate
@@ -140,8 +140,8 @@ def rest(
 
 @torch.inference_mode()
 def sharpness(model: Model, image: np.ndarray) -> float:
-    """`details.sharpness` of a picture, uint8 or uint16 [H, W, 3]."""
-    return details.sharpness(model.network.details, to_tensor(image, model.device))
+    """`details_look.sharpness` of a picture, uint8 or uint16 [H, W, 3]."""
+    return details_look.sharpness(model.network.details, to_tensor(image, model.device))
 
 
 @torch.inference_mode()
@@ -155,7 +155,7 @@ def details_can_pay(
     `Model.at_rate` says.
     """
     side, edge = TILE + 2, TILE * IMAGE_STRIDE  # a tile with a latent on all sides; px of it alone
-    if min(y.shape[2:]) < side or not (busiest := details.busiest(model.network.details, x, edge)):
+    if min(y.shape[2:]) < side or not (busiest := details_look.busiest(model.network.details, x, edge)):
         return True
     down, across = (length - side for length in y.shape[2:])
 
@@ -175,4 +175,4 @@ def details_can_pay(
         return torch.stack(parts)
 
     tiles = (residual(busiest[n:][:TILES_AT_ONCE]) for n in range(0, len(busiest), TILES_AT_ONCE))
-    return details.enough_saved(model.network.details, functions, tiles, rate_index, x.shape[2] * x.shape[3])
+    return details_look.enough_saved(model.network.details, functions, tiles, rate_index, x.shape[2] * x.shape[3])

@@ -10,12 +10,11 @@ Law 1: integers only.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latcodec.backends import pricing
@@ -44,11 +43,6 @@ SIZES = np.array(
 )
 SYMBOL_BITS, ZERO_BITS = 10.0, 0.02  # about what a detail costs that is not 0 where others are, and one that is
 SHIFT_BITS = 2.0  # about what a row more of shift costs
-# Where details pay if anywhere, as the picture itself tells: in the tiles that hold most of this sixteenth. The share
-# of a picture that is looked at first, the fewest tiles that tell enough, and the part of all that must be saved which
-# these must save. By trial.
-TOLD_BY, BUSIEST, FEWEST, SAVED_THERE = 7, 0.1, 4, 0.16
-SHARP_BY, SHARP_INDEX, SHARP_STEPS = 9, 188, 1.2  # the sixteenth; the rate index whose steps it is in; what counts
 Shift = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [sixteenths, n]) -> int32 [sixteenths]
 Take = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [n]) -> int32 [n]
 
@@ -180,7 +174,7 @@ def chooser(
 
     The basis is orthonormal, so what a step of error costs in the picture is known exactly. rate: of one rate index.
     """
-    step, weight = _step_and_weight(rate, rate_index)
+    step, weight = step_and_weight(rate, rate_index)
     u = step.new_empty(details.channels, *(side // BLOCK for side in residual.shape[2:]))
     for top in _tops(residual.shape[2]):
         band = details.analysis(residual[:, :, top : top + BAND * BLOCK])
@@ -222,61 +216,16 @@ def _best_shift(rows: np.ndarray, wanted: np.ndarray, prices: np.ndarray) -> int
     return int(shifts[bits.argmin()])
 
 
-def sharpness(details: nn.Module, x: Tensor) -> float:
-    """The share of what sixteenth SHARP_BY of the frequencies holds in a picture, float32 [1, 3, H, W], sides no less
-    than BLOCK, that is more than SHARP_STEPS steps of rate index SHARP_INDEX: it tells best where few latents pay."""
-    t = torch.tensor([SHARP_INDEX / (RATES - 1)], device=x.device)
-    gain = interpolate_knots(details.log_gain, t).exp()
-    return float(((_some_of(details, x, SHARP_BY) * gain).abs() > SHARP_STEPS).float().mean())
-
-
-def _some_of(details: nn.Module, x: Tensor, sixteenth: int) -> Tensor:
-    """A sixteenth of the frequencies of x, float32 [1, 3, H, W], of its whole blocks."""
-    some = details.channels // SIXTEENTHS
-    basis = details.basis[:, sixteenth * some : (sixteenth + 1) * some].T[:, :, None, None]
-    height, width = (side // BLOCK * BLOCK for side in x.shape[2:])
-    return F.conv2d(F.pixel_unshuffle(x[:, :, :height, :width], BLOCK), basis)
-
-
-def busiest(details: nn.Module, x: Tensor, side: int) -> list[tuple[int, int]]:
-    """Row and column, px, of the squares of `side` px, a multiple of BLOCK, in which details of a picture, float32
-    [1, 3, H, W], sides no less than that, are likely to save most, the busiest first; the last of a row or column ends
-    at the border. None of a small picture, of which a few tell little."""
-    energy = _some_of(details, x, TOLD_BY).square().sum(1, keepdim=True)
-    squares = F.avg_pool2d(energy, side // BLOCK, ceil_mode=True)[0, 0]
-    if BUSIEST * squares.numel() < FEWEST:
-        return []
-    places = squares.flatten().topk(int(BUSIEST * squares.numel())).indices.tolist()
-    rows, columns = zip(*(divmod(place, squares.shape[1]) for place in places), strict=True)
-    last_row, last_column = (length - side for length in x.shape[2:])
-    return [(min(r * side, last_row), min(c * side, last_column)) for r, c in zip(rows, columns, strict=True)]
-
-
-def enough_saved(
-    details: nn.Module, rate: dict[str, Tensor], tiles: Iterable[Tensor], rate_index: int, pixels: int
-) -> bool:
-    """Whether details of a picture of so many pixels can pay, as the busiest tiles of what latents leave of it tell,
-    float32 [n, 3, S, S] each; no more of them are asked for than it takes to see that."""
-    step, weight = _step_and_weight(rate, rate_index)
-    needed = SAVED_THERE * ZERO_BITS * pixels / BLOCK**2 * (details.channels // SIXTEENTHS)
-    saved = torch.zeros(SIXTEENTHS, device=step.device)
-    for some in tiles:
-        saved += _saved_by_sixteenths(details.analysis(some) / step, weight)
-        if saved.max() > needed:
-            return True
-    return False
-
-
-def _step_and_weight(rate: dict[str, Tensor], rate_index: int) -> tuple[Tensor, float]:
+def step_and_weight(rate: dict[str, Tensor], rate_index: int) -> tuple[Tensor, float]:
     """The step of details, and the bits that a squared error of one step is worth."""
     step = (-rate["details.log_gain"]).exp()
     return step, float(error_weight(rate_index) * step.square())
 
 
-def _saved_by_sixteenths(u: Tensor, weight: float) -> Tensor:
+def saved_by_sixteenths(u: Tensor, weight: float) -> Tensor:
     """Bits that details, float32 [..., K, h, w] in steps, save if those that pay are sent, float32 [SIXTEENTHS].
 
-    weight: of `_step_and_weight`.
+    weight: of `step_and_weight`.
     """
 
     def saved(size: Tensor) -> Tensor:
@@ -288,7 +237,7 @@ def _saved_by_sixteenths(u: Tensor, weight: float) -> Tensor:
 
 def _worth_sending(u: Tensor, weight: float) -> int:
     """Sixteenths up to the last that saves more than it costs; u: float32 [K, h, w], in steps; weight: as above."""
-    pays = _saved_by_sixteenths(u, weight) > ZERO_BITS * u.numel() / SIXTEENTHS
+    pays = saved_by_sixteenths(u, weight) > ZERO_BITS * u.numel() / SIXTEENTHS
     return int(pays.nonzero().max()) + 1 if pays.any() else 0
 
 
