@@ -12,6 +12,7 @@ from latcodec import weights
 from latcodec.backends import bases, choice, pricing, search, wiener
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
+from latcodec.backends.common import to_tensor
 from latcodec.backends.distortion import error_weight
 from latcodec.coding import Decoder, Encoder
 from latcodec.container import Payload
@@ -89,7 +90,7 @@ def test_without_symbols_a_picture_stays(photograph):
     assert torch.equal(wiener.apply(x.clone(), wiener.none(), INDEX), x)
 
 
-def test_modes_are_orthonormal_and_look_the_same_upside_down():
+def test_modes_are_orthonormal_and_look_the_same_turned_around():
     modes = wiener._modes()
     assert torch.allclose(modes.flatten(1) @ modes.flatten(1).T, torch.eye(13, dtype=torch.float64))
     assert torch.allclose(modes, modes.flip(1, 2))
@@ -159,6 +160,41 @@ def test_bands_of_a_large_picture_tell_enough(model):
     some = wiener.fit(base, x, INDEX, image.shape[:2], False, model.tables, 50_000)
     left = [float((x - wiener.apply(base.clone(), k, INDEX)).square().sum()) for k in (whole, some)]
     assert not np.array_equal(whole, some) and left[1] < 1.1 * left[0] < 0.5 * float((x - base).square().sum())
+
+
+def test_a_low_wide_picture_is_looked_at_all_over(model):
+    """Its first rows are no sample of the others."""
+    image = np.tile(data.astronaut()[150:246], (1, 24, 1))
+    image[:17] = 200
+    x, base = tensor(image), changed(image)
+    symbols = wiener.fit(base, x, INDEX, image.shape[:2], False, model.tables)
+    left = float((x - wiener.apply(base.clone(), symbols, INDEX)).square().sum())
+    assert left < 0.6 * float((x - base).square().sum())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 3), (16, 16), (3, 40)])
+@pytest.mark.parametrize("gray", [False, True])
+def test_small_pictures_are_no_trouble(model, photograph, size, gray):
+    image = photograph[: size[0], : size[1]]
+    x = to_tensor(np.ascontiguousarray(image), torch.device("cpu"))
+    symbols = wiener.fit(x * 0.8 + 0.05, x, 255, size, gray, model.tables)
+    assert len(symbols) in (0, wiener.SYMBOLS)
+
+
+@pytest.mark.parametrize("value", [1e9, 1e15, 1e30])
+def test_bases_of_any_size_are_no_trouble(model, photograph, value):
+    x = tensor(photograph)
+    for base in (torch.full_like(x, value), x * value):
+        symbols = wiener.fit(base, x, INDEX, photograph.shape[:2], False, model.tables)
+        assert len(symbols) in (0, wiener.SYMBOLS)
+
+
+def test_of_gray_pictures_what_is_shown_is_the_mean(model, photograph):
+    """Where that is right already, channels that are not need no filter, nor where one of them is beyond white."""
+    gray = tensor(photograph.mean(2, keepdims=True).repeat(3, 2))
+    gray = (gray * 1.2).clamp(0, 1)
+    base = gray + torch.tensor([0.05, 0.0, -0.05])[:, None, None]
+    assert len(wiener.fit(base, gray, INDEX, photograph.shape[:2], True, model.tables)) == 0
 
 
 def test_what_is_sent_is_received(model):

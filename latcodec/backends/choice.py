@@ -26,7 +26,7 @@ TILE, TILES_AT_ONCE = 4, 32  # latents along a side of what is looked at for det
 CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
 LARGE_PX = 2**20  # of a picture, from which a few squares say what all of it would cost with loss
 SQUARE, SQUARES = 256, 4  # px along a side; how many
-LOOKED_AT_PX = 2**20  # of a picture, of which a search fits a filter to all
+LOOKED_AT_PX = 2**20  # what `wiener.LARGE_PX` is in a search
 BF16_UNTIL = 175  # the rate index to which details of a base in bf16 cost no more: .0 % at 156, .1 at 188, .6 at 250
 
 
@@ -133,6 +133,7 @@ def rest(
     large_px = LOOKED_AT_PX if options.effort else wiener.LARGE_PX
     filter_symbols = wiener.fit(base, x, rate.index, size, options.gray, model.tables, large_px)
     x -= wiener.apply(base, filter_symbols, rate.index)
+    del base, shown  # or they are held beside what the details take
     if options.gray:
         x[:] = x.mean(1, keepdim=True)
     return filter_symbols, *details.chooser(model.network.details, functions, x, rate.index, model.tables)

@@ -2,8 +2,9 @@
 
 The networks that tell the rows see what is decoded: latents, the hyper-synthesis' output, and groups of details before.
 Their table rows follow those of the latents. Frequencies above the highest that is sent are 0 and cost nothing: a
-symbol before them says how many sixteenths of all are sent. Before each group stands a symbol for each of its
-sixteenths: by how many rows the spread in this picture differs from what the networks say, which have seen photographs.
+symbol before them says how many sixteenths of all are sent, and whether a filter (`wiener.py`) comes first. Before each
+group stands a symbol for each of its sixteenths: by how many rows the spread in this picture differs from what the
+networks say, which have seen photographs.
 Law 1: integers only.
 """
 

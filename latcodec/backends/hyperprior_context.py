@@ -149,6 +149,7 @@ def without_loss(image: np.ndarray, options: Options) -> Coded | None:
     return Coded(
         (stream,), lossless.crc(image), 8.0 * len(stream), symbols, symbols, rows, parameters=lossless.PARAMETERS,
         details={"lossless": True}, z_symbols=symbols, z_rows=rows, detail_symbols=symbols, detail_rows=rows,
+        filter_symbols=symbols,
     )  # fmt: skip
 
 

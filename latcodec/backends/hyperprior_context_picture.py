@@ -83,7 +83,9 @@ def synthesise(
     functions, (shape, _) = model.at_rate(rate), latent_shapes(size[1], size[0])
     x = base_picture(model, shown_latents(model, *y, functions, shape), functions, model.autocast)
     filter_symbols, detail_symbols = more
-    x = wiener.apply(x.contiguous(), filter_symbols, rate.index)
+    if len(filter_symbols) or len(detail_symbols):
+        x = x.contiguous()
+    x = wiener.apply(x, filter_symbols, rate.index)
     if len(detail_symbols):
         x = details.picture(model.network.details, functions, detail_symbols, x)
     return to_image(x, size, gray, depth)

@@ -5,8 +5,8 @@
 Networks are right for pictures on average. What one picture has in common with itself, its colours, its sharpness, the
 grid of its camera, they cannot know; the best linear correction of it, in the least squares of this picture, they leave
 undone. k are integers in the stream, q their steps, which follow from rate and size; T is the orthonormal transform of
-colours that details have, M_m are the 13 modes of a 5 x 5 cosine transform that look the same upside down, and s is one
-more coefficient, of a constant. k is chosen by rate and distortion, so many are 0.
+colours that details have, M_m are the 13 modes of a 5 x 5 cosine transform that look the same turned by 180 degrees,
+and s is one more coefficient, of a constant. k is chosen by rate and distortion, so many are 0.
 
 Source: the idea is Tsai et al. 2013, "Adaptive loop filtering for video coding", as in VVC.
 """
@@ -37,15 +37,16 @@ SYMBOLS = COLOURS * (1 + COEFFICIENTS)
 # About what modes hold in photographs, log2 of the energy of a pixel, by the sum of their frequencies, 0, 2 ... 8, of
 # gray, red - blue and green - magenta: steps are such that each costs about as much error as another.
 ENERGIES = ((2, -6, -9, -11, -14), (-2, -13, -18, -21, -24), (-4, -16, -20, -23, -25))
-STEP = 4.0  # in units of what one of a bit's worth of error is, by trial
+STEP = 4.0  # a step is so many times the change of a coefficient whose error costs a bit; by trial
 RIDGE = 0.7  # bits that a step of a coefficient squared is held to cost where the fit begins
 SPREAD_ROW = SCALE_ROWS + 36  # of the symbols that say in which rows coefficients are
 MIDDLE_ROW = 22  # what 0 of them says
 ROWS_TRIED = np.arange(4, 50, 5)
+LARGEST_ENERGY = 1e12  # bits that a step of one may be worth; beyond, sums are no longer exact enough
 SWEEPS = 2  # of the coefficients, each the best beside the others as they are
 ROWS_AT_ONCE = 64  # of a picture that is filtered
-BAND = 16  # rows that are looked at in one; of a picture of more than so many pixels every second, third ... eighth
-LARGE_PX, EVERY = 2**17, 8
+BAND = 16  # rows of a picture that are looked at as one
+LARGE_PX, EVERY, FEWEST = 2**17, 8, 8  # of n times so many pixels only each n-th band, n up to EVERY; how many at least
 Put = Callable[[np.ndarray, np.ndarray], object]  # (symbols int32 [n], rows uint16 [n])
 Get = Callable[[np.ndarray], np.ndarray]  # rows uint16 [n] -> int32 [n]
 
@@ -75,8 +76,8 @@ def _rows(spreads: np.ndarray) -> np.ndarray:
 
 def steps(rate_index: int, pixels: int) -> np.ndarray:
     """What one of each coefficient is worth at a rate, in a picture of so many pixels, float64 [COEFFICIENTS]."""
-    bits = [energies[(i + j) // 2] for energies in ENERGIES for i, j in MODES] + [0]
-    return STEP / np.sqrt(error_weight(rate_index) * pixels * 2.0 ** np.array(bits))
+    energies = [of_colour[(i + j) // 2] for of_colour in ENERGIES for i, j in MODES] + [0]
+    return STEP / np.sqrt(error_weight(rate_index) * pixels * 2.0 ** np.array(energies))
 
 
 def _modes() -> Tensor:
@@ -93,7 +94,7 @@ def apply(x: Tensor, symbols: np.ndarray, rate_index: int) -> Tensor:
         return x
     size = np.clip(symbols[COLOURS:].reshape(COLOURS, -1), -(2**15), 2**15)
     k = torch.from_numpy(size * steps(rate_index, x.shape[2] * x.shape[3]))
-    colours, modes = colour_transform().double(), _modes()
+    colours, modes = colour_transform(), _modes()
     kernel = torch.einsum("ocm,mij->ocij", k[:, :-1].unflatten(1, (COLOURS, -1)), modes)
     kernel = torch.einsum("or,ocij,cs->rsij", colours, kernel, colours)
     shift = colours.T @ k[:, -1] - kernel.sum((1, 2, 3)) / 2
@@ -120,7 +121,7 @@ def fit(
     q, weight = steps(rate_index, base.shape[2] * base.shape[3]), error_weight(rate_index)
     seen, wanted = _correlations(base, x, size, gray, weight, large_px)
     seen, wanted = weight * q[:, None] * seen * q, weight * q[:, None] * wanted
-    if not (np.isfinite(seen).all() and np.isfinite(wanted).all()):
+    if not (np.abs(seen).max() < LARGEST_ENERGY and np.isfinite(wanted).all()):
         return none()  # networks that someone else trained may give anything
     prices = pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
     k = np.rint(np.linalg.solve(seen + RIDGE * np.eye(COEFFICIENTS), wanted)).clip(-LARGEST_PRICED, LARGEST_PRICED)
@@ -130,14 +131,9 @@ def fit(
     rows = _best_rows(k, prices)
     symbols = np.concatenate([rows - MIDDLE_ROW, k.T.ravel()]).astype(np.int32)
     saved = float((2 * k * wanted - k * (seen @ k)).sum())
-    bits = 0.0
-
-    def count(some: np.ndarray, of_rows: np.ndarray) -> None:
-        nonlocal bits
-        bits += float(pricing.symbol_bits(some, of_rows, tables).sum())
-
-    send(symbols, count)
-    return symbols if saved > bits else none()
+    bits: list[float] = []
+    send(symbols, lambda *some: bits.append(float(pricing.symbol_bits(*some, tables).sum())))
+    return symbols if saved > sum(bits) else none()
 
 
 def _best_rows(k: np.ndarray, prices: np.ndarray) -> np.ndarray:
@@ -179,7 +175,7 @@ def _correlations(
     """
     colours, modes = colour_transform().float().to(x.device), _modes().float().flatten(1).to(x.device)
     seen, wanted, counted = 0.0, 0.0, 0
-    every = min(max(1, size[0] * size[1] // large_px), EVERY)
+    every = max(1, min(size[0] * size[1] // large_px, EVERY, size[0] // (FEWEST * BAND)))
     for top in range(0, size[0], every * BAND):
         rows = min(BAND, size[0] - top)
         places = torch.arange(top - REACH, top + rows + REACH, device=x.device).clamp(0, base.shape[2] - 1)
@@ -189,9 +185,8 @@ def _correlations(
         features = (modes @ squares).flatten(0, 1)
         features = torch.cat([features, torch.ones_like(features[:1])])
         place = (0, slice(None), slice(top, top + rows), slice(size[1]))
-        lacking = colours @ (x[place] - base[place].clamp(0, 1)).flatten(1)  # what is beyond is shown as if it were not
-        if gray:
-            lacking[1:] = 0
+        shown = base[place].mean(0, keepdim=True) if gray else base[place]
+        lacking = colours @ (x[place] - shown.clamp(0, 1)).flatten(1)  # what is beyond is shown as if it were not
         error = F.avg_pool2d(lacking.view(1, COLOURS, rows, -1).square().mean(1), BLOCK, ceil_mode=True)[0]
         worth = (1 / (2 * math.log(2) * weight * error.clamp_min(1e-12))).clamp_max(1)
         worth = worth.repeat_interleave(BLOCK, 0)[:rows].repeat_interleave(BLOCK, 1)[:, : size[1]].flatten()
