@@ -9,7 +9,7 @@ from scipy.ndimage import correlate, gaussian_filter
 from skimage import data
 
 from latcodec import weights
-from latcodec.backends import bases, choice, pricing, search, wiener
+from latcodec.backends import bases, choice, search, wiener
 from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends.common import to_tensor
@@ -286,13 +286,3 @@ def test_a_search_of_a_low_rate_may_have_one(model, lowest, monkeypatch):
         for one in (searched, plain)
     ]
     assert prices[0] < prices[1]
-
-
-def test_prices_of_coefficients_are_those_of_their_tables(model):
-    symbols = np.zeros(wiener.SYMBOLS, np.int32)
-    symbols[5] = 7
-    rows = wiener._rows(symbols[:3])
-    spreads = np.full(3, wiener.SPREAD_ROW)
-    expected = pricing.symbol_bits(symbols[3:], rows, model.tables).sum()
-    expected += pricing.symbol_bits(symbols[:3], spreads, model.tables).sum()
-    assert bits_of(symbols, model.tables) == pytest.approx(expected)

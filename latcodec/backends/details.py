@@ -200,9 +200,14 @@ def chooser(
     return sixteenths, shift, take
 
 
+def signed_prices(tables: Tables) -> np.ndarray:
+    """Bits of symbols -LARGEST_PRICED ... LARGEST_PRICED in each row of the details, float64 [SCALE_ROWS, symbols]."""
+    return pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
+
+
 def _prices(tables: Tables) -> np.ndarray:
     """Bits of a symbol of each size up to LARGEST in each row of the details, float64 [SCALE_ROWS, LARGEST + 1]."""
-    of_rows = pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
+    of_rows = signed_prices(tables)
     zero = of_rows.shape[1] // 2
     return (of_rows[:, zero : zero + LARGEST + 1] + of_rows[:, zero - LARGEST : zero + 1][:, ::-1]) / 2
 

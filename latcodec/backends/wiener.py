@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latcodec.backends import pricing
+from latcodec.backends.details import COUNT_ROW, signed_prices
 from latcodec.backends.distortion import error_weight
 from latcodec.backends.hyper import SCALE_ROWS
 from latcodec.coding_tables import Tables
-from latcodec.models.details import BLOCK, colour_transform
+from latcodec.models.details import BLOCK, colour_transform, cosines
 from latcodec.models.prices import LARGEST_PRICED
 
 SIDE, REACH = 5, 2  # px of the filter, and how far it sees
@@ -39,8 +40,7 @@ SYMBOLS = COLOURS * (1 + COEFFICIENTS)
 ENERGIES = ((2, -6, -9, -11, -14), (-2, -13, -18, -21, -24), (-4, -16, -20, -23, -25))
 STEP = 4.0  # a step is so many times the change of a coefficient whose error costs a bit; by trial
 RIDGE = 0.7  # bits that a step of a coefficient squared is held to cost where the fit begins
-SPREAD_ROW = SCALE_ROWS + 36  # of the symbols that say in which rows coefficients are
-MIDDLE_ROW = 22  # what 0 of them says
+MIDDLE_ROW = 22  # what a symbol 0 says of the row in which coefficients are
 ROWS_TRIED = np.arange(4, 50, 5)
 LARGEST_ENERGY = 1e12  # bits that a step of one may be worth; beyond, sums are no longer exact enough
 SWEEPS = 2  # of the coefficients, each the best beside the others as they are
@@ -58,13 +58,13 @@ def none() -> np.ndarray:
 
 def send(symbols: np.ndarray, put: Put) -> None:
     """Code a filter's symbols, int32 [SYMBOLS]: the spread of the coefficients of each colour, then those."""
-    put(symbols[:COLOURS], np.full(COLOURS, SPREAD_ROW, np.uint16))
+    put(symbols[:COLOURS], np.full(COLOURS, COUNT_ROW, np.uint16))
     put(symbols[COLOURS:], _rows(symbols[:COLOURS]))
 
 
 def receive(get: Get) -> np.ndarray:
     """What `send` coded, int32 [SYMBOLS]."""
-    spreads = get(np.full(COLOURS, SPREAD_ROW, np.uint16))
+    spreads = get(np.full(COLOURS, COUNT_ROW, np.uint16))
     return np.concatenate([spreads, get(_rows(spreads))])
 
 
@@ -82,9 +82,7 @@ def steps(rate_index: int, pixels: int) -> np.ndarray:
 
 def _modes() -> Tensor:
     """The modes as kernels, float64 [13, SIDE, SIDE]."""
-    places = torch.arange(SIDE, dtype=torch.float64)
-    cosine = torch.cos(math.pi / SIDE * (places[:, None] + 0.5) * places) * math.sqrt(2 / SIDE)  # [sample, frequency]
-    cosine[:, 0] = math.sqrt(1 / SIDE)
+    cosine = cosines(SIDE)
     return torch.stack([torch.outer(cosine[:, i], cosine[:, j]) for i, j in MODES])
 
 
@@ -123,7 +121,7 @@ def fit(
     seen, wanted = weight * q[:, None] * seen * q, weight * q[:, None] * wanted
     if not (np.abs(seen).max() < LARGEST_ENERGY and np.isfinite(wanted).all()):
         return none()  # networks that someone else trained may give anything
-    prices = pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
+    prices = signed_prices(tables)
     k = np.rint(np.linalg.solve(seen + RIDGE * np.eye(COEFFICIENTS), wanted)).clip(-LARGEST_PRICED, LARGEST_PRICED)
     k = k.astype(np.int64)
     for _ in range(2):
@@ -150,7 +148,6 @@ def _descended(k: np.ndarray, seen: np.ndarray, wanted: np.ndarray, prices: np.n
     k, colours = k.copy(), np.arange(COLOURS)
     slope = seen @ k - wanted
     for _ in range(SWEEPS):
-        before = k.copy()
         for n, curve in enumerate(np.diag(seen) + 1e-9):
             best = np.floor(k[n] - slope[n] / curve)
             tried = np.stack([k[n], best, best + 1, np.zeros(COLOURS)]).clip(-LARGEST_PRICED, LARGEST_PRICED)
@@ -159,8 +156,6 @@ def _descended(k: np.ndarray, seen: np.ndarray, wanted: np.ndarray, prices: np.n
             change = change[cost.argmin(0), colours]
             k[n] += change.astype(np.int64)
             slope += seen[:, n, None] * change
-        if np.array_equal(k, before):
-            break
     return k
 
 

@@ -57,15 +57,20 @@ def colour_transform() -> Tensor:
     return colours / colours.norm(dim=1, keepdim=True)
 
 
+def cosines(side: int) -> Tensor:
+    """Orthonormal, float64 [side, side]: a row is a sample, a column a frequency of the cosine transform."""
+    places = torch.arange(side, dtype=torch.float64)
+    cosine = torch.cos(math.pi / side * (places[:, None] + 0.5) * places) * math.sqrt(2 / side)
+    cosine[:, 0] = math.sqrt(1 / side)
+    return cosine
+
+
 def cosine_basis() -> Tensor:
     """Orthonormal, float32 [192, 192]: a row is a sample of `pixel_unshuffle`, a column a frequency of a colour.
 
     Frequencies go from low to high, the three colours of each together: gray, red - blue, green - magenta.
     """
-    places = torch.arange(BLOCK, dtype=torch.float64)
-    cosine = torch.cos(math.pi / BLOCK * (places[:, None] + 0.5) * places) * math.sqrt(2 / BLOCK)  # [sample, frequency]
-    cosine[:, 0] = math.sqrt(1 / BLOCK)
-    colours = colour_transform()
+    cosine, colours = cosines(BLOCK), colour_transform()
     order = sorted(itertools.product(range(BLOCK), repeat=2), key=lambda place: (sum(place), place))
     down, across = torch.tensor(order).T
     basis = torch.einsum("qc,if,jf->cijfq", colours, cosine[:, down], cosine[:, across])
