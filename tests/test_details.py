@@ -572,10 +572,11 @@ def test_other_bases_are_tried_where_a_picture_is_unlike_photographs():
     assert bases.worth_trying(120, False, 1.0) == []
     assert bases.worth_trying(120, False, 40.0) == [60, 100]
     assert bases.worth_trying(80, True, 1.0) == [60] and bases.worth_trying(20, True, 1.0) == []
-    assert bases.worth_trying(120, False, 1.0, True) == [60, 100]
-    assert bases.worth_trying(169, False, 1.0, True) == [60, 100]
-    for index in (170, 190, 240):
-        assert bases.worth_trying(index, False, 1.0, True) == [60, 100, 140, None]
+    for effort, lower in ((1, []), (3, []), (4, [60, 100]), (9, [60, 100])):
+        assert bases.worth_trying(120, False, 1.0, effort) == lower
+        assert bases.worth_trying(169, False, 1.0, effort) == lower
+        for index in (170, 190, 240):
+            assert bases.worth_trying(index, False, 1.0, effort) == [*lower, 140, None]
     assert bases.worth_trying(190, True, 1.0) == [60, 100] and bases.worth_trying(190, False, 1.0) == []
 
 

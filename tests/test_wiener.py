@@ -14,6 +14,7 @@ from latcodec.backends import details as details_backend
 from latcodec.backends import hyperprior_context as backend
 from latcodec.backends.common import to_tensor
 from latcodec.backends.distortion import error_weight
+from latcodec.backends.hyperprior_context_picture import soft_beside
 from latcodec.coding import Decoder, Encoder
 from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError
@@ -80,7 +81,9 @@ def test_it_does_what_its_equations_say(photograph, size):
     symbols = np.concatenate([[0, 3, -4], dice.integers(-9, 10, 3 * wiener.COEFFICIENTS)]).astype(np.int32)
     x = tensor(image)
     expected = by_hand(image / 255, symbols, INDEX)
+    part = wiener.filtered(x, *wiener.kernel_of(symbols, INDEX, size[0] * size[1]))
     assert wiener.apply(x, symbols, INDEX) is x
+    assert torch.allclose(part, x, atol=1e-5)
     assert np.abs(x[0].permute(1, 2, 0).numpy() - expected).max() < 1e-3
     assert np.abs(expected - image / 255).max() > 0.01
 
@@ -267,7 +270,43 @@ def test_without_a_search_it_needs_no_synthesis_of_its_own(model, photograph, mo
     plain = backend.encode(model, photograph, backend.Options(120))
     assert len(plain.filter_symbols) == 0
     searched = backend.encode(model, photograph, backend.Options(120, effort=1))
-    assert len(searched.filter_symbols)
+    assert len(searched.filter_symbols) and "search" in searched.seconds
+    # But for what fits the filter it is the same file.
+    assert np.array_equal(searched.symbols, plain.symbols)
+
+
+def test_a_search_hears_of_the_filter_and_of_details_that_are_sent(model, photograph, monkeypatch):
+    """Rounded latents of the plain file are to a search the picture that a decoder shows of that, and its bits."""
+    image, x = photograph, tensor(photograph)
+    for index, filtered, sent in ((120, True, False), (220, True, True), (220, False, True)):
+        with monkeypatch.context() as patch:
+            if not filtered:
+                patch.setattr(wiener, "fit", lambda *anything: wiener.none())
+            if not sent:
+                patch.setattr(details_backend, "_worth_sending", lambda *anything: 0)
+            latents = backend.analyse(model, image)
+            coded = backend.code(model, latents, backend.Options(index, effort=1, lossless=False))
+            assert bool(len(coded.filter_symbols)) == filtered and bool(len(coded.detail_symbols)) == sent
+            rate = model.rate(index, coded.parameters)
+            at_rate = latents.at(rate.base)
+            y, z = (one[None] for one in backend._settled(model, coded, at_rate))
+            transmit, (y_gain, z_gain) = soft_beside(model, index, coded, rate, x[0, 0].numel())
+            with torch.no_grad():
+                found, bits = transmit((y / y_gain, z / z_gain), torch.round, x)
+        shown = backend.shown(model, coded, index, image.shape[:2], False, 8)
+        error = np.abs(255 * found[0, :, :192, :192].clamp(0, 1).permute(1, 2, 0).numpy() - shown)
+        assert error.mean() < (1.5 if sent else 0.6) and 0.9 < float(bits) / coded.estimated_bits < 1.2
+
+
+@pytest.mark.parametrize("index", [45, 120, 200])
+def test_the_first_effort_fits_a_filter_and_is_never_dearer(model, index, monkeypatch):
+    monkeypatch.setattr(bases, "SEARCHED_BITS", 1000)
+    monkeypatch.setattr(search, "refine", lambda *anything: pytest.fail("a search"))
+    image = np.ascontiguousarray(data.coffee()[60:316, 100:356])
+    found = [backend.encode(model, image, backend.Options(index, effort=effort, lossless=False)) for effort in (0, 1)]
+    prices = [search.price(one, backend.shown(model, one, index, (256, 256), False, 8), image, index) for one in found]
+    assert len(found[1].filter_symbols) and prices[1] <= prices[0] and (prices[1] < prices[0] or index > 45)
+    assert backend.Options(0, effort=1).steps == 0 < backend.Options(0, effort=1, metric="ms-ssim").steps
 
 
 @pytest.mark.parametrize("lowest", [30, 60])
@@ -276,7 +315,7 @@ def test_a_search_of_a_low_rate_may_have_one(model, lowest, monkeypatch):
     monkeypatch.setattr(bases, "SEARCHED_BITS", 1000)
     monkeypatch.setattr(bases, "SEARCHED_FROM", lowest)
     image = np.ascontiguousarray(data.coffee()[60:316, 100:356])
-    searched = backend.encode(model, image, backend.Options(index, effort=1, lossless=False))
+    searched = backend.encode(model, image, backend.Options(index, effort=2, lossless=False))
     assert searched.parameters == bytes((40 if lowest == 30 else index,)) and len(searched.filter_symbols)
     decoded = backend.decode(model, payload(searched, index, image))
     assert np.array_equal(decoded, backend.shown(model, searched, index, (256, 256), False, 8))

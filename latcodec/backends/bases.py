@@ -23,6 +23,7 @@ SHARP, SHARP_AT, SHARP_FALLS, LEAST_SHARP, MOST_SHARP = 0.025, 188, 18.0, 0.1, 1
 # Indices at which a search is in latents of the file's own rate, in photographs: it finds most where these say most.
 SEARCHED_AS_THEY_ARE = range(170, 231)
 BASES = (60, 100)  # of pictures that are no photographs
+THOROUGH = 4  # the effort from which these are tried in every picture
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of pixels that equal their left neighbours from which a picture counts as drawn
 DEAR = 1.6  # bits a pixel at lambda 1 from which it counts as noise; 0.7 in the mean
@@ -52,15 +53,16 @@ def usual(index: int, is_drawn: bool, sharpness: Callable[[], float]) -> int | N
     return LOWEST_BASE if share >= SHARP else LOWER_BASE
 
 
-def worth_trying(index: int, is_drawn: bool, bits_a_pixel: float, all_of_them: bool = False) -> list[int | None]:
+def worth_trying(index: int, is_drawn: bool, bits_a_pixel: float, effort: int = 0) -> list[int | None]:
     """Rate indices of latents, as of `usual`, at which a picture may be coded for less than at that one.
 
-    bits_a_pixel: what it costs there. Those that a look at these makes likely, or all.
+    bits_a_pixel: what it costs there. Those that a look at these makes likely, with an effort those that may win in
+    any photograph too, from THOROUGH on all.
     """
     lower = [base for base in BASES if base <= index]
-    if all_of_them:
-        return lower + ([LOWER_BASE, None] if index >= LOWER_FROM else [])
-    return lower if is_drawn or bits_a_pixel > DEAR * lambda_of_index(index) ** -0.6 else []
+    if effort < THOROUGH and not is_drawn and bits_a_pixel <= DEAR * lambda_of_index(index) ** -0.6:
+        lower = []
+    return lower + ([LOWER_BASE, None] if effort and index >= LOWER_FROM else [])
 
 
 def searched(base: int, bits: int) -> int:

@@ -26,7 +26,6 @@ TILE, TILES_AT_ONCE = 4, 32  # latents along a side of what is looked at for det
 CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
 LARGE_PX = 2**20  # of a picture, from which a few squares say what all of it would cost with loss
 SQUARE, SQUARES = 256, 4  # px along a side; how many
-LOOKED_AT_PX = 2**20  # what `wiener.LARGE_PX` is in a search
 BF16_UNTIL = 175  # the rate index to which details of a base in bf16 cost no more: .0 % at 156, .1 at 188, .6 at 250
 
 
@@ -54,7 +53,7 @@ def cheapest(
     whole = without_loss(image, options)
     if model.details is not None:
         bits_a_pixel = 8 * len(best.streams[0]) / image[..., 0].size
-        some = bases.worth_trying(index, drawn, bits_a_pixel, bool(options.effort))
+        some = bases.worth_trying(index, drawn, bits_a_pixel, options.effort)
         others = set(map(rate_of, some)) - {first}
     if whole is None and not others:
         return best
@@ -130,8 +129,7 @@ def rest(
             return nothing
     in_bf16 = model.encodes_in_bf16 and rate.index <= BF16_UNTIL
     base = base_picture(model, shown, functions, in_bf16).contiguous()
-    large_px = LOOKED_AT_PX if options.effort else wiener.LARGE_PX
-    filter_symbols = wiener.fit(base, x, rate.index, size, options.gray, model.tables, large_px)
+    filter_symbols = wiener.fit(base, x, rate.index, size, options.gray, model.tables)
     x -= wiener.apply(base, filter_symbols, rate.index)
     del base, shown  # or they are held beside what the details take
     if options.gray:

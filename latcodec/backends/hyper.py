@@ -248,15 +248,15 @@ def analyse(model: Model, image: np.ndarray, **rate) -> Latents:
     return Latents(y[0], z[0], image)
 
 
-def soft(model: Model, rate) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
+def soft(model: Model, rate, **more) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
     """What `search.refine` needs: latents to (picture, bits), differentiable, and the gains of y and z; rate: the rate
-    index, or what the model's `at_rate` takes in its place."""
+    index, or what the model's `at_rate` takes in its place; more: for the model's `transmit`."""
     model.network.load_state_dict(floats_of_integers(model.nets), strict=False)
     functions, autocast = model.at_rate(rate), model.encodes_in_bf16
     priced = pricing.prices_of_rows(model.tables, model.device)
 
     def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x_hat, prices = model.transmit(now, rate, functions, quantise, autocast, x)
+        x_hat, prices = model.transmit(now, rate, functions, quantise, autocast, x, **more)
         bits = x_hat.new_zeros(())
         for number, (_, symbols, sigma) in enumerate(prices):
             first = model.first_row(number)

@@ -31,7 +31,7 @@ from latcodec.backends.common import (
     stored_config,
     timed,
 )
-from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, soft, values
+from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, values
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.backends.hyperprior_context_export import export
@@ -47,17 +47,20 @@ from latcodec.backends.hyperprior_context_model import (
 from latcodec.backends.hyperprior_context_picture import (
     LatentsAtRates,
     analyse,
+    soft_beside,
     synthesise,
 )
 from latcodec.coding import Decoder, Encoder
 from latcodec.container import Payload
 from latcodec.errors import OptionError
 from latcodec.integer_net import Replay, Run, run
+from latcodec.models.hyperprior_context import IMAGE_STRIDE
 from latcodec.models.steps import in_steps
 from latcodec.rates import METRICS
 
 REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
 SHORTEST_SEARCH_S = 0.01
+STEPS = (0, 0, 15, 50, *search.STEPS[4:])  # of a search, by effort: 1 but fits a filter, where weights have one
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
            "sigmas", "stored_config", "synthesise", "without_loss_at_once"]  # fmt: skip
 
@@ -75,6 +78,11 @@ class Options(search.Options):
         super().__post_init__()
         if self.metric and self.metric not in METRICS:
             raise OptionError(f"metric {self.metric} is unknown; there are: {', '.join(METRICS)}")
+
+    @property
+    def steps(self) -> int:
+        """Of the search; 0 for none."""
+        return super().steps if self.metric == "ms-ssim" else STEPS[self.effort]
 
 
 @dataclass(frozen=True)
@@ -112,21 +120,23 @@ def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> C
     if first.parameters == lossless.PARAMETERS:
         return _with_analysis(first, latents, analysed_s)
     rate = model.rate(options.rate_index, first.parameters)
-    photograph = options.effort and latents.image is not None and not bases.drawn(latents.image)
+    photograph = options.steps and latents.image is not None and not bases.drawn(latents.image)
     if photograph and rate.index in bases.SEARCHED_AS_THEY_ARE:
         rate = model.rate(rate.index)
     elif options.effort and rate.base == rate.index and model.details is not None:
         bits = 8 * len(first.streams[0])
-        lower, silent = bases.searched(rate.base, bits), rate.index >= 0 and not rate.details
+        lower = bases.searched(rate.base, bits) if options.steps else rate.base
+        silent = rate.index >= 0 and not rate.details
         # What says at which rate latents are has room for a filter.
         if lower != rate.base or (silent and bits >= bases.SEARCHED_BITS):
             rate = model.rate(rate.index, bytes((lower,)))
     if options.max_seconds:
         left = options.max_seconds - (time.perf_counter() - start)
         options = replace(options, max_seconds=max(left, SHORTEST_SEARCH_S))
+    start_at = latents.at(rate.base)
     coded = search.code(
-        model, latents.at(rate.base), options, partial(_code, rate=rate), _verify, shown,
-        lambda model, _: soft(model, rate), _settled, error_bits,
+        model, start_at, options, partial(_code, rate=rate), _verify, shown,
+        partial(soft_beside, rate=rate, pixels=start_at.y[0].numel() * IMAGE_STRIDE**2), _settled, error_bits,
         *((first, None) if first.parameters == model.parameters(rate) else (None, first)),
     )  # fmt: skip
     return replace(_with_analysis(coded, latents, analysed_s), replay=None)

@@ -166,14 +166,20 @@ class Model(HyperModel):
             return Z_ROW
         return SCALE_ROWS if number > STEPS else 0
 
-    def transmit(self, latents: tuple[torch.Tensor, ...], rate: Rate, functions: dict, quantise, autocast: bool, x):
-        """(picture, prices) of the network's `transmit`, details included; functions: what `at_rate` says."""
+    def transmit(
+        self, latents: tuple[torch.Tensor, ...], rate: Rate, functions: dict, quantise, autocast: bool, x,
+        filtered: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):  # fmt: skip
+        """(picture, prices) of the network's `transmit`, details included; functions: what `at_rate` says; filtered:
+        what is done to the picture before details."""
         if rate.details:
             height, width = (IMAGE_STRIDE * side for side in latents[0].shape[2:])
             x = F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
         else:
             x = None
-        return self.network.transmit(*latents, functions, quantise, autocast, x, round_straight_through)
+        return self.network.transmit(
+            *latents, functions, quantise, autocast, x, round_straight_through, filtered=filtered
+        )
 
     def least_bits_of_z(self, rate: Rate, shape: tuple[int, int]) -> float:
         """The bits that z costs at least: those of the first step, whose rows alone are known; shape (h, w) of z.

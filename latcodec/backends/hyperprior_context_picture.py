@@ -1,5 +1,5 @@
 """From a picture to the latents of the context codec, and from its integers back to one: what a decoder shows, and what
-an encoder measures details by.
+an encoder measures details by, and a search latents.
 
 Floats, which law 1 allows here: no table row depends on them.
 """
@@ -7,14 +7,15 @@ Floats, which law 1 allows here: no table row depends on them.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from latcodec.backends import details, wiener
+from latcodec.backends import details, search, wiener
 from latcodec.backends.common import latent_shapes, to_image
-from latcodec.backends.hyper import MEAN_BITS, Latents
+from latcodec.backends.hyper import MEAN_BITS, Latents, soft
 from latcodec.backends.hyper import analyse as analyse_at
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.backends.hyperprior_context_model import Model, Rate, there
@@ -89,3 +90,15 @@ def synthesise(
     if len(detail_symbols):
         x = details.picture(model.network.details, functions, detail_symbols, x)
     return to_image(x, size, gray, depth)
+
+
+def soft_beside(
+    model: Model, rate_index: int, plain, rate: Rate, pixels: int
+) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
+    """`hyper.soft` at a rate, with the filter of the plain Coded of so many pixels, and with details if that has any:
+    where it has none they cost a search half as much time again and say nothing."""
+    rate = replace(rate, details=bool(len(plain.detail_symbols)))
+    if not len(plain.filter_symbols):
+        return soft(model, rate)
+    kernel, shift = (part.to(model.device) for part in wiener.kernel_of(plain.filter_symbols, rate_index, pixels))
+    return soft(model, rate, filtered=partial(wiener.filtered, kernel=kernel, shift=shift))

@@ -139,7 +139,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     return search.code(model, latents, options, _code, _verify, shown, _soft, _settled)
 
 
-def _soft(model: Model, rate_index: int) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
+def _soft(model: Model, rate_index: int, _: Coded) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
     """What `search.refine` needs: latents to (picture, bits), differentiable, and the gain of y."""
     model.network.load_state_dict(_floats_of_contexts(model), strict=False)
     rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))

@@ -49,7 +49,7 @@ class Options:
     """rate_index: 0..255, larger is better; some codecs go below 0. verify: decode the integers of what was
     written (law 5).
 
-    effort: 0 rounds by rate and distortion, 1..9 search better latents first, each for longer; max_seconds: of the
+    effort: 0 rounds by rate and distortion, others search better latents first, each for longer; max_seconds: of the
     search, 0 for no limit; progress: called with 0..1; gray: the decoder will average the three channels. Raises
     OptionError.
     """
@@ -67,6 +67,11 @@ class Options:
         if not 0 <= self.max_seconds < math.inf:
             raise OptionError(f"max_seconds {self.max_seconds} is not a time")
 
+    @property
+    def steps(self) -> int:
+        """Of the search; 0 for none."""
+        return STEPS[self.effort]
+
 
 def code(
     model, latents, options: Options, plain: Callable, decodes: Callable, shown: Callable, soft: Callable,
@@ -76,11 +81,11 @@ def code(
 
     plain(model, latents, options, error bits) -> Coded; decodes(model, coded, rate_index, shape of y) says whether the
     decoder finds the same integers; shown(model, coded, rate_index, size, gray, depth): its picture; soft(model,
-    rate_index) -> (transmit, gains) of `refine`; settled(model, coded, latents): y as it was coded, and z where that is
-    not always the nearest integers, float32 [C, h, w] in steps; step_error_bits: what `pricing.round_by_price` takes
-    for an error of one step, STEP_ERROR_BITS if None, 0 for the nearest integers; first: what `plain` makes, if it is
-    known already; other: a Coded of another kind, than which a search is to find no dearer one. Raises DriftError if
-    what was written does not decode (law 5).
+    rate_index, coded) -> (transmit, gains) of `refine`, coded being what `plain` makes; settled(model, coded, latents):
+    y as it was coded, and z where that is not always the nearest integers, float32 [C, h, w] in steps; step_error_bits:
+    what `pricing.round_by_price` takes for an error of one step, STEP_ERROR_BITS if None, 0 for the nearest integers;
+    first: what `plain` makes, if it is known already; other: a Coded of another kind, than which a search is to find no
+    dearer one. Raises DriftError if what was written does not decode (law 5).
     """
     start = time.perf_counter()
     error_bits = STEP_ERROR_BITS if step_error_bits is None else step_error_bits
@@ -110,16 +115,19 @@ def _cheapest(
         return price(coded, decoded, image, index, metric), coded
 
     first = first or plain(model, latents, options, error_bits)
+    if not options.steps and other is None:
+        return first
     best = min(map(priced, filter(None, (first, other))), key=lambda one: one[0])
-    transmit, gains = soft(model, index)
+    if not options.steps:
+        return best[1]
+    transmit, gains = soft(model, index, first)
     heard = _gray(transmit) if gray else transmit
     names = [name for name in ("y", "z") if hasattr(latents, name)]
     variables = [getattr(latents, name) for name in names]
     for number, chosen in enumerate(settled(model, first, latents)):
         variables[number] = near(variables[number], chosen.to(model.device), gains[number][0])
     x = picture(image, model.device)
-    steps = STEPS[options.effort]
-    found = refine(heard, x, tuple(variables), gains, index, steps, deadline, options.progress, metric)
+    found = refine(heard, x, tuple(variables), gains, index, options.steps, deadline, options.progress, metric)
     better = replace(latents, **dict(zip(names, found, strict=True)))
     for bits in FOUND_ERROR_BITS:
         best = min(best, priced(plain(model, better, options, bits)), key=lambda one: one[0])

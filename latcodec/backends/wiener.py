@@ -86,17 +86,23 @@ def _modes() -> Tensor:
     return torch.stack([torch.outer(cosine[:, i], cosine[:, j]) for i, j in MODES])
 
 
-def apply(x: Tensor, symbols: np.ndarray, rate_index: int) -> Tensor:
-    """Filter a picture, float32 [1, 3, H, W], in place, by the symbols of a file at a rate; without any it stays."""
-    if not len(symbols):
-        return x
+def kernel_of(symbols: np.ndarray, rate_index: int, pixels: int) -> tuple[Tensor, Tensor]:
+    """The filter of a file's symbols, int32 [SYMBOLS], in a picture of so many pixels, for `F.conv2d`: what it adds to
+    red, green and blue, float32 [3, 3, SIDE, SIDE] and [3]."""
     size = np.clip(symbols[COLOURS:].reshape(COLOURS, -1), -(2**15), 2**15)
-    k = torch.from_numpy(size * steps(rate_index, x.shape[2] * x.shape[3]))
+    k = torch.from_numpy(size * steps(rate_index, pixels))
     colours, modes = colour_transform(), _modes()
     kernel = torch.einsum("ocm,mij->ocij", k[:, :-1].unflatten(1, (COLOURS, -1)), modes)
     kernel = torch.einsum("or,ocij,cs->rsij", colours, kernel, colours)
     shift = colours.T @ k[:, -1] - kernel.sum((1, 2, 3)) / 2
-    kernel, shift = kernel.float().to(x.device), shift.float().to(x.device)
+    return kernel.float(), shift.float()
+
+
+def apply(x: Tensor, symbols: np.ndarray, rate_index: int) -> Tensor:
+    """Filter a picture, float32 [1, 3, H, W], in place, by the symbols of a file at a rate; without any it stays."""
+    if not len(symbols):
+        return x
+    kernel, shift = (part.to(x.device) for part in kernel_of(symbols, rate_index, x.shape[2] * x.shape[3]))
     above = x[:, :, :1].expand(-1, -1, REACH, -1)
     for top in range(0, x.shape[2], ROWS_AT_ONCE):
         band = x[:, :, top : top + ROWS_AT_ONCE]
@@ -107,6 +113,11 @@ def apply(x: Tensor, symbols: np.ndarray, rate_index: int) -> Tensor:
         above = seen[:, :, -2 * REACH : -REACH]
         band += F.conv2d(F.pad(seen, (REACH, REACH, 0, 0), mode="replicate"), kernel, shift)
     return x
+
+
+def filtered(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
+    """The same of a picture or a part of one, float32 [1, 3, H, W], by `kernel_of`, differentiable."""
+    return x + F.conv2d(F.pad(x, (REACH,) * 4, mode="replicate"), kernel, shift)
 
 
 def fit(

@@ -139,16 +139,16 @@ class ContextHyperprior(ContextTransforms):
     def transmit(
         self, y: Tensor, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor],
         autocast: bool = False, x: Tensor | None = None, quantise_details: Callable[[Tensor], Tensor] | None = None,
-        by_price: bool = False,
+        by_price: bool = False, filtered: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:  # fmt: skip
         """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
 
         quantise: residual -> symbols, or something softer. x: the picture [B, 3, 16 h, 16 w], whose details are sent
         too if this network has any; None: not. quantise_details: theirs, if another one. by_price: y and z are rounded
         by rate and distortion in place of that, as the encoder does, straight-through, and y is lifted; a search that
-        hears of the lift finds less. Returns x_hat [B, 3, 16 h, 16 w] and, of z, of each step of y and of
-        each group of details, (residual, quantised residual, standard deviation of its logistic), all in steps. Where h
-        or w is odd, residuals beyond y are 0.
+        hears of the lift finds less. filtered: what is done to the picture before details. Returns x_hat
+        [B, 3, 16 h, 16 w] and, of z, of each step of y and of each group of details, (residual, quantised residual,
+        standard deviation of its logistic), all in steps. Where h or w is odd, residuals beyond y are 0.
         """
         height, width = y.shape[2:]
         z_hat, price_of_z = self.transmit_z(z, rate, quantise, by_price)
@@ -181,6 +181,8 @@ class ContextHyperprior(ContextTransforms):
         if not y_steps[0].requires_grad:  # straight through, means cancel: there is no other gradient in it
             y_hat, y_shown = y_hat.detach(), y_shown.detach()
         x_hat = self.synthesis(y_shown * rate["y_log_inverse_gain"].exp(), rate, autocast)
+        if filtered is not None:
+            x_hat = filtered(x_hat)
         if self.details is not None and x is not None:
             u = self.details.analysis(x - x_hat) * rate["details.sent"]
             context, first = y_hat * rate["context_log_gain"].exp(), hyper[:, :, :height, :width]
