@@ -137,7 +137,7 @@ def test_a_search_is_for_what_the_weights_are_for(monkeypatch):
     latents = module.analyse(model, image)
 
     def priced(effort: int) -> float:
-        coded = module.code(model, latents, module.Options(index, effort=effort, metric="ms-ssim"))
+        coded = module.code(model, latents, module.Options(index, effort=effort))
         shown = module.shown(model, coded, index, image.shape[:2], False, 8)
         return search.price(coded, shown, image, index, "ms-ssim")
 

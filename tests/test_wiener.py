@@ -156,11 +156,12 @@ def test_of_gray_pictures_only_the_mean_counts(model, photograph):
     assert k[0].any() and not k[1:].any()
 
 
-def test_bands_of_a_large_picture_tell_enough(model):
+def test_bands_of_a_large_picture_tell_enough(model, monkeypatch):
     image = data.astronaut()
     x, base = tensor(image), changed(image)
     whole = wiener.fit(base, x, INDEX, image.shape[:2], False, model.tables)
-    some = wiener.fit(base, x, INDEX, image.shape[:2], False, model.tables, 50_000)
+    monkeypatch.setattr(wiener, "LARGE_PX", 50_000)
+    some = wiener.fit(base, x, INDEX, image.shape[:2], False, model.tables)
     left = [float((x - wiener.apply(base.clone(), k, INDEX)).square().sum()) for k in (whole, some)]
     assert not np.array_equal(whole, some) and left[1] < 1.1 * left[0] < 0.5 * float((x - base).square().sum())
 

@@ -103,8 +103,9 @@ class Model(HyperModel):
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    soft_at = lambda model, rate_index, _: soft(model, rate_index)  # noqa: E731
-    return search.code(model, latents, options, _code, _verify, shown, soft_at, settled)
+    return search.code(
+        model, latents, options, _code, _verify, shown, lambda model, rate_index, _: soft(model, rate_index), settled
+    )
 
 
 @torch.inference_mode()

@@ -114,6 +114,7 @@ def sigmas() -> np.ndarray:
 def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
     start, error_bits = time.perf_counter(), model.step_error_bits()
+    options = replace(options, metric=model.metric)  # what the weights are for, however they were named
     analysed_s = latents.seconds
     plain = partial(_code, model, latents, options, error_bits)
     first = choice.cheapest(model, latents, options, plain, shown, without_loss)

@@ -120,15 +120,12 @@ def filtered(x: Tensor, kernel: Tensor, shift: Tensor) -> Tensor:
     return x + F.conv2d(F.pad(x, (REACH,) * 4, mode="replicate"), kernel, shift)
 
 
-def fit(
-    base: Tensor, x: Tensor, rate_index: int, size: tuple[int, int], gray: bool, tables: Tables,
-    large_px: int = LARGE_PX,
-) -> np.ndarray:  # fmt: skip
+def fit(base: Tensor, x: Tensor, rate_index: int, size: tuple[int, int], gray: bool, tables: Tables) -> np.ndarray:
     """The symbols of a filter that brings base nearer to x, both float32 [1, 3, H', W'] in 0..1, for less than it costs
     by the tables; `none` where that is not so. size: (height, width) that count; gray: only the mean of the channels
-    does; large_px: of a picture from about twice which only some bands are looked at. Errors count at a rate index."""
+    does. Errors count at a rate index. Of a picture from about twice LARGE_PX only some bands are looked at."""
     q, weight = steps(rate_index, base.shape[2] * base.shape[3]), error_weight(rate_index)
-    seen, wanted = _correlations(base, x, size, gray, weight, large_px)
+    seen, wanted = _correlations(base, x, size, gray, weight)
     seen, wanted = weight * q[:, None] * seen * q, weight * q[:, None] * wanted
     if not (np.abs(seen).max() < LARGEST_ENERGY and np.isfinite(wanted).all()):
         return none()  # networks that someone else trained may give anything
@@ -171,17 +168,17 @@ def _descended(k: np.ndarray, seen: np.ndarray, wanted: np.ndarray, prices: np.n
 
 
 def _correlations(
-    base: Tensor, x: Tensor, size: tuple[int, int], gray: bool, weight: float, large_px: int
+    base: Tensor, x: Tensor, size: tuple[int, int], gray: bool, weight: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums over pixels: of products of what the coefficients multiply, float64 [COEFFICIENTS, COEFFICIENTS], and of
     these with what base lacks of x, [COEFFICIENTS, COLOURS].
 
-    large_px: see `fit`; weight: bits that a squared error of 1 is worth. Where it is so much that details are sent,
+    weight: bits that a squared error of 1 is worth. Where it is so much that details are sent,
     they cost bits in its place, which grow with its logarithm: a pixel counts for less there.
     """
     colours, modes = colour_transform().float().to(x.device), _modes().float().flatten(1).to(x.device)
     seen, wanted, counted = 0.0, 0.0, 0
-    every = max(1, min(size[0] * size[1] // large_px, EVERY, size[0] // (FEWEST * BAND)))
+    every = max(1, min(size[0] * size[1] // LARGE_PX, EVERY, size[0] // (FEWEST * BAND)))
     for top in range(0, size[0], every * BAND):
         rows = min(BAND, size[0] - top)
         places = torch.arange(top - REACH, top + rows + REACH, device=x.device).clamp(0, base.shape[2] - 1)
