@@ -11,7 +11,7 @@ Source: the idea is Balle, Johnston, Minnen 2019, "Integer networks for data com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,39 +136,6 @@ class IntegerNet:
         except KeyError as error:
             raise WeightsError(f"integer network: {error} is missing") from None
         return cls(layers)
-
-
-Run = Callable[[IntegerNet, np.ndarray], np.ndarray]
-
-
-def run(network: IntegerNet, x: np.ndarray) -> np.ndarray:
-    """network(x), int64: how networks are evaluated where nothing is replayed."""
-    return network(x)
-
-
-class Replay:
-    """Runs networks and keeps what they were given and gave. After `rewind` what the same network is given in the same
-    order is answered without running it, if it is the same: an exact function has one value. What is int32 is kept
-    without a copy: who gives it must not change it."""
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[IntegerNet, np.ndarray, np.ndarray]] = []
-        self._answers: Iterator | None = None
-
-    def rewind(self) -> None:
-        """Answer from the first call on."""
-        self._answers = iter(self._kept)
-
-    def run(self, network: IntegerNet, x: np.ndarray) -> np.ndarray:
-        """network(x), int64."""
-        # Networks clip what they see and give to LIMIT, so int32 holds it.
-        seen = x if x.dtype == np.int32 else np.clip(x, -LIMIT, LIMIT).astype(np.int32)
-        if self._answers is None:
-            out = network(x)
-            self._kept.append((network, seen, out.astype(np.int32)))
-            return out
-        known, given, out = next(self._answers, (None, seen, seen))
-        return out.astype(np.int64) if known is network and np.array_equal(given, seen) else network(x)
 
 
 def quantise(network: nn.Sequential, small: bool = False) -> IntegerNet:

@@ -322,7 +322,7 @@ def test_symbols_that_no_encoder_writes_are_no_trouble(model, extreme):
 
     seen, first = np.zeros((24, *shape), np.int64), np.zeros((48, *shape), np.int64)
     shifts = lambda group, rows: np.full(len(rows), extreme, np.int32)  # noqa: E731
-    symbols, rows = model.details.walk(seen, model.details.start(first), 255, 100, 16, shifts, take)
+    symbols, rows = model.details.walk(lambda: (seen, first), shape, seen, 255, 100, 16, shifts, take)
     assert symbols.shape == (64, 4, 6) and sum(counts) == rows.size
     assert SCALE_ROWS <= rows.min() == rows.max() < 2 * SCALE_ROWS
 
@@ -624,16 +624,16 @@ def test_verification_runs_no_network_twice(model, photograph, monkeypatch):
     unverified = backend.encode(model, image, backend.Options(200, verify=False))
     alone = len(calls)
     again = backend.encode(model, image, backend.Options(200))
-    assert len(calls) == 2 * alone and again.streams == unverified.streams and again.replay is None
-    monkeypatch.setattr(backend, "REPLAYED", 0)
-    backend.encode(model, image, backend.Options(200))
-    assert len(calls) == 4 * alone
+    assert len(calls) == 2 * alone > 0 and again.streams == unverified.streams and "verify" in again.seconds
+    assert again.replay is unverified.replay is None
+    coded = backend._code(model, backend.analyse(model, image), backend.Options(200), 8.0, model.rate(200))
+    calls.clear()
+    assert backend._verify(model, coded, 200, (4, 6)) and backend._verify(model, coded, 200, (4, 6)) and not calls
 
 
-@pytest.mark.parametrize("replayed", [0, backend.REPLAYED])
-def test_verification_notices_another_stream_and_other_networks(network, photograph, monkeypatch, replayed):
+@pytest.mark.parametrize("name", ["hyper", "contexts", "z_contexts", "details"])
+def test_verification_notices_another_stream_and_other_networks(network, photograph, monkeypatch, name):
     image = np.ascontiguousarray(photograph[:64, :96])
-    monkeypatch.setattr(backend, "REPLAYED", replayed)
     model, finish = model_of(network), Encoder.finish
     for place in (3, 40, -5):
 
@@ -647,14 +647,21 @@ def test_verification_notices_another_stream_and_other_networks(network, photogr
             backend.encode(model, image, backend.Options(200))
     verify = backend._verify
 
-    def drifted(model: backend.Model, *rest) -> bool:
-        net = model.hyper
+    def drifted(net: IntegerNet) -> IntegerNet:
         first, *others = net.layers
-        other = IntegerNet([replace(first, bias=first.bias + 2.0 ** (first.shift + 11)), *others])
-        monkeypatch.setattr(model, "hyper", other)  # another network: nothing known of it is replayed
+        return IntegerNet([replace(first, bias=first.bias + 2.0 ** (first.shift + 11)), *others])
+
+    def of_others(model: backend.Model, *rest) -> bool:
+        if name == "hyper":
+            monkeypatch.setattr(model, "hyper", drifted(model.hyper))
+        elif name == "details":
+            monkeypatch.setitem(model.details.nets, "from_latents", [drifted(model.details.nets["from_latents"][0])])
+        else:
+            which = "from_seen" if name == "contexts" else "z_from_seen"
+            monkeypatch.setitem(model.contexts, which, [drifted(net) for net in model.contexts[which]])
         return verify(model, *rest)
 
-    monkeypatch.setattr(backend, "_verify", drifted)
+    monkeypatch.setattr(backend, "_verify", of_others)
     with pytest.raises((DriftError, FormatError)):
         backend.encode(model, image, backend.Options(200))
 
@@ -823,6 +830,22 @@ def test_the_busiest_tiles_lie_inside_whatever_the_size(shipped):
     busiest = details_look.busiest(shipped.network.details, x, 64)
     assert len(busiest) == 8 and busiest[0] == (464 - 64, 592 - 64)
     assert all(0 <= top <= 400 and 0 <= left <= 528 for top, left in busiest)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "found"), [(9.0, 0.0, 1), (0.2, 9.0, 1), (0.7, 0.0, 2), (0.7, 0.7, 3), (0.7, 9.0, 2)]
+)
+def test_tiles_are_looked_at_until_it_is_clear(shipped, monkeypatch, first, later, found):
+    """first, later: what tiles save of a third of what is needed; found: batches of tiles that are asked for."""
+    functions, asked = shipped.at_rate(shipped.rate(120)), []
+    layer, pixels = shipped.network.details, 2**18
+    needed = details_look.SAVED_THERE * details_look.ZERO_BITS * pixels / 64 * (layer.channels // 16)
+    saved = iter([first, later, later])
+    of_tiles = lambda *given: torch.eye(16)[3] * next(saved) * needed / 3  # noqa: E731
+    monkeypatch.setattr(details_look, "saved_by_sixteenths", of_tiles)
+    tiles = (asked.append(n) or torch.zeros(2, 3, 64, 64) for n in range(3))
+    enough = details_look.enough_saved(layer, functions, tiles, 6, 120, pixels)
+    assert len(asked) == found and enough == (first > 3 or (later > 3 and found > 1))
 
 
 def test_of_a_few_tiles_some_tell_little(shipped):

@@ -129,8 +129,8 @@ def test_hyper_latents_are_rounded_by_price_as_in_training(network, photograph):
         with torch.no_grad():
             _, prices = priced.transmit(latents.y[None], latents.z[None], model.at_rate(rate), torch.round,
                                         by_price=True)  # fmt: skip
-        inside = np.concatenate(there(tuple(latents.z.shape[1:]), model.z_order))
-        of_floats = torch.cat(in_steps(prices[0][1], model.z_order), 1)[0].numpy()[inside]
+        inside = np.concatenate(there(len(latents.z), latents.z.shape[1:]))
+        of_floats = torch.cat(in_steps(prices[0][1], priced.z_order), 1)[0].numpy()[inside]
         found[bits] = coded.z_symbols
         assert (coded.z_symbols != of_floats).mean() < 0.02
     assert np.abs(found[1.0]).sum() < 0.95 * np.abs(found[0.0]).sum()
@@ -176,7 +176,7 @@ def test_pictures_show_symbols_as_the_float_network_does(network, model, photogr
     shown = backend.shown(model, coded, index, size, False, 8)
     rate = model.at_rate(model.rate(index))
     shape, _ = latent_shapes(size[1], size[0])
-    inside = np.concatenate(there(shape, model.order))
+    inside = np.concatenate(there(NARROW.latent, shape))
     sigma = torch.full(coded.symbols.shape, SIGMA_MIN)
     sigma[torch.from_numpy(inside)] = torch.from_numpy(backend.sigmas()[coded.rows]).float()
     symbols = torch.from_numpy(coded.symbols).float()
@@ -212,7 +212,7 @@ def test_means_and_rows_of_z_are_those_of_the_floats(network, model, photograph,
             torch.cat(in_steps(planes, network.z_order), 1)
             for planes in (z * rate["z_log_gain"].exp(), residual, sigma)
         )
-    inside = np.concatenate(there(z.shape[2:], model.z_order))
+    inside = np.concatenate(there(z.shape[1], z.shape[2:]))
     means = (scaled - residual)[0].numpy()
     assert np.abs(coded.z_means / 2.0**MEAN_BITS - means)[inside].max() < 0.02
     assert np.abs(np.log(backend.sigmas()[coded.z_rows] / sigma[0].numpy()[inside])).max() < 0.15  # 0.128 apart
@@ -259,8 +259,8 @@ def test_hyper_latents_that_a_search_found_are_rounded_with_what_it_says(model):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (6, 1), (3, 4)])
 def test_least_bits_of_z(model, shape):
     """They are those of the first step's symbols: what the tables charge for the cheapest of each row."""
-    inside = there(shape, model.z_order)[0]
-    channels = np.broadcast_to((model.z_order[: len(inside)] // STEPS)[:, None, None], inside.shape)[inside]
+    inside = there(NARROW.hyper_latent, shape)[0]
+    channels = np.nonzero(inside)[0]
     ends = model.tables.offsets
     rows = rows_of(np.zeros(len(channels), np.int64), model.rates.z_scale_offset[40][channels])
     least = [model.tables.bits[ends[row] : ends[row + 1]].min() for row in rows]

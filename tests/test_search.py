@@ -161,7 +161,7 @@ def test_tiles_are_large_enough_for_ms_ssim(side_px):
 def test_a_deadline_ends_the_search(module, model):
     told = []
     start = time.perf_counter()
-    options = module.Options(90, effort=9, max_seconds=0.5, progress=told.append)
+    options = module.Options(90, effort=9, max_seconds=1.0, progress=told.append)
     coded = module.encode(model, crop(), options)
     assert time.perf_counter() - start < 20 and coded.seconds["search"] > 0.4
     assert told == sorted(told) and told[-1] >= 1 - 1e-9 and len(told) < search.STEPS[9]

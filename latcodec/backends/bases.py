@@ -35,7 +35,8 @@ SEARCHED_LOWER, SEARCHED_FROM, SEARCHED_BITS = 9, 30, 16_000
 def drawn(image: np.ndarray) -> bool:
     """Whether a picture, uint8 or uint16 [H, W, 3], looks like type, a drawing or a screenshot."""
     some = image[:: 1 + image.shape[0] // SAMPLED_ROWS]
-    return image.shape[1] > 1 and bool((some[:, 1:] == some[:, :-1]).all(2).mean() > FLAT)
+    same = some[:, 1:] == some[:, :-1]
+    return image.shape[1] > 1 and bool((same[..., 0] & same[..., 1] & same[..., 2]).mean() > FLAT)
 
 
 def usual(index: int, is_drawn: bool, sharpness: Callable[[], float]) -> int | None:

@@ -22,7 +22,8 @@ from latcodec.backends.hyperprior_context_model import Model, Rate
 from latcodec.backends.hyperprior_context_picture import base_picture, shown_latents
 from latcodec.models.hyperprior_context import IMAGE_STRIDE
 
-TILE, TILES_AT_ONCE = 4, 32  # latents along a side of what is looked at for details first, and how many tiles at once
+# Latents along a side of what is looked at for details first; how many tiles at once, a part of them to begin with.
+TILE, TILES_AT_ONCE, FIRST_LOOKS = 4, 32, 3
 CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
 LARGE_PX = 2**20  # of a picture, from which a few squares say what all of it would cost with loss
 SQUARE, SQUARES = 256, 4  # px along a side; how many
@@ -173,5 +174,7 @@ def details_can_pay(
             parts.append(x[0, :, top : top + edge, left : left + edge] - inner)
         return torch.stack(parts)
 
-    tiles = (residual(busiest[n:][:TILES_AT_ONCE]) for n in range(0, len(busiest), TILES_AT_ONCE))
-    return details_look.enough_saved(model.network.details, functions, tiles, rate_index, x.shape[2] * x.shape[3])
+    at_once = min(TILES_AT_ONCE, -(-len(busiest) // FIRST_LOOKS))
+    tiles = (residual(busiest[n:][:at_once]) for n in range(0, len(busiest), at_once))
+    pixels = x.shape[2] * x.shape[3]
+    return details_look.enough_saved(model.network.details, functions, tiles, len(busiest), rate_index, pixels)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from latcodec.backends import pricing
 from latcodec.backends.common import RATES, bounded, every_rate, part, some_rates
 from latcodec.backends.distortion import error_weight
 from latcodec.backends.hyper import SCALE_ROWS, leaky_relu, rows_of
+from latcodec.backends.replay import Ask, ask
 from latcodec.coding_tables import Tables
 from latcodec.errors import FormatError
-from latcodec.integer_net import FRACTION_BITS, IntegerNet, Run, quantise, run
+from latcodec.integer_net import FRACTION_BITS, IntegerNet, quantise
 from latcodec.models.details import BLOCK, DEAD_ZONE, LARGEST, PER_LATENT, SHARES, groups_of
 from latcodec.models.layers import interpolate_knots
 from latcodec.models.prices import SIGMA_MIN
@@ -67,43 +69,50 @@ class IntegerDetails:
         }
         self.rates = Rates(**{k: every_rate(v) for k, v in part(tensors, "details.rates.").items()})
 
-    def start(self, first: np.ndarray, run: Run = run) -> np.ndarray:
-        """What `walk` wants of the hyper-synthesis' output, integers [2 C, h, w] with FRACTION_BITS; it is smaller."""
-        return run(self.nets["from_first"][0], first)
-
     def walk(
-        self, seen: np.ndarray, start: np.ndarray, rate_index: int, base: int, sixteenths: int, shift: Shift,
-        take: Take, run: Run = run,
+        self, begin: Callable[[], tuple[np.ndarray, np.ndarray]], shape: tuple[int, int], last: np.ndarray,
+        rate_index: int, base: int, sixteenths: int, shift: Shift, take: Take, ask: Ask = ask,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Go through the groups, in either direction: symbols int32 [S, 2 h, 2 w] of the S channels that are sent, and
         their rows uint16 [4 S h w].
 
-        seen: decoded latents, integers [C, h, w] with FRACTION_BITS; start: see there; base: the rate index of the
-        latents; sixteenths: of all channels that are sent. shift and take give what is sent of a group: by how many
-        rows those that the networks say are to be moved, of each sixteenth; the symbols, in the order of their rows.
+        begin: gives, of symbols of which `last` are the last, decoded latents and what the hyper-synthesis says,
+        integers [C, h, w] and [2 C, h, w] with FRACTION_BITS; shape: (h, w); base: the rate index of the latents;
+        sixteenths: of all channels that are sent. shift and take give what is sent of a group: by how many rows those
+        that the networks say are to be moved, of each sixteenth; the symbols, in the order of their rows. ask: of
+        `replay.py`.
         """
         offsets = (self.rates.scale_offset[rate_index] + self.rates.base_scale_offset[base])[:, None, None]
         bias = (self.rates.bias[rate_index] + self.rates.base_bias[base])[:, None, None]
         ends = list(itertools.accumulate(groups_of(len(offsets))))
         some = len(offsets) // SIXTEENTHS
         sent = some * sixteenths
-        if not sent:
-            return none(seen.shape[1:])
-        f = _up(run(self.nets["from_latents"][0], seen) + start) + bias
-        symbols, rows, sizes = [], [], []
-        for k, (begin, end) in enumerate(itertools.pairwise([0, *ends])):
-            if begin >= sent:
-                break
-            count = min(end, sent) - begin
-            h = f + run(self.nets["from_details"][k - 1], np.concatenate(sizes)) if k else f
-            log_scale = run(self.nets["to_scales"][k], leaky_relu(h))[:count]
+        symbols, rows, sizes, features = [], [], [], []
+
+        def tell(k: int, begun: int, count: int) -> np.ndarray:
+            if k:
+                sizes.append(SIZES[np.abs(symbols[-1].clip(-LARGEST, LARGEST))])
+                h = features[0] + self.nets["from_details"][k - 1](np.concatenate(sizes))
+            else:
+                seen, first = begin()
+                first = self.nets["from_first"][0](first)
+                features.append(_up(self.nets["from_latents"][0](seen) + first) + bias)
+                h = features[0]
+            log_scale = self.nets["to_scales"][k](leaky_relu(h))[:count]
             firsts = range(0, count, some)  # one sixteenth after another: all at once takes much memory
-            said = np.stack([rows_of(log_scale[n:][:some], offsets[begin + n :][:some]).ravel() for n in firsts])
+            return np.stack([rows_of(log_scale[n:][:some], offsets[begun + n :][:some]).ravel() for n in firsts])
+
+        for k, (begun, end) in enumerate(itertools.pairwise([0, *ends])):
+            if begun >= sent:
+                break
+            count = min(end, sent) - begun
+            networks = (
+                self.nets["from_details"][k - 1 : k] if k else self.nets["from_latents"] + self.nets["from_first"]
+            )
+            said = ask(partial(tell, k, begun, count), (symbols or [last])[-1], *networks, self.nets["to_scales"][k])
             rows.append(_moved(said, shift(k, said)).ravel())
-            del h, log_scale, said
-            symbols.append(take(k, rows[-1]).reshape(count, *f.shape[1:]))
-            sizes.append(SIZES[np.abs(symbols[-1].clip(-LARGEST, LARGEST))])
-        return np.concatenate(symbols), np.concatenate(rows)
+            symbols.append(take(k, rows[-1]).reshape(count, *(PER_LATENT * side for side in shape)))
+        return (np.concatenate(symbols), np.concatenate(rows)) if symbols else none(shape)
 
 
 def _moved(rows: np.ndarray, shifts: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from latcodec.backends import bases, choice, details, lossless, pricing, search, wiener
+from latcodec.backends.coding_order import from_coding_order, of_step, picked, spread, there
 from latcodec.backends.common import (
     RATES,
     bounded,
@@ -35,30 +36,20 @@ from latcodec.backends.hyper import MEAN_BITS, SCALE_ROWS, Latents, values
 from latcodec.backends.hyper import Coded as HyperCoded
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
 from latcodec.backends.hyperprior_context_export import export
-from latcodec.backends.hyperprior_context_model import (
-    ROWS,
-    Model,
-    Rate,
-    Take,
-    Walked,
-    from_coding_order,
-    there,
-)
+from latcodec.backends.hyperprior_context_model import ROWS, Model, Rate, Take, Walked
 from latcodec.backends.hyperprior_context_picture import (
     LatentsAtRates,
     analyse,
     soft_beside,
     synthesise,
 )
+from latcodec.backends.replay import Ask, Replay, ask
 from latcodec.coding import Decoder, Encoder
 from latcodec.container import Payload
 from latcodec.errors import OptionError
-from latcodec.integer_net import Replay, Run, run
 from latcodec.models.hyperprior_context import IMAGE_STRIDE
-from latcodec.models.steps import in_steps
 from latcodec.rates import METRICS
 
-REPLAYED = 4096  # latents, a megapixel: up to there what the integer networks gave is kept for verification
 SHORTEST_SEARCH_S = 0.01
 STEPS = (0, 0, 15, 50, *search.STEPS[4:])  # of a search, by effort: 1 but fits a filter, where weights have one
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
@@ -88,7 +79,7 @@ class Options(search.Options):
 @dataclass(frozen=True)
 class Coded(HyperCoded):
     """Symbols int32 [n] of what is coded of z, and their rows; symbols and rows of the details and symbols of the
-    filter, see `Walked`; what the integer networks gave, for verification; all symbols of z and their means, see
+    filter, see `Walked`; what was computed on the way, for verification; all symbols of z and their means, see
     `Walked`."""
 
     z_symbols: np.ndarray | None = None
@@ -183,27 +174,28 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
     functions = model.at_rate(rate)
     shape = tuple(latents.y.shape[1:])
     encoder = Encoder(model.tables)
-    replay = Replay() if options.verify and shape[0] * shape[1] <= REPLAYED else None
+    replay = Replay() if options.verify else None
 
     def put(symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
         encoder.put(symbols, rows)
         return symbols
 
-    def taker(values: torch.Tensor, gain: str, order: torch.Tensor, weight: float) -> Take:
-        steps = in_steps((values * functions[gain][0].exp()).cpu()[None], order)
+    def taker(values: torch.Tensor, gain: str, weight: float) -> Take:
+        scaled = (values * functions[gain][0].exp()).cpu().numpy()
 
         def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
-            residual = steps[step][0] - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
-            symbols = np.where(there, rounded(residual), 0)
+            residual = torch.from_numpy(picked(of_step(scaled, step), there))
+            residual -= torch.from_numpy(picked(means, there)) * 2.0**-MEAN_BITS
             if weight:
-                symbols[there] = pricing.round_by_price(bounded(residual).numpy()[there], rows, model.tables, weight)
-            put(symbols[there], rows)
-            return symbols.astype(np.int32)
+                symbols = pricing.round_by_price(bounded(residual).numpy(), rows, model.tables, weight)
+            else:
+                symbols = rounded(residual)
+            return spread(put(symbols, rows), there)
 
         return take
 
-    take_z = taker(latents.z, "z_log_gain", model.z_order, model.z_step_error_bits(error_bits))
-    take_y = taker(latents.y, "y_log_gain", model.order, error_bits)
+    take_z = taker(latents.z, "z_log_gain", model.z_step_error_bits(error_bits))
+    take_y = taker(latents.y, "y_log_gain", error_bits)
 
     def begin_details(*y: np.ndarray) -> tuple[np.ndarray, int, details.Shift, details.Take]:
         filter_symbols, sixteenths, shift, choose = choice.rest(model, y, latents.image, functions, rate, options)
@@ -217,15 +209,16 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
             lambda group, rows: put(choose(group, rows), rows),
         )
 
-    walked = model.walk(rate, shape, take_z, take_y, begin_details, replay.run if replay else run)
+    walked = model.walk(rate, shape, take_z, take_y, begin_details, replay.ask if replay else ask)
     stream = encoder.finish()
     crc = _crc(walked)
-    z_symbols = walked.z_symbols[np.concatenate(there(tuple(latents.z.shape[1:]), model.z_order))]
+    z_symbols = picked(walked.z_symbols, np.concatenate(there(len(latents.z), latents.z.shape[1:])))
     seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc, encoder.bits, walked.symbols, walked.means, walked.rows, seconds,
                  model.parameters(rate), z_symbols=z_symbols, z_rows=walked.z_rows,
                  detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows,
-                 filter_symbols=walked.filter_symbols, replay=replay, z=(walked.z_symbols, walked.z_means))  # fmt: skip
+                 filter_symbols=walked.filter_symbols, replay=replay,
+                 z=(walked.z_symbols, walked.z_means))  # fmt: skip
 
 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
@@ -241,16 +234,14 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
 def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
     """y and z of latents as they were coded, float32 [C, h, w] in steps."""
     y, z = (values(*one).numpy() for one in ((coded.symbols, coded.means), coded.z))
-    y = from_coding_order([y], model.inverse_order, latents.y.shape[1:])
-    return torch.from_numpy(y), torch.from_numpy(from_coding_order([z], model.inverse_z_order, latents.z.shape[1:]))
+    pairs = (y, latents.y), (z, latents.z)
+    return tuple(torch.from_numpy(from_coding_order(one, of.shape[1:])) for one, of in pairs)
 
 
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
-    rate, replay = model.rate(rate_index, coded.parameters), coded.replay
-    if replay:
-        replay.rewind()
-    walked = decode_integers(model, coded.streams[0], rate, shape, replay.run if replay else run)
-    return _crc(walked) == coded.integers_crc
+    rate = model.rate(rate_index, coded.parameters)
+    coded.replay.rewind()
+    return _crc(decode_integers(model, coded.streams[0], rate, shape, coded.replay.ask)) == coded.integers_crc
 
 
 encode = timed(analyse, code)
@@ -260,14 +251,12 @@ def _crc(walked: Walked) -> int:
     return crc_of(*vars(walked).values())
 
 
-def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, int], run: Run = run) -> Walked:
-    """The integers of a stream; shape is (h, w) of y; run: see `Model.walk`."""
+def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, int], ask: Ask = ask) -> Walked:
+    """The integers of a stream; shape is (h, w) of y; ask: see `Model.walk`."""
     decoder = Decoder(stream, model.tables)
 
     def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
-        symbols = np.zeros(there.shape, np.int32)
-        symbols[there] = decoder.get(rows)
-        return symbols
+        return spread(decoder.get(rows), there)
 
     def begin_details(*y: np.ndarray) -> tuple[np.ndarray, int, details.Shift, details.Take]:
         sixteenths, filtered = details.count_of(decoder.get(details.counted(0)[1]))
@@ -275,7 +264,7 @@ def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, i
         shifts = lambda group, rows: decoder.get(details.shift_rows(len(rows)))  # noqa: E731
         return filter_symbols, sixteenths, shifts, lambda group, rows: decoder.get(rows)
 
-    walked = model.walk(rate, shape, take, take, begin_details, run)
+    walked = model.walk(rate, shape, take, take, begin_details, ask)
     decoder.finish()
     return walked
 

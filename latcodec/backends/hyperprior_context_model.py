@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from latcodec.backends import BELOW, below, details, wiener
+from latcodec.backends.coding_order import from_coding_order, of_step, picked, there
 from latcodec.backends.common import RATES
 from latcodec.backends.hyper import (
     GAIN_BITS,
@@ -27,12 +29,13 @@ from latcodec.backends.hyper import (
 )
 from latcodec.backends.hyper import Model as HyperModel
 from latcodec.backends.hyper import RateTables as HyperRateTables
+from latcodec.backends.replay import Ask, ask
 from latcodec.errors import FormatError, WeightsError
-from latcodec.integer_net import FRACTION_BITS, LIMIT, Run, run
+from latcodec.integer_net import FRACTION_BITS, LIMIT, IntegerNet
 from latcodec.models.hyperprior_context import HYPER_STRIDE, IMAGE_STRIDE, Config, ContextHyperprior
 from latcodec.models.layers import round_straight_through
 from latcodec.models.prices import SIGMA_MIN
-from latcodec.models.steps import STEPS, from_steps, in_steps, of_steps
+from latcodec.models.steps import STEPS, places
 
 CONTEXTS = ("from_seen", "from_first", "corrections")
 Z_CONTEXTS = ("z_from_seen", "z_corrections")
@@ -108,10 +111,8 @@ class Model(HyperModel):
         if self.tables.rows != ROWS:
             raise WeightsError(f"tables: {self.tables.rows} rows, not {ROWS}")
         self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
-        # On the CPU, where integers are, also when the network moves on.
-        self.order, self.z_order = self.network.order.cpu(), self.network.z_order.cpu()
-        self.inverse_order, self.inverse_z_order = self.network.inverse_order.cpu(), self.network.inverse_z_order.cpu()
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
+        self._functions = lru_cache(4)(self._functions_at)
 
     def rate(self, index: int, parameters: bytes | None = None) -> Rate:
         """What the rate index and the parameters of a file mean. One byte: the rate index of the latents, up to that of
@@ -142,9 +143,12 @@ class Model(HyperModel):
         return None if rate == self.rate(rate.index) else bytes((rate.base,))
 
     def at_rate(self, rate: Rate) -> dict[str, torch.Tensor]:
-        """The network's functions of the rate, float32 [1, C, 1, 1]."""
-        index, base = torch.tensor([[rate.index], [rate.base]], device=self.device) / (RATES - 1)
-        return self.network.at_rate(index, base)
+        """The network's functions of the rate, float32 [1, C, 1, 1], which are kept: nobody may change them."""
+        return self._functions(rate.index, rate.base)
+
+    def _functions_at(self, index: int, base: int) -> dict[str, torch.Tensor]:
+        with torch.inference_mode(False), torch.no_grad():  # a search puts them into what it differentiates
+            return self.network.at_rate(*torch.tensor([[index], [base]], device=self.device) / (RATES - 1))
 
     def step_error_bits(self) -> float:
         """Bits that a squared error of one step of y counts as where the encoder rounds by rate and distortion."""
@@ -186,104 +190,111 @@ class Model(HyperModel):
 
         The other steps of z are decoded, or found too short, before anything larger is allocated.
         """
-        channel, position = np.divmod(self.z_order.chunk(STEPS)[0].numpy(), STEPS)
-        down, across = (shape[0] + 1 - position // 2) // 2, (shape[1] + 1 - position % 2) // 2
-        offsets = self.rates.z_scale_offset[rate.base - self.lowest_index][channel]
-        rows = rows_of(np.zeros(len(channel), np.int64), offsets)
-        return float((self.least_bits(rows + Z_ROW) * down * across).sum())
+        offsets = self.rates.z_scale_offset[rate.base - self.lowest_index]
+        rows = rows_of(np.zeros(len(offsets), np.int64), offsets)
+        counts = np.zeros(len(offsets), np.int64)
+        for channels, down, across in places(0):
+            counts[channels] = len(range(shape[0])[down]) * len(range(shape[1])[across])
+        return float((self.least_bits(rows + Z_ROW) * counts).sum())
 
     def walk(
-        self, rate: Rate, shape: tuple[int, int], take_z: Take, take: Take, begin_details: Callable, run: Run = run
+        self, rate: Rate, shape: tuple[int, int], take_z: Take, take: Take, begin_details: Callable, ask: Ask = ask
     ) -> Walked:
         """Go through the steps of z, of y and the details, in either direction; shape (h, w) of y.
 
         take(step, means, rows, there) gives the symbols of a step, int32 [C, h2, w2]: means int32 of that shape, rows
         uint16 of the coded ones, `there` the mask of those; take_z the same of z. Law 1: integers only.
         begin_details(symbols of y, means of y, rows of y) gives the symbols of a filter, and `sixteenths`, `shift` and
-        `take` of `details.IntegerDetails.walk`. run(network, x) evaluates an integer network.
+        `take` of `details.IntegerDetails.walk`. ask: of `replay.py`, of whom all is asked that follows from symbols.
         """
-        z, hyper = self._walk_z(rate, shape, take_z, run)
-        if rate.details:
-            start = self.details.start(hyper[:, : shape[0], : shape[1]], run)
-        squares = torch.from_numpy(hyper[None, :, : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2])
-        squares = F.pixel_unshuffle(squares, 2)[0].unflatten(0, (2, -1))
-        del hyper  # the copies of a large picture add up
-        gains, offsets, context_gains = self._of_steps(
-            rate, self.order, self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
-        )
-        all_there, orders = there(shape, self.order), self.order.chunk(STEPS)
-        symbols, means, rows, seen = [], [], [], []
-        for step in range(STEPS):
-            mean, log_scale = squares[:, orders[step]].numpy().astype(np.int64)
-            if step:
-                more = self._correction(run, CONTEXTS, step, seen, mean, log_scale)
-                mean, log_scale = mean + more[0], log_scale + more[1]
-            means.append(means_of(mean, gains[step]))
-            rows.append(rows_of(log_scale, offsets[step])[all_there[step]])
-            symbols.append(take(step, means[-1], rows[-1], all_there[step]))
-            # The networks clip what they see to LIMIT in any case.
-            y_hat = dequantised(symbols[-1], means[-1], context_gains[step], GAIN_BITS)
-            seen.append(y_hat.clip(-LIMIT, LIMIT).astype(np.int32))
-        del squares
-        y = np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)
-        if not rate.details:
-            return Walked(*z, *y, *details.none(shape), wiener.none())
-        y_hat = from_coding_order(seen, self.inverse_order, shape)
-        filter_symbols, *how = begin_details(*y)
-        found = self.details.walk(y_hat, start, rate.index, rate.base, *how, run)
-        return Walked(*z, *y, *found, filter_symbols)
+        z = self._walk_z(rate, shape, take_z, ask)
+        tables = self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
+        gains, offsets, context_gains = self._at_base(rate, *tables)
+        all_there = there(len(gains), shape)
+        symbols, means, rows, seen, hyper = [], [], [], [], []
 
-    def _walk_z(
-        self, rate: Rate, shape: tuple[int, int], take: Take, run: Run
-    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """Symbols, means and rows of z, as in `Walked`; what the hyper-synthesis makes of them, int32 [2 C, h, w] with
-        sides rounded up to HYPER_STRIDE; shape (h, w) of y."""
-        z_shape = (-(-shape[0] // HYPER_STRIDE), -(-shape[1] // HYPER_STRIDE))
-        tables = (self.rates.z_gain, self.rates.z_inverse_gain, self.rates.z_mean, self.rates.z_scale_offset)
-        gains, inverse_gains, prior_means, offsets = self._of_steps(rate, self.z_order, *tables)
-        all_there = there(z_shape, self.z_order)
-        symbols, means, rows, seen = [], [], [], []
+        def see() -> None:
+            y_hat = dequantised(symbols[-1], means[-1], context_gains, GAIN_BITS)
+            # The networks clip what they see to LIMIT in any case.
+            seen.append(y_hat.clip(-LIMIT, LIMIT).astype(np.int32))
+
+        def tell(step: int) -> tuple[np.ndarray, np.ndarray]:
+            if not step:
+                hyper.append(self._hyper(rate, shape, *z[:2]))
+            mean, log_scale = of_step(hyper[0], step, np.int64)
+            if step:
+                see()
+                more = self._correction(CONTEXTS, step, seen, mean, log_scale)
+                mean, log_scale = mean + more[0], log_scale + more[1]
+            return means_of(mean, gains), picked(rows_of(log_scale, offsets), all_there[step])
+
+        def begin() -> tuple[np.ndarray, np.ndarray]:
+            see()
+            return from_coding_order(seen, shape), np.concatenate(hyper.pop())[:, : shape[0], : shape[1]]
+
         for step in range(STEPS):
+            networks = self._networks(CONTEXTS, step) or [self.hyper]
+            mean, row = ask(partial(tell, step), (symbols or z[0])[-1], *networks)
+            means.append(mean)
+            rows.append(row)
+            symbols.append(take(step, mean, row, all_there[step]))
+        walked = [np.concatenate(part) for part in (*z, symbols, means, rows)]
+        if not rate.details:
+            return Walked(*walked, *details.none(shape), wiener.none())
+        filter_symbols, *how = begin_details(*walked[3:])
+        found = self.details.walk(begin, shape, symbols[-1], rate.index, rate.base, *how, ask)
+        return Walked(*walked, *found, filter_symbols)
+
+    def _walk_z(self, rate: Rate, shape: tuple[int, int], take: Take, ask: Ask) -> tuple[list[np.ndarray], ...]:
+        """Symbols, means and rows of z of each step, as in `Walked`; shape (h, w) of y."""
+        tables = (self.rates.z_gain, self.rates.z_inverse_gain, self.rates.z_mean, self.rates.z_scale_offset)
+        gains, inverse_gains, prior_means, offsets = self._at_base(rate, *tables)
+        all_there = there(len(gains), _shape_of_z(shape))
+        symbols, means, rows, seen = [], [], [], []
+
+        def tell(step: int) -> tuple[np.ndarray, np.ndarray]:
             mean = log_scale = np.zeros(all_there[step].shape, np.int64)
             if step:
-                mean, log_scale = self._correction(run, Z_CONTEXTS, step, seen)
-            means.append((prior_means[step] + means_of(mean, gains[step])).astype(np.int32))
-            rows.append(rows_of(log_scale, offsets[step])[all_there[step]] + np.uint16(Z_ROW))
-            symbols.append(take(step, means[-1], rows[-1], all_there[step]))
-            seen.append(dequantised(symbols[-1], means[-1], inverse_gains[step], INVERSE_BITS))
-        hyper = run(self.hyper, from_coding_order(seen, self.inverse_z_order, z_shape))
-        # As int32, which all of it fits.
-        return (np.concatenate(symbols), np.concatenate(means), np.concatenate(rows)), hyper.astype(np.int32)
+                seen.append(dequantised(symbols[-1], means[-1], inverse_gains, INVERSE_BITS))
+                mean, log_scale = self._correction(Z_CONTEXTS, step, seen)
+            row = picked(rows_of(log_scale, offsets), all_there[step]) + np.uint16(Z_ROW)
+            return (prior_means + means_of(mean, gains)).astype(np.int32), row
 
-    def _of_steps(self, rate: Rate, order: torch.Tensor, *tables: np.ndarray) -> list[list[np.ndarray]]:
-        """Of tables of every rate, from the lowest on, the values of what each step codes, [C, 1, 1] each."""
-        row = rate.base - self.lowest_index
-        found = (of_steps(torch.from_numpy(table[row])[None, :, None, None], order) for table in tables)
-        return [[step[0].numpy() for step in steps] for steps in found]
+        for step in range(STEPS):
+            mean, row = ask(partial(tell, step), *symbols[-1:], *self._networks(Z_CONTEXTS, step))
+            means.append(mean)
+            rows.append(row)
+            symbols.append(take(step, mean, row, all_there[step]))
+        return symbols, means, rows
 
-    def _correction(
-        self, run: Run, names: tuple[str, ...], step: int, seen: list[np.ndarray], *own: np.ndarray
+    def _hyper(
+        self, rate: Rate, shape: tuple[int, int], symbols: list[np.ndarray], means: list[np.ndarray]
     ) -> np.ndarray:
+        """What the hyper-synthesis makes of symbols and means of z, int32, which all of it fits, [2, C, h, w], sides
+        rounded up to even ones."""
+        gains = self._at_base(rate, self.rates.z_inverse_gain) * STEPS
+        seen = [dequantised(*one, INVERSE_BITS) for one in zip(symbols, means, gains, strict=True)]
+        found = self.hyper(from_coding_order(seen, _shape_of_z(shape))).astype(np.int32)
+        return found.reshape(2, -1, *found.shape[1:])[..., : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2]
+
+    def _at_base(self, rate: Rate, *tables: np.ndarray) -> list[np.ndarray]:
+        """Of tables of every rate the values of each channel, [C, 1, 1]."""
+        return [table[rate.base - self.lowest_index][:, None, None] for table in tables]
+
+    def _networks(self, names: tuple[str, ...], step: int) -> list[IntegerNet]:
+        """The context networks of a step, none of the first."""
+        return [self.contexts[one][step - 1] for one in names] if step else []
+
+    def _correction(self, names: tuple[str, ...], step: int, seen: list[np.ndarray], *own: np.ndarray) -> np.ndarray:
         """What is to be added to a step's means and log scales, int64 [2, C, h2, w2], after a look at the steps before
         and, where there is a network for it, at what the hyper-synthesis says of this one."""
-        from_seen, *from_first, corrections = (self.contexts[one][step - 1] for one in names)
-        h = run(from_seen, np.concatenate(seen))
+        from_seen, *from_first, corrections = self._networks(names, step)
+        h = from_seen(np.concatenate(seen))
         for network in from_first:
-            h += run(network, np.concatenate(own))
-        return run(corrections, leaky_relu(h)).reshape(2, -1, *h.shape[1:])
+            h += network(np.concatenate(own))
+        return corrections(leaky_relu(h)).reshape(2, -1, *h.shape[1:])
 
 
-def _in_steps(planes: np.ndarray, order: torch.Tensor) -> list[np.ndarray]:
-    """Integers [C, h, w] as what each step codes, [C, ceil(h / 2), ceil(w / 2)]."""
-    return [step[0].numpy() for step in in_steps(torch.from_numpy(planes)[None], order)]
-
-
-def from_coding_order(steps: list[np.ndarray], inverse_order: torch.Tensor, shape: tuple[int, int]) -> np.ndarray:
-    """The inverse of `_in_steps`, of any numbers; shape is (h, w)."""
-    planes = from_steps([torch.from_numpy(step)[None] for step in steps], inverse_order)
-    return planes[0, :, : shape[0], : shape[1]].numpy()
-
-
-def there(shape: tuple[int, int], order: torch.Tensor) -> list[np.ndarray]:
-    """Which latents of each step lie inside, bool [C, ceil(h / 2), ceil(w / 2)]; shape (h, w) of all."""
-    return _in_steps(np.ones((len(order) // STEPS, *shape), bool), order)
+def _shape_of_z(shape: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of z from that of y."""
+    return -(-shape[0] // HYPER_STRIDE), -(-shape[1] // HYPER_STRIDE)

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 from latcodec.backends import details, search, wiener
+from latcodec.backends.coding_order import from_coding_order, picked, spread, there
 from latcodec.backends.common import latent_shapes, to_image
 from latcodec.backends.hyper import MEAN_BITS, Latents, soft
 from latcodec.backends.hyper import analyse as analyse_at
 from latcodec.backends.hyper import sigmas as sigmas_of_latents
-from latcodec.backends.hyperprior_context_model import Model, Rate, there
+from latcodec.backends.hyperprior_context_model import Model, Rate
 from latcodec.models.hyperprior_context import IMAGE_STRIDE
 from latcodec.models.reconstruction import lifts
-from latcodec.models.steps import from_steps
+from latcodec.models.steps import STEPS
 from latcodec.models.strips import in_strips
 
 KEPT_RATES = 2  # at which the latents of a picture are kept
@@ -58,13 +59,13 @@ def shown_latents(
 ) -> torch.Tensor:  # fmt: skip
     """Integers of y, as in `Walked`, to what synthesis makes a picture of, float32 [1, C, h, w]; functions: what
     `Model.at_rate` says; shape is (h, w)."""
-    y = symbols.astype(np.float32)
-    inside = np.concatenate(there(shape, model.order))
     lift = lifts(torch.from_numpy(sigmas_of_latents()).float(), functions["lift"].cpu().flatten()).numpy()
-    ones = np.abs(symbols) == 1
-    y[ones] *= 1 + lift[rows[ones[inside]]]
-    y = torch.from_numpy(y).to(model.device) + torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
-    y = from_steps([y[None]], model.network.inverse_order)[:, :, : shape[0], : shape[1]]
+    inside = np.concatenate(there(len(symbols) // STEPS, shape))
+    sizes = picked(symbols, inside).astype(np.float32)
+    ones = np.flatnonzero(np.abs(sizes) == 1)
+    sizes[ones] *= 1 + lift[rows[ones]]
+    y = spread(sizes, inside) + means.astype(np.float32) * np.float32(2.0**-MEAN_BITS)
+    y = torch.from_numpy(from_coding_order(y, shape)[None]).to(model.device)
     return (y * functions["y_log_inverse_gain"].exp()).contiguous(memory_format=torch.channels_last)
 
 

@@ -1,6 +1,7 @@
 """What symbols cost by their tables, and the rounding that weighs it against error: of encoders only."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,10 +25,25 @@ def round_by_price(
     places = np.flatnonzero(nearest)
     near, away = nearest[places], residual[places]
     inner = near - np.sign(near)
-    saved = symbol_bits(near, rows[places], tables) - symbol_bits(inner, rows[places], tables)
+    saved = _saved(near, rows[places], tables)
     added = error_bits * (np.square(away - shown(inner)) - np.square(away - shown(near)))
     nearest[places] = np.where(saved > added, inner, near)
     return nearest
+
+
+def _saved(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.ndarray:
+    """Bits, float64 [n], by which symbols nearer to 0 by one are cheaper than symbols int32 [n] in rows uint16 [n]."""
+    if len(symbols) and np.abs(symbols).max() > LARGEST_PRICED:
+        return symbol_bits(symbols, rows, tables) - symbol_bits(symbols - np.sign(symbols), rows, tables)
+    return _saved_of_rows(tables)[rows, symbols + LARGEST_PRICED]
+
+
+@lru_cache(maxsize=4)
+def _saved_of_rows(tables: Tables) -> np.ndarray:
+    """`_saved` of symbols -LARGEST_PRICED ... LARGEST_PRICED in each row, float64 [rows, symbols]."""
+    rows, symbols = np.mgrid[: tables.rows, -LARGEST_PRICED : LARGEST_PRICED + 1].astype(np.int32)
+    bits = [symbol_bits(some.ravel(), rows.ravel(), tables) for some in (symbols, symbols - np.sign(symbols))]
+    return (bits[0] - bits[1]).reshape(rows.shape)
 
 
 def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.ndarray:

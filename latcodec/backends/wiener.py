@@ -176,7 +176,7 @@ def _correlations(
     weight: bits that a squared error of 1 is worth. Where it is so much that details are sent,
     they cost bits in its place, which grow with its logarithm: a pixel counts for less there.
     """
-    colours, modes = colour_transform().float().to(x.device), _modes().float().flatten(1).to(x.device)
+    colours, modes = colour_transform().float().to(x.device), _modes().float()[:, None].to(x.device)
     seen, wanted, counted = 0.0, 0.0, 0
     every = max(1, min(size[0] * size[1] // LARGE_PX, EVERY, size[0] // (FEWEST * BAND)))
     for top in range(0, size[0], every * BAND):
@@ -184,8 +184,7 @@ def _correlations(
         places = torch.arange(top - REACH, top + rows + REACH, device=x.device).clamp(0, base.shape[2] - 1)
         padded = F.pad(base[:, :, places], (REACH, REACH, 0, 0), mode="replicate")
         planes = torch.einsum("cr,brhw->cbhw", colours, padded - 0.5)
-        squares = F.unfold(planes, SIDE).unflatten(2, (rows, -1))[..., : size[1]].flatten(2)  # [COLOURS, SIDE^2, px]
-        features = (modes @ squares).flatten(0, 1)
+        features = F.conv2d(planes, modes)[..., : size[1]].flatten(2).flatten(0, 1)
         features = torch.cat([features, torch.ones_like(features[:1])])
         place = (0, slice(None), slice(top, top + rows), slice(size[1]))
         shown = base[place].mean(0, keepdim=True) if gray else base[place]

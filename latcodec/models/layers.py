@@ -143,12 +143,12 @@ def scaled(h: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.addcmul(h if bias is None else h + bias.to(h.dtype), h, gain.to(h.dtype))
 
 
-def conv_at_rate(layer: nn.Conv2d, h: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+def conv_at_rate(layer: nn.Conv2d, h: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
     """(1 + gain) layer(h) + bias; gain and bias [B, C, 1, 1]. Of one rate it is a convolution, and costs no more."""
     if len(gain) > 1:
         return scaled(layer(h), gain, bias)
     scale = 1 + gain.flatten()
-    shift = torch.addcmul(bias.flatten(), layer.bias, scale)
+    shift = layer.bias * scale if bias is None else torch.addcmul(bias.flatten(), layer.bias, scale)
     return F.conv2d(h, layer.weight * scale[:, None, None, None], shift, layer.stride, layer.padding)
 
 
@@ -208,7 +208,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """x + (1 + gain) f(x); gain: [B, C, 1, 1], 0 if there is none."""
-        return x + (self.f(x) if gain is None else scaled(self.f(x), gain))
+        return x + (self.f(x) if gain is None else conv_at_rate(self.f[-1], self.f[:-1](x), gain))
 
 
 def interpolate_knots(knots: Tensor, position: Tensor, lowest: float = 0.0) -> Tensor:

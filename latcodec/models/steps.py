@@ -22,6 +22,15 @@ def coding_order(channels: int) -> Tensor:
     return torch.tensor([place for step in steps for place in step])
 
 
+def places(step: int) -> list[tuple[slice, slice, slice]]:
+    """The channels, rows and columns of [C, h, w] that a step codes, one group of channels after another."""
+    found = []
+    for group in range(STEPS):
+        down, across = divmod(_TURN.index(step ^ group), 2)
+        found.append((slice(group, None, STEPS), slice(down, None, 2), slice(across, None, 2)))
+    return found
+
+
 def in_steps(planes: Tensor, order: Tensor) -> tuple[Tensor, ...]:
     """[B, C, h, w] -> what each step codes, [B, C, ceil(h / 2), ceil(w / 2)], 0 beyond the border."""
     padded = F.pad(planes, (0, planes.shape[3] % 2, 0, planes.shape[2] % 2))
