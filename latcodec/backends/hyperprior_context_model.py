@@ -208,8 +208,7 @@ class Model(HyperModel):
         `take` of `details.IntegerDetails.walk`. ask: of `replay.py`, of whom all is asked that follows from symbols.
         """
         z = self._walk_z(rate, shape, take_z, ask)
-        tables = self.rates.mean_gain, self.rates.scale_offset, self.rates.context_gain
-        gains, offsets, context_gains = self._at_base(rate, *tables)
+        gains, offsets, context_gains = self._at_base(rate, "mean_gain", "scale_offset", "context_gain")
         all_there = there(len(gains), shape)
         symbols, means, rows, seen, hyper = [], [], [], [], []
 
@@ -230,7 +229,8 @@ class Model(HyperModel):
 
         def begin() -> tuple[np.ndarray, np.ndarray]:
             see()
-            return from_coding_order(seen, shape), np.concatenate(hyper.pop())[:, : shape[0], : shape[1]]
+            said = hyper.pop()
+            return from_coding_order(seen, shape), said.reshape(-1, *said.shape[2:])[:, : shape[0], : shape[1]]
 
         for step in range(STEPS):
             networks = self._networks(CONTEXTS, step) or [self.hyper]
@@ -247,8 +247,8 @@ class Model(HyperModel):
 
     def _walk_z(self, rate: Rate, shape: tuple[int, int], take: Take, ask: Ask) -> tuple[list[np.ndarray], ...]:
         """Symbols, means and rows of z of each step, as in `Walked`; shape (h, w) of y."""
-        tables = (self.rates.z_gain, self.rates.z_inverse_gain, self.rates.z_mean, self.rates.z_scale_offset)
-        gains, inverse_gains, prior_means, offsets = self._at_base(rate, *tables)
+        names = "z_gain", "z_inverse_gain", "z_mean", "z_scale_offset"
+        gains, inverse_gains, prior_means, offsets = self._at_base(rate, *names)
         all_there = there(len(gains), _shape_of_z(shape))
         symbols, means, rows, seen = [], [], [], []
 
@@ -272,14 +272,14 @@ class Model(HyperModel):
     ) -> np.ndarray:
         """What the hyper-synthesis makes of symbols and means of z, int32, which all of it fits, [2, C, h, w], sides
         rounded up to even ones."""
-        gains = self._at_base(rate, self.rates.z_inverse_gain) * STEPS
+        gains = self._at_base(rate, "z_inverse_gain") * STEPS
         seen = [dequantised(*one, INVERSE_BITS) for one in zip(symbols, means, gains, strict=True)]
         found = self.hyper(from_coding_order(seen, _shape_of_z(shape))).astype(np.int32)
         return found.reshape(2, -1, *found.shape[1:])[..., : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2]
 
-    def _at_base(self, rate: Rate, *tables: np.ndarray) -> list[np.ndarray]:
-        """Of tables of every rate the values of each channel, [C, 1, 1]."""
-        return [table[rate.base - self.lowest_index][:, None, None] for table in tables]
+    def _at_base(self, rate: Rate, *names: str) -> list[np.ndarray]:
+        """Of tables of `RateTables` the values of each channel, [C, 1, 1]."""
+        return [getattr(self.rates, name)[rate.base - self.lowest_index][:, None, None] for name in names]
 
     def _networks(self, names: tuple[str, ...], step: int) -> list[IntegerNet]:
         """The context networks of a step, none of the first."""
