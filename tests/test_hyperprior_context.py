@@ -137,6 +137,24 @@ def test_hyper_latents_are_rounded_by_price_as_in_training(network, photograph):
     assert (np.sign(found[1.0]) * np.sign(found[0.0]) >= 0).all()
 
 
+def test_channels_that_contexts_would_hear_too_loudly_are_not_sent(network, photograph, monkeypatch):
+    loud = ContextHyperprior(network.config)
+    loud.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        loud.context_log_gain[:, 3] = np.log(1.1 * backend.TOO_LOUD)
+        loud.y_log_gain[:, 3] += 3.0  # or it is 0 in any case
+    model = backend.Model(
+        Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(loud),
+                backend.export(loud, logistic_tables(backend.sigmas())))
+    )  # fmt: skip
+    found = []
+    for limit in (backend.TOO_LOUD, 2 * backend.TOO_LOUD):
+        monkeypatch.setattr(backend, "TOO_LOUD", limit)
+        symbols = backend.encode(model, photograph, backend.Options(100)).symbols
+        found.append([symbols.reshape(STEPS, NARROW.latent, -1)[:, channel].any() for channel in (3, 4)])
+    assert found == [[False, True], [True, True]]
+
+
 def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, monkeypatch):
     plain = ContextHyperprior(replace(NARROW, step_error_bits=0.0)).eval()
     plain.load_state_dict(network.state_dict())

@@ -51,6 +51,10 @@ from latcodec.models.hyperprior_context import IMAGE_STRIDE
 from latcodec.rates import METRICS
 
 SHORTEST_SEARCH_S = 0.01
+# A channel is not sent at rates at which one of its steps is heard by the contexts as more units than this. At the
+# lowest rates a third of them is so, whose symbols are 0 in nearly every picture; after another one contexts, which
+# have not learned it, say anything.
+TOO_LOUD = 16.0
 STEPS = (0, 0, 15, 50, *search.STEPS[4:])  # of a search, by effort: 1 but fits a filter, where weights have one
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
            "sigmas", "stored_config", "synthesise", "without_loss_at_once"]  # fmt: skip
@@ -180,11 +184,13 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
         encoder.put(symbols, rows)
         return symbols
 
-    def taker(values: torch.Tensor, gain: str, weight: float) -> Take:
+    def taker(values: torch.Tensor, gain: str, weight: float, silent: np.ndarray) -> Take:
         scaled = (values * functions[gain][0].exp()).cpu().numpy()
 
         def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
-            residual = torch.from_numpy(picked(of_step(scaled, step), there))
+            wanted = of_step(scaled, step)
+            wanted[silent] = means[silent] * 2.0**-MEAN_BITS
+            residual = torch.from_numpy(picked(wanted, there))
             residual -= torch.from_numpy(picked(means, there)) * 2.0**-MEAN_BITS
             if weight:
                 symbols = pricing.round_by_price(bounded(residual).numpy(), rows, model.tables, weight)
@@ -194,8 +200,9 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
 
         return take
 
-    take_z = taker(latents.z, "z_log_gain", model.z_step_error_bits(error_bits))
-    take_y = taker(latents.y, "y_log_gain", error_bits)
+    take_z = taker(latents.z, "z_log_gain", model.z_step_error_bits(error_bits), np.zeros(len(latents.z), bool))
+    silent = (functions["context_log_gain"].exp() > TOO_LOUD).flatten().cpu().numpy()
+    take_y = taker(latents.y, "y_log_gain", error_bits, silent)
 
     def begin_details(*y: np.ndarray) -> tuple[np.ndarray, int, details.Shift, details.Take]:
         filter_symbols, sixteenths, shift, choose = choice.rest(model, y, latents.image, functions, rate, options)
