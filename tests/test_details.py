@@ -631,10 +631,8 @@ def test_verification_runs_no_network_twice(model, photograph, monkeypatch):
     assert backend._verify(model, coded, 200, (4, 6)) and backend._verify(model, coded, 200, (4, 6)) and not calls
 
 
-@pytest.mark.parametrize("name", ["hyper", "contexts", "z_contexts", "details"])
-def test_verification_notices_another_stream_and_other_networks(network, photograph, monkeypatch, name):
-    image = np.ascontiguousarray(photograph[:64, :96])
-    model, finish = model_of(network), Encoder.finish
+def test_verification_notices_another_stream(model, photograph, monkeypatch):
+    image, finish = np.ascontiguousarray(photograph[:64, :96]), Encoder.finish
     for place in (3, 40, -5):
 
         def damaged(encoder: Encoder, place: int = place) -> bytes:
@@ -645,6 +643,24 @@ def test_verification_notices_another_stream_and_other_networks(network, photogr
         with monkeypatch.context() as patched, pytest.raises((DriftError, FormatError)):
             patched.setattr(Encoder, "finish", damaged)
             backend.encode(model, image, backend.Options(200))
+
+
+def test_verification_notices_another_rate(model, photograph):
+    image = np.ascontiguousarray(photograph[:64, :96])
+    coded = backend._code(model, backend.analyse(model, image), backend.Options(200), 8.0, model.rate(200))
+    assert backend._verify(model, coded, 200, (4, 6))
+    for index, parameters, shape in ((199, None, (4, 6)), (200, bytes((99,)), (4, 6)), (200, None, (6, 4))):
+        with pytest.raises((DriftError, FormatError)):
+            backend._verify(model, replace(coded, parameters=parameters), index, shape)
+
+
+PLACES = ["hyper", "from_seen", "from_first", "corrections", "z_from_seen", "z_corrections"]
+PLACES += [f"details.{name}" for name in details_backend.NETWORKS]
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_verification_notices_other_networks(network, photograph, monkeypatch, name):
+    image, model = np.ascontiguousarray(photograph[:64, :96]), model_of(network)
     verify = backend._verify
 
     def drifted(net: IntegerNet) -> IntegerNet:
@@ -654,11 +670,9 @@ def test_verification_notices_another_stream_and_other_networks(network, photogr
     def of_others(model: backend.Model, *rest) -> bool:
         if name == "hyper":
             monkeypatch.setattr(model, "hyper", drifted(model.hyper))
-        elif name == "details":
-            monkeypatch.setitem(model.details.nets, "from_latents", [drifted(model.details.nets["from_latents"][0])])
         else:
-            which = "from_seen" if name == "contexts" else "z_from_seen"
-            monkeypatch.setitem(model.contexts, which, [drifted(net) for net in model.contexts[which]])
+            nets, which = (model.details.nets if name.startswith("details") else model.contexts), name.split(".")[-1]
+            monkeypatch.setitem(nets, which, [drifted(net) for net in nets[which]])
         return verify(model, *rest)
 
     monkeypatch.setattr(backend, "_verify", of_others)

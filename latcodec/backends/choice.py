@@ -22,7 +22,7 @@ from latcodec.backends.hyperprior_context_model import Model, Rate
 from latcodec.backends.hyperprior_context_picture import base_picture, shown_latents
 from latcodec.models.hyperprior_context import IMAGE_STRIDE
 
-# Latents along a side of what is looked at for details first; how many tiles at once, a part of them to begin with.
+# Latents along a side of what is looked at for details first; how many tiles at once at most; in how many parts.
 TILE, TILES_AT_ONCE, FIRST_LOOKS = 4, 32, 3
 CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
 LARGE_PX = 2**20  # of a picture, from which a few squares say what all of it would cost with loss

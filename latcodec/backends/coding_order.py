@@ -37,12 +37,12 @@ def there(channels: int, shape: tuple[int, int]) -> list[np.ndarray]:
 
 
 def picked(values: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Those of values that are there, [n]; not a copy if all of them are."""
+    """Those of values [C, h2, w2], of any type, that are there, [n]; not a copy if all of them are. there: bool."""
     return values.reshape(-1) if there.all() else values[there]
 
 
 def spread(some: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """The inverse of `picked`; what is not there is 0."""
+    """The inverse of `picked`, [C, h2, w2]; what is not there is 0."""
     if there.all():
         return some.reshape(there.shape)
     values = np.zeros(there.shape, some.dtype)

@@ -76,8 +76,8 @@ class IntegerDetails:
         """Go through the groups, in either direction: symbols int32 [S, 2 h, 2 w] of the S channels that are sent, and
         their rows uint16 [4 S h w].
 
-        begin: gives, of symbols of which `last` are the last, decoded latents and what the hyper-synthesis says,
-        integers [C, h, w] and [2 C, h, w] with FRACTION_BITS; shape: (h, w); base: the rate index of the latents;
+        begin: gives, of symbols of which `last` are the last, int32, decoded latents and what the hyper-synthesis
+        says, integers [C, h, w] and [2 C, h, w] with FRACTION_BITS; shape: (h, w); base: the rate index of the latents;
         sixteenths: of all channels that are sent. shift and take give what is sent of a group: by how many rows those
         that the networks say are to be moved, of each sixteenth; the symbols, in the order of their rows. ask: of
         `replay.py`.
@@ -106,10 +106,10 @@ class IntegerDetails:
             if begun >= sent:
                 break
             count = min(end, sent) - begun
-            networks = (
-                self.nets["from_details"][k - 1 : k] if k else self.nets["from_latents"] + self.nets["from_first"]
-            )
-            said = ask(partial(tell, k, begun, count), (symbols or [last])[-1], *networks, self.nets["to_scales"][k])
+            names = {"from_details": k - 1} if k else {"from_latents": 0, "from_first": 0}
+            networks = (self.nets[name][n] for name, n in (names | {"to_scales": k}).items())
+            how = np.array([rate_index, base, count])
+            said = ask(partial(tell, k, begun, count), how, (symbols or [last])[-1], *networks)
             rows.append(_moved(said, shift(k, said)).ravel())
             symbols.append(take(k, rows[-1]).reshape(count, *(PER_LATENT * side for side in shape)))
         return (np.concatenate(symbols), np.concatenate(rows)) if symbols else none(shape)

@@ -56,6 +56,7 @@ SHORTEST_SEARCH_S = 0.01
 # have not learned it, say anything.
 TOO_LOUD = 16.0
 STEPS = (0, 0, 15, 50, *search.STEPS[4:])  # of a search, by effort: 1 but fits a filter, where weights have one
+SOON, FOUND_SOON = 30, (30.0, 60.0, 100.0)  # steps of a search; the roundings one of which is best after fewer
 __all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
            "sigmas", "stored_config", "synthesise", "without_loss_at_once"]  # fmt: skip
 
@@ -78,6 +79,10 @@ class Options(search.Options):
     def steps(self) -> int:
         """Of the search; 0 for none."""
         return super().steps if self.metric == "ms-ssim" else STEPS[self.effort]
+
+    @property
+    def found_error_bits(self) -> tuple[float, ...]:
+        return FOUND_SOON if self.steps < SOON else search.FOUND_ERROR_BITS
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ odd number of rows or columns, the positions beyond the border are not coded: th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import astuple, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -107,12 +107,12 @@ class Model(HyperModel):
         return not name.startswith(of_integers) and details.runs_as_floats(name)
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
-        """The context networks, those of the details, and the coding order."""
+        """The context networks and those of the details."""
         if self.tables.rows != ROWS:
             raise WeightsError(f"tables: {self.tables.rows} rows, not {ROWS}")
         self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
-        self._functions = lru_cache(4)(self._functions_at)
+        self._functions: dict[tuple, dict[str, torch.Tensor]] = {}
 
     def rate(self, index: int, parameters: bytes | None = None) -> Rate:
         """What the rate index and the parameters of a file mean. One byte: the rate index of the latents, up to that of
@@ -144,11 +144,12 @@ class Model(HyperModel):
 
     def at_rate(self, rate: Rate) -> dict[str, torch.Tensor]:
         """The network's functions of the rate, float32 [1, C, 1, 1], which are kept: nobody may change them."""
-        return self._functions(rate.index, rate.base)
-
-    def _functions_at(self, index: int, base: int) -> dict[str, torch.Tensor]:
-        with torch.inference_mode(False), torch.no_grad():  # a search puts them into what it differentiates
-            return self.network.at_rate(*torch.tensor([[index], [base]], device=self.device) / (RATES - 1))
+        key = id(self.network), self.device, rate.index, rate.base
+        if key not in self._functions:
+            with torch.inference_mode(False), torch.no_grad():  # a search puts them into what it differentiates
+                places = torch.tensor([[rate.index], [rate.base]], device=self.device) / (RATES - 1)
+                self._functions = dict([*self._functions.items()][-3:]) | {key: self.network.at_rate(*places)}
+        return self._functions[key]
 
     def step_error_bits(self) -> float:
         """Bits that a squared error of one step of y counts as where the encoder rounds by rate and distortion."""
@@ -160,7 +161,7 @@ class Model(HyperModel):
         return max(error_bits, of_z) if error_bits and of_z else 0.0
 
     def halo(self) -> int:
-        """How far the transforms reach beyond a strip, latents: 30 px, and a sample of its stage for each block."""
+        """See `hyper.Model.halo`: 30 px, and a sample of its stage for each block."""
         blocks = self.network.config.blocks
         return -(-(30 + sum(n * 2 ** (stage + 1) for stage, n in enumerate(blocks))) // IMAGE_STRIDE)
 
@@ -261,7 +262,8 @@ class Model(HyperModel):
             return (prior_means + means_of(mean, gains)).astype(np.int32), row
 
         for step in range(STEPS):
-            mean, row = ask(partial(tell, step), *symbols[-1:], *self._networks(Z_CONTEXTS, step))
+            given = [symbols[-1], *self._networks(Z_CONTEXTS, step)] if step else [np.array([*shape, *astuple(rate)])]
+            mean, row = ask(partial(tell, step), *given)
             means.append(mean)
             rows.append(row)
             symbols.append(take(step, mean, row, all_there[step]))
@@ -277,8 +279,7 @@ class Model(HyperModel):
         found = self.hyper(from_coding_order(seen, _shape_of_z(shape))).astype(np.int32)
         return found.reshape(2, -1, *found.shape[1:])[..., : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2]
 
-    def _at_base(self, rate: Rate, *names: str) -> list[np.ndarray]:
-        """Of tables of `RateTables` the values of each channel, [C, 1, 1]."""
+    def _at_base(self, rate: Rate, *names: str) -> list[np.ndarray]:  # of `RateTables`, [C, 1, 1] each
         return [getattr(self.rates, name)[rate.base - self.lowest_index][:, None, None] for name in names]
 
     def _networks(self, names: tuple[str, ...], step: int) -> list[IntegerNet]:
@@ -296,5 +297,4 @@ class Model(HyperModel):
 
 
 def _shape_of_z(shape: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of z from that of y."""
     return -(-shape[0] // HYPER_STRIDE), -(-shape[1] // HYPER_STRIDE)

@@ -42,7 +42,6 @@ CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise o
 SETTLED = CERTAIN  # steps: how far a latent is, at the start, from what rounding by rate and distortion chose, at most
 # What `pricing.round_by_price` takes for latents that were found, one after another: the search has weighed most of it.
 FOUND_ERROR_BITS = (0.0, 30.0, 60.0, 100.0, 150.0)
-SOON, FOUND_SOON = 30, (30.0, 60.0, 100.0)  # what is best of these after fewer steps than that
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,11 @@ class Options:
     def steps(self) -> int:
         """Of the search; 0 for none."""
         return STEPS[self.effort]
+
+    @property
+    def found_error_bits(self) -> tuple[float, ...]:
+        """With which latents that were found are rounded, see FOUND_ERROR_BITS."""
+        return FOUND_ERROR_BITS
 
 
 def code(
@@ -130,7 +134,7 @@ def _cheapest(
     x = picture(image, model.device)
     found = refine(heard, x, tuple(variables), gains, index, options.steps, deadline, options.progress, metric)
     better = replace(latents, **dict(zip(names, found, strict=True)))
-    for bits in FOUND_SOON if options.steps < SOON else FOUND_ERROR_BITS:
+    for bits in options.found_error_bits:
         best = min(best, priced(plain(model, better, options, bits)), key=lambda one: one[0])
     return best[1]
 
