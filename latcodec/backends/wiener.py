@@ -173,8 +173,8 @@ def _correlations(
     """Sums over pixels: of products of what the coefficients multiply, float64 [COEFFICIENTS, COEFFICIENTS], and of
     these with what base lacks of x, [COEFFICIENTS, COLOURS].
 
-    weight: bits that a squared error of 1 is worth. Where it is so much that details are sent,
-    they cost bits in its place, which grow with its logarithm: a pixel counts for less there.
+    weight: bits that a squared error of 1 is worth. Where it is so much that details are sent, they cost bits in its
+    place, which grow with its logarithm: a pixel counts for less there.
     """
     colours, modes = colour_transform().float().to(x.device), _modes().float()[:, None].to(x.device)
     seen, wanted, counted = 0.0, 0.0, 0
