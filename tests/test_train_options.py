@@ -177,13 +177,12 @@ def test_the_weight_of_mutual_information_reaches_the_network(pictures, tmp_path
 
 @pytest.mark.parametrize("metric", ["mse", "ms-ssim"])
 def test_what_a_network_is_trained_for_is_kept_with_it(metric):
-    """Also where it starts from a network that was trained for something else; a codec without choice keeps nothing."""
-    _, config_class, _ = settings.parts_of("hyperprior-context")
-    for before in ({}, {"metric": "mse"}, {"metric": "ms-ssim"}):
-        assert settings.config_of("hyperprior-context", config_class, before, (), metric).metric == metric
-        assert settings.config_of("hyperprior-context", config_class, before, ()).metric == before.get("metric", "mse")
-    _, config_class, _ = settings.parts_of("hyperprior")
-    assert not hasattr(settings.config_of("hyperprior", config_class, {}, (), metric), "metric")
+    """Of every codec; also where it starts from a network that was trained for something else."""
+    for name in settings.MODELS:
+        _, config_class, _ = settings.parts_of(name)
+        for before in ({}, {"metric": "mse"}, {"metric": "ms-ssim"}):
+            assert settings.config_of(name, config_class, before, (), metric).metric == metric
+            assert settings.config_of(name, config_class, before, ()).metric == before.get("metric", "mse")
     with pytest.raises(OptionError, match="vmaf"):
         settings.config_of("hyperprior-context", settings.parts_of("hyperprior-context")[1], {"metric": "vmaf"}, ())
 

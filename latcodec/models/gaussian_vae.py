@@ -71,7 +71,8 @@ class Config:
     tempered: train at every lambda against the hyper prior, else the paper's ELBO with N(0, 1) (the hyper prior then
     learns beside it, without touching it). normal_share: weight of the divergence from N(0, 1) when tempered.
     curvature_share: weight, in bits, of the squared error of the expected log curvature. mi_weight: of the mutual
-    information of the first mi_fraction of the channels (the paper's half); 0 leaves it out. Raises ValueError.
+    information of the first mi_fraction of the channels (the paper's half); 0 leaves it out. metric: the
+    distortion it is trained for, one of `rates.METRICS`. Raises ValueError.
     """
 
     widths: tuple[int, int, int] = (48, 80, 128)
@@ -84,6 +85,7 @@ class Config:
     curvature_share: float = 0.1
     mi_weight: float = 0.0
     mi_fraction: float = 0.5
+    metric: str = "mse"
 
     def __post_init__(self) -> None:
         if not 0 <= self.mi_weight < math.inf:

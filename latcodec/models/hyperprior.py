@@ -45,13 +45,15 @@ IMAGE_STRIDE, HYPER_STRIDE = 16, 4
 
 @dataclass(frozen=True)
 class Config:
-    """Widths of the three inner stages, of y, of the hyper-networks and of z; number of rate knots."""
+    """Widths of the three inner stages, of y, of the hyper-networks and of z; number of rate knots; the distortion it
+    is trained for, one of `rates.METRICS`."""
 
     widths: tuple[int, int, int] = (48, 80, 128)
     latent: int = 192
     hyper_width: int = 128
     hyper_latent: int = 96
     knots: int = 9
+    metric: str = "mse"
 
 
 class Hyperprior(nn.Module):

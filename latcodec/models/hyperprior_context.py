@@ -51,7 +51,7 @@ from latcodec.models.layers import (
 )
 from latcodec.models.prices import KINDS, SIGMA_MAX, SIGMA_MIN, bits_of, logistic_prices, rounded_by_price
 from latcodec.models.reconstruction import fade, lifted
-from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps, of_steps
+from latcodec.models.steps import STEPS, coding_order, from_steps, in_steps
 from latcodec.rates import MAX_INDEX
 
 IMAGE_STRIDE, HYPER_STRIDE = 16, 4
@@ -156,9 +156,7 @@ class ContextHyperprior(ContextTransforms):
         first = [in_steps(part, self.order) for part in hyper.chunk(2, 1)]
         y_steps = in_steps(y * rate["y_log_gain"].exp(), self.order)
         there = in_steps(torch.ones_like(y[:1]), self.order)
-        mean_gain, offset, context_gain = (
-            of_steps(rate[name], self.order) for name in ("mean_log_gain", "scale_offset", "context_log_gain")
-        )
+        mean_gain, context_gain = rate["mean_log_gain"].exp(), rate["context_log_gain"].exp()
         seen, parts, shown, prices = [], [], [], [price_of_z]
         for step in range(STEPS):
             parameters = torch.cat([first[0][step], first[1][step]], 1)
@@ -166,8 +164,8 @@ class ContextHyperprior(ContextTransforms):
                 h = self.from_seen[step - 1](torch.cat(seen, 1)) + self.from_first[step - 1](parameters)
                 parameters = parameters + self.corrections[step - 1](self.activation(h))
             m, log_scale = parameters.chunk(2, 1)
-            mu = m * mean_gain[step].exp()
-            sigma = lower_bound((log_scale + offset[step]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
+            mu = m * mean_gain
+            sigma = lower_bound((log_scale + rate["scale_offset"]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (y_steps[step] - mu) * there[step]
             if by_price and self.config.step_error_bits:
                 quantised = rounded_by_price(residual, sigma, self.prices_of("y"), self.config.step_error_bits)
@@ -176,7 +174,7 @@ class ContextHyperprior(ContextTransforms):
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
             parts.append(quantised + mu)
             shown.append((lifted(quantised, sigma, rate["lift"]) if by_price else quantised) + mu)
-            seen.append(parts[-1] * context_gain[step].exp())
+            seen.append(parts[-1] * context_gain)
         y_hat, y_shown = (from_steps(one, self.inverse_order)[:, :, :height, :width] for one in (parts, shown))
         if not y_steps[0].requires_grad:  # straight through, means cancel: there is no other gradient in it
             y_hat, y_shown = y_hat.detach(), y_shown.detach()
@@ -185,7 +183,7 @@ class ContextHyperprior(ContextTransforms):
             x_hat = filtered(x_hat)
         if self.details is not None and x is not None:
             u = self.details.analysis(x - x_hat) * rate["details.sent"]
-            context, first = y_hat * rate["context_log_gain"].exp(), hyper[:, :, :height, :width]
+            context, first = y_hat * context_gain, hyper[:, :, :height, :width]
             u_hat, more = self.details.transmit(u, context, first, rate, quantise_details or quantise)
             x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
         return x_hat, prices
@@ -194,14 +192,12 @@ class ContextHyperprior(ContextTransforms):
         self, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor], by_price: bool = False
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         """What the hyper-synthesis sees of z, and its price, as in `transmit`; float32 [B, Z, h, w] all of them."""
-        steps = in_steps(z * rate["z_log_gain"].exp(), self.z_order)
+        gain = rate["z_log_gain"].exp()
+        steps = in_steps(z * gain, self.z_order)
         there = in_steps(torch.ones_like(z[:1]), self.z_order)
-        log_gain, mean, log_sigma = (
-            of_steps(rate[name], self.z_order) for name in ("z_log_gain", "z_mean", "z_log_sigma")
-        )
         seen, prices = [], []
         for step in range(STEPS):
-            mu, log_scale, gain = mean[step], log_sigma[step], log_gain[step].exp()
+            mu, log_scale = rate["z_mean"], rate["z_log_sigma"]
             if step:
                 h = self.z_from_seen[step - 1](torch.cat(seen, 1))
                 m, more = self.z_corrections[step - 1](self.activation(h)).chunk(2, 1)

@@ -51,6 +51,7 @@ class Config:
 
     likelihood: "gaussian" (mean squared error) or "laplace" (the thesis'). gamma: learn the likelihood's scale, from
     above and never below its target. warmup: share of the run in which the weight of the KL rises from 1/2 to 1.
+    metric: the distortion it is trained for, one of `rates.METRICS`.
     """
 
     widths: tuple[int, int, int] = (48, 80, 128)
@@ -61,6 +62,7 @@ class Config:
     likelihood: str = "gaussian"
     gamma: bool = False
     warmup: float = 0.01
+    metric: str = "mse"
 
 
 def gaussian_product(mean_a: Tensor, sigma_a: Tensor, mean_b: Tensor, sigma_b: Tensor) -> tuple[Tensor, Tensor]:

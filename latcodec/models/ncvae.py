@@ -69,7 +69,8 @@ class Config:
     """Widths of the three inner stages; latents; kernels and residual blocks at 1/8 (between strided layers 3 and 4,
     1 and 2) of encoder and decoder; number of rate knots.
 
-    input_noise: "trainable", or a fixed standard deviation as a number or its text, range 0..1.
+    input_noise: "trainable", or a fixed standard deviation as a number or its text, range 0..1. metric: the distortion
+    it is trained for, one of `rates.METRICS`.
     """
 
     widths: tuple[int, int, int] = (48, 80, 128)
@@ -80,6 +81,7 @@ class Config:
     decoder_blocks: int = 3
     knots: int = 9
     input_noise: str = "trainable"
+    metric: str = "mse"
 
 
 def groups_of(latent: int) -> tuple[int, ...]:

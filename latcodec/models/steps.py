@@ -40,8 +40,3 @@ def in_steps(planes: Tensor, order: Tensor) -> tuple[Tensor, ...]:
 def from_steps(steps: Sequence[Tensor], inverse_order: Tensor) -> Tensor:
     """The inverse of `in_steps`, [B, C, 2 h2, 2 w2]."""
     return F.pixel_shuffle(torch.cat(steps, 1)[:, inverse_order], 2)
-
-
-def of_steps(per_channel: Tensor, order: Tensor) -> tuple[Tensor, ...]:
-    """[B, C, 1, 1] -> the values of what each step codes, [B, C, 1, 1]."""
-    return per_channel.repeat_interleave(STEPS, 1)[:, order].chunk(STEPS, 1)

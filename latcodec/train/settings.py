@@ -133,7 +133,7 @@ def config_of(
     default = config_class()
     known = {f.name: getattr(default, f.name) for f in fields(default)}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
-    if metric is not None and "metric" in known:
+    if metric is not None:
         values["metric"] = metric
     for name, text in options:
         if name not in known or name == "metric":
