@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import math
 import signal
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -17,7 +15,8 @@ from latcodec.batch import Done, Manners
 from latcodec.cli_bench import bench
 from latcodec.cli_jobs import decided, meter, run
 from latcodec.cli_long import train
-from latcodec.container import MAGIC, MAX_PIXELS
+from latcodec.cli_options import finite, json_option, manners_options, max_pixels_option, network_options
+from latcodec.container import MAGIC
 from latcodec.errors import LatcodecError, OptionError, TargetError
 from latcodec.rates import METRICS
 
@@ -45,40 +44,6 @@ class Root(click.Group):
         ctx.exit(code)
 
 
-def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a number", ctx=ctx, param=parameter)
-    return value
-
-
-def _options(*decorators: Callable) -> Callable[[Callable], Callable]:
-    def decorate(command: Callable) -> Callable:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per input on stdout.")
-_max_pixels_option = click.option(
-    "--max-pixels", type=click.IntRange(1), default=MAX_PIXELS, show_default=True, help="Refuse larger pictures."
-)
-_network_options = _options(
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; torch decides otherwise."),
-    click.option("--weights", metavar="PATH", help="A weights file or a folder of them."),
-)
-_manners_options = _options(
-    _max_pixels_option,
-    click.option("-f", "--force", is_flag=True, help="Overwrite existing outputs."),
-    click.option("--skip-existing", is_flag=True, help="Leave existing outputs, do the rest."),
-    _json_option,
-    click.option("-v", "--verbose", is_flag=True, help="Also say where the time went."),
-    click.option("--quiet", is_flag=True, help="Say nothing but errors."),
-)
-
-
 @click.group(
     cls=Root, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
@@ -99,21 +64,21 @@ def cli() -> None:
     "--effort", type=click.IntRange(0, 9), metavar="0...9", help="More time for smaller files, if the codec can."
 )
 @click.option(
-    "--max-seconds", type=click.FloatRange(0, min_open=True), callback=_finite,
+    "--max-seconds", type=click.FloatRange(0, min_open=True), callback=finite,
     help="End the search of an --effort by then; with --bpp, --psnr or --size that of all its trials.",
 )  # fmt: skip
 @click.option(
     "--lambda",
     "lmbda",
     type=click.FloatRange(0.1, 41.4),
-    callback=_finite,
+    callback=finite,
     help="Price of a bit, to 20 or 41; default 1.",
 )
-@click.option("-q", "--quality", type=click.FloatRange(1, 100), callback=_finite, help="The same axis for people.")
+@click.option("-q", "--quality", type=click.FloatRange(1, 100), callback=finite, help="The same axis for people.")
 @click.option(
-    "--bpp", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: at most so many bits per pixel."
+    "--bpp", type=click.FloatRange(0, min_open=True), callback=finite, help="Search: at most so many bits per pixel."
 )
-@click.option("--psnr", type=click.FloatRange(0, min_open=True), callback=_finite, help="Search: at least so many dB.")
+@click.option("--psnr", type=click.FloatRange(0, min_open=True), callback=finite, help="Search: at least so many dB.")
 @click.option("--size", "size_bytes", type=click.IntRange(1), metavar="BYTES", help="Search: at most so many bytes.")
 @click.option(
     "--metric",
@@ -122,8 +87,8 @@ def cli() -> None:
 )
 @click.option("--no-verify", is_flag=True, help="Do not decode the integers back before the file is written.")
 @click.option("--strip", is_flag=True, help="Leave EXIF, XMP and the ICC profile out.")
-@_network_options
-@_manners_options
+@network_options
+@manners_options
 def encode(
     inputs, output, codec_name, options, effort, max_seconds, lmbda, quality, bpp, psnr, size_bytes, metric, no_verify,
     strip, device, threads, weights, max_pixels, force, skip_existing, as_json, verbose, quiet,
@@ -208,8 +173,8 @@ def encode(
     help="Format to write; the suffix of OUT decides otherwise, or png.",
 )  # fmt: skip
 @click.option("--ignore-checksum", is_flag=True, help="Show what is left of a damaged file, if its codec can.")
-@_network_options
-@_manners_options
+@network_options
+@manners_options
 def decode(
     inputs, output, picture_format, ignore_checksum,
     device, threads, weights, max_pixels, force, skip_existing, as_json, verbose, quiet,
@@ -262,10 +227,10 @@ def decode(
 @cli.command(epilog=EPILOG)
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE...")
 @click.option("--check", is_flag=True, help="Only verify checksums and lengths; exit code 1 for damage.")
-@_json_option
+@json_option
 @click.option("--channels", is_flag=True, help="Also the bits of each latent channel; needs the weights.")
 @click.option("--weights", metavar="PATH", help="A weights file or a folder of them.")
-@_max_pixels_option
+@max_pixels_option
 def info(inputs, check, as_json, channels, weights, max_pixels):
     """Say what the headers of .lc files say, without decoding; of a damaged file as far as it can be read."""
     from latcodec import container
