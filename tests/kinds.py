@@ -2,9 +2,10 @@
 
 python tests/kinds.py OUT [--codecs LIST]
 
-Draws text, a screenshot, line art, noise, flat colour and night, 768 x 512 px PNG, into OUT, measures them and prints a
-table: bits at equal PSNR against the smaller of progressive, optimised JPEGs with full and with halved colour, the mean
-over the codec's rates and the worst of them. OUT/crops.png: original, a low and a middle rate of each kind, 192 px.
+Draws text, a screenshot, line art, noise, flat colour, night and a halftone, 768 x 512 px PNG, into OUT, measures them
+and prints a table: bits at equal PSNR against the smaller of progressive, optimised JPEGs with full and with halved
+colour, the mean over the codec's rates and the worst of them. OUT/crops.png: original, a low and a middle rate of each
+kind, 192 px.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFile, ImageFilter, ImageFont
 from screenshots import FONTS, paragraph, screenshot
+from skimage.data import astronaut
 
 from latcodec import codec, metrics
 from latcodec.images import Picture
@@ -89,9 +91,16 @@ def night(rng: random.Random) -> Image.Image:
     return Image.fromarray((np.asarray(page, np.float32) + 0.6 * glow + grain).clip(0, 255).astype(np.uint8))
 
 
+def halftone(rng: random.Random) -> Image.Image:
+    """A photograph in dots of black on white."""
+    face = Image.fromarray(astronaut()).crop((0, 0, 512, 341)).resize(SIZE, Image.LANCZOS)
+    return face.convert("1").convert("RGB")
+
+
 def pictures() -> dict[str, Image.Image]:
     """Every kind, the same each time."""
-    drawn = {"text": text, "line art": line_art, "noise": noise, "flat": flat, "night": night}
+    drawn = {"text": text, "line art": line_art, "noise": noise, "flat": flat, "night": night,
+             "halftone": halftone}  # fmt: skip
     return {name: make(random.Random(1)) for name, make in drawn.items()} | {
         "screenshot": screenshot(7, 1).crop((0, 0, *SIZE))
     }

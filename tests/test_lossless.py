@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont, features
 
 from latcodec import backends, codec, container, images
-from latcodec.backends import choice, lossless, search
+from latcodec.backends import bases, choice, lossless, search
 from latcodec.backends import hyperprior_context as backend
 from latcodec.codec_settings import EncodeSettings
 from latcodec.errors import DriftError, FormatError, ImageError
@@ -114,6 +114,27 @@ def test_type_is_coded_without_loss(page, lmbda):
     data = file_of(page, lmbda=lmbda)
     assert is_lossless(data) and np.array_equal(codec.decode(data), page)
     assert len(data) < 40 + len(images.pack_pixels(page, lossless.QUICK))
+
+
+@pytest.mark.parametrize("lmbda", [0.1, 1.0, 20.0])
+def test_halftones_are_coded_without_loss(photograph, lmbda):
+    """Dots of black on white, few of whose neighbours are alike: no drawing to look at, and noise to networks."""
+    halftone = np.array(Image.fromarray(photograph // 3 + 85).convert("1").convert("RGB"))
+    assert not bases.drawn(halftone)
+    data = file_of(halftone, lmbda=lmbda)
+    assert is_lossless(data) and np.array_equal(codec.decode(data), halftone)
+
+
+@pytest.mark.parametrize(("gray", "most"), [(False, bases.FEW_COLOURS), (True, bases.FEW_GRAYS)])
+def test_how_many_colours_are_few(gray, most):
+    """Fewer if they are gray: no gray picture has more than 256."""
+    for count in (most, most + 1):
+        number = np.arange(count)
+        row = np.stack([number % 256, (number if gray else number // 256), number % 256], 1).astype(np.uint8)
+        picture = np.tile(row, (9, 1, 1))
+        assert len(np.unique(row, axis=0)) == count and not bases.drawn(picture)
+        assert bases.may_be_whole(picture) == (count == most)
+        assert not bases.may_be_whole(picture.astype(np.uint16))
 
 
 def test_gray_type_stays_gray(page):

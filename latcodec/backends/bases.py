@@ -26,6 +26,7 @@ BASES = (60, 100)  # of pictures that are no photographs
 THOROUGH = 4  # the effort from which these are tried in every picture
 SAMPLED_ROWS = 128
 FLAT = 0.3  # share of pixels that equal their left neighbours from which a picture counts as drawn
+FEW_COLOURS, FEW_GRAYS = 256, 32  # of a palette; gray photographs have no more than the first
 DEAR = 1.6  # bits a pixel at lambda 1 from which it counts as noise; 0.7 in the mean
 # A search finds most in latents that are coarser by a share of their rate index, with details to mend what they leave;
 # not at the lowest rates, where details are dear, nor in files so small that saying so costs what it saves.
@@ -37,6 +38,19 @@ def drawn(image: np.ndarray) -> bool:
     some = image[:: 1 + image.shape[0] // SAMPLED_ROWS]
     same = some[:, 1:] == some[:, :-1]
     return image.shape[1] > 1 and bool((same[..., 0] & same[..., 1] & same[..., 2]).mean() > FLAT)
+
+
+def may_be_whole(image: np.ndarray) -> bool:
+    """Whether a picture, uint8 or uint16 [H, W, 3], may cost least without any loss: what looks drawn, and what has few
+    colours, as halftones and dithered pictures, which to networks are noise. One of many is told by a few rows."""
+    return drawn(image) or (image.dtype == np.uint8 and all(_few_colours(image, rows) for rows in (8, SAMPLED_ROWS)))
+
+
+def _few_colours(image: np.ndarray, rows: int) -> bool:
+    some = image[:: 1 + image.shape[0] // rows].reshape(-1, 3)
+    gray = bool((some == some[:, :1]).all())
+    colours = np.unique(some[:, 0] if gray else some @ np.array([1, 2**8, 2**16]))
+    return len(colours) <= (FEW_GRAYS if gray else FEW_COLOURS)
 
 
 def usual(index: int, is_drawn: bool, sharpness: Callable[[], float]) -> int | None:

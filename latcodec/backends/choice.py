@@ -78,13 +78,14 @@ def cheapest(
 
 
 def without_loss_at_once(image: np.ndarray, options: search.Options, code: Callable, without_loss: Callable):
-    """The Coded without loss of a large drawn picture, uint8 [H, W, 3], if a few squares of it say that with loss all
-    of it would cost much more; None if they do not, or there is none. So a screen is not put through networks in vain.
+    """The Coded without loss of a large picture, uint8 [H, W, 3], that is drawn or has few colours, if a few squares of
+    it say that with loss all of it would cost much more; None if they do not, or there is none. So a screen is not put
+    through networks in vain.
 
     code(square) -> what `search.price` says of a square with loss; without_loss: as in `cheapest`.
     """
     start = time.perf_counter()
-    if image[..., 0].size < LARGE_PX or not bases.drawn(image):
+    if image[..., 0].size < LARGE_PX or not bases.may_be_whole(image):
         return None
     tops, lefts = (range(0, side - SQUARE + 1, SQUARE) for side in image.shape[:2])
     squares = [image[top : top + SQUARE, left : left + SQUARE] for top in tops for left in lefts]

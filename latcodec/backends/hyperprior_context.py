@@ -152,7 +152,7 @@ def _with_analysis(coded: Coded, latents: Latents | LatentsAtRates, before_s: fl
 
 def without_loss(image: np.ndarray, options: Options) -> Coded | None:
     """A picture as a stream without loss; None where it does not look as if that could cost less, or cannot be."""
-    if not (options.lossless and bases.drawn(image)):
+    if not (options.lossless and bases.may_be_whole(image)):
         return None
     if (stream := lossless.pack(image, options.effort, options.verify)) is None:
         return None
