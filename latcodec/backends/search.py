@@ -37,7 +37,7 @@ MOMENTUM, MEMORY = 0.9, 0.99  # of the optimiser
 FARTHEST = 10.0  # times the usual way of its channel that a latent goes in a step at most
 STEPS = (0, 15, 40, 80, 160, 240, 350, 500, 800, 1200)  # of the optimiser, by effort
 SECTION_BITS = 16  # of a file, beside what a section contains, or more where that is long
-JUDGED = 30  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
+JUDGED = 4  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
 SETTLED = CERTAIN  # steps: how far a latent is, at the start, from what rounding by rate and distortion chose, at most
 # What `pricing.round_by_price` takes for latents that were found, one after another: the search has weighed most of it.
