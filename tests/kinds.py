@@ -92,9 +92,9 @@ def night(rng: random.Random) -> Image.Image:
 
 
 def halftone(rng: random.Random) -> Image.Image:
-    """A photograph in dots of black on white."""
+    """A pale photograph in dots of black on white, few of which have a neighbour of their colour."""
     face = Image.fromarray(astronaut()).crop((0, 0, 512, 341)).resize(SIZE, Image.LANCZOS)
-    return face.convert("1").convert("RGB")
+    return face.point(lambda value: value // 3 + 85).convert("1").convert("RGB")
 
 
 def pictures() -> dict[str, Image.Image]:
