@@ -129,10 +129,9 @@ def test_halftones_are_coded_without_loss(photograph, lmbda):
 def test_how_many_colours_are_few(gray, most):
     """Fewer if they are gray: no gray picture has more than 256."""
     for count in (most, most + 1):
-        number = np.arange(count)
-        row = np.stack([number % 256, (number if gray else number // 256), number % 256], 1).astype(np.uint8)
-        picture = np.tile(row, (9, 1, 1))
-        assert len(np.unique(row, axis=0)) == count and not bases.drawn(picture)
+        number = np.resize(np.arange(count), (33, 31))
+        picture = np.stack([number % 256, number if gray else number // 256, number % 256], 2).astype(np.uint8)
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) == count and not bases.drawn(picture)
         assert bases.may_be_whole(picture) == (count == most)
         assert not bases.may_be_whole(picture.astype(np.uint16))
 

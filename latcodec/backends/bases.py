@@ -42,13 +42,14 @@ def drawn(image: np.ndarray) -> bool:
 
 def may_be_whole(image: np.ndarray) -> bool:
     """Whether a picture, uint8 or uint16 [H, W, 3], may cost least without any loss: what looks drawn, and what has few
-    colours, as halftones and dithered pictures, which to networks are noise. One of many is told by a few rows."""
-    return drawn(image) or (image.dtype == np.uint8 and all(_few_colours(image, rows) for rows in (8, SAMPLED_ROWS)))
+    colours, as halftones and dithered pictures, which to networks are noise."""
+    return drawn(image) or (image.dtype == np.uint8 and _few_colours(image))
 
 
-def _few_colours(image: np.ndarray, rows: int) -> bool:
-    some = image[:: 1 + image.shape[0] // rows].reshape(-1, 3)
-    gray = bool((some == some[:, :1]).all())
+def _few_colours(image: np.ndarray) -> bool:
+    down, across = (1 + side // SAMPLED_ROWS for side in image.shape[:2])
+    some = image[::down, ::across].reshape(-1, 3)
+    gray = (some == some[:, :1]).all()
     colours = np.unique(some[:, 0] if gray else some @ np.array([1, 2**8, 2**16]))
     return len(colours) <= (FEW_GRAYS if gray else FEW_COLOURS)
 

@@ -144,7 +144,7 @@ class Model(HyperModel):
 
     def at_rate(self, rate: Rate) -> dict[str, torch.Tensor]:
         """The network's functions of the rate, float32 [1, C, 1, 1], which are kept: nobody may change them."""
-        key = id(self.network), self.device, rate.index, rate.base
+        key = self.network, self.device, rate.index, rate.base
         if key not in self._functions:
             with torch.inference_mode(False), torch.no_grad():  # a search puts them into what it differentiates
                 places = torch.tensor([[rate.index], [rate.base]], device=self.device) / (RATES - 1)
