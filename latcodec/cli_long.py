@@ -30,6 +30,13 @@ SPEAKS_S = 10.0  # what all processes fail with is said by the first; the others
 @click.option("--patch", type=click.IntRange(64), help="Side of a crop, px; 128, with ms-ssim 192.")
 @click.option("--final-patch", type=click.IntRange(64), default=256, show_default=True, help="Side in the last fifth.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=5e-4, show_default=True)
+@click.option(
+    "--decay-from",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the budget after which the learning rate falls.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--init", metavar="WEIGHTS", help="Start from weights or a checkpoint: every tensor that fits.")
 @click.option("--only", metavar="NAMES", help="Train the parameters whose names begin so; commas between several.")
@@ -87,6 +94,11 @@ def train(data, output, codec, batch_size, patch, metric, lambda_range, threads,
 def _export(checkpoint: Path, settings) -> None:
     from importlib import import_module
 
+    from latcodec.train.settings import WITHOUT_CODEC
+
+    if settings.codec in WITHOUT_CODEC:
+        click.echo(f"latcodec: {settings.codec} has no codec yet: {checkpoint} holds what was trained", err=True)
+        return
     room = "export" if settings.codec == "hyperprior" else f"export_{settings.codec.replace('-', '_')}"
     try:
         export = import_module(f"latcodec.train.{room}").export

@@ -7,19 +7,17 @@ from latcodec.rates import LOWEST_INDEX, MAX_INDEX, METRICS, RATE_STEP, STEP_ERR
 
 
 @dataclass(frozen=True)
-class Config:
-    """Widths of the three inner stages and residual blocks after each; of y, of the hyper-networks, of z; of the
+class EntropyConfig:
+    """What every network with this entropy model is made with: widths of y, of the hyper-networks, of z; of the
     context networks of y and of z; number of rate knots; details of a block (0 or a multiple of 16 up to 192), width of
     the network that tells their spread, the rate index from which they may be sent, and that up to which the latents
     beside them follow: there they stay; bits that a squared error of one step of y, and of z, counts as in rounding by
     rate and distortion, 0 of y for the nearest integers of both, 0 of z for those of z: weights that do not say it were
     trained with 0 and are coded with the defaults; what symbols of size 1 stand for that are rounded so, see
     `reconstruction.py`: lift of latents, nearer of details, by trial; the lowest rate index, a multiple of RATE_STEP,
-    at which the functions of the rate of latents have one more knot if it is under 0; whether analysis and residual
-    blocks know the rate; the distortion it is trained for. Raises ValueError for what makes no sense of these."""
+    at which the functions of the rate of latents have one more knot if it is under 0; the distortion it is trained
+    for. Raises ValueError for what makes no sense of these."""
 
-    widths: tuple[int, int, int] = (48, 80, 128)
-    blocks: tuple[int, int, int] = (0, 0, 0)
     latent: int = 192
     hyper_width: int = 128
     hyper_latent: int = 96
@@ -35,7 +33,6 @@ class Config:
     lift: float = 0.03
     nearer: float = 0.18
     lowest_index: int = 0
-    analysis_at_rate: bool = False
     metric: str = "mse"
 
     def __post_init__(self) -> None:
@@ -52,6 +49,40 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}, not 0 or more")
 
 
-def rate_knots(config: Config) -> int:
+@dataclass(frozen=True)
+class Config(EntropyConfig):
+    """Widths of the three inner stages and residual blocks after each; whether analysis and residual blocks know the
+    rate."""
+
+    widths: tuple[int, int, int] = (48, 80, 128)
+    blocks: tuple[int, int, int] = (0, 0, 0)
+    analysis_at_rate: bool = False
+
+
+@dataclass(frozen=True)
+class AsymmetricConfig(EntropyConfig):
+    """Widths and numbers of blocks of the transforms in `asymmetric.py`.
+
+    The analysis works at 1/8 of the size (analysis_width channels, analysis_blocks_8 blocks), then at 1/16 (`latent`
+    channels, analysis_blocks_16 blocks). The synthesis has synthesis_blocks blocks at 1/16 (`latent` channels), then
+    renderer_blocks pointwise blocks at 1/4 (renderer_width channels, at least 48).
+    """
+
+    latent: int = 288
+    lowest_index: int = LOWEST_INDEX
+    analysis_width: int = 192
+    analysis_blocks_8: int = 4
+    analysis_blocks_16: int = 2
+    synthesis_blocks: int = 2
+    renderer_width: int = 64
+    renderer_blocks: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.renderer_width < 48:
+            raise ValueError(f"renderer_width is {self.renderer_width}, not 48 or more")
+
+
+def rate_knots(config: EntropyConfig) -> int:
     """How many knots the functions of the rate of latents have."""
     return config.knots + (config.lowest_index < 0)

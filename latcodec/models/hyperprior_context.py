@@ -36,7 +36,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from latcodec.models.context_config import Config, rate_knots
+from latcodec.models.context_config import Config as Config
+from latcodec.models.context_config import EntropyConfig, rate_knots
 from latcodec.models.context_transforms import ContextTransforms
 from latcodec.models.details import Details, bases_below
 from latcodec.models.layers import (
@@ -64,10 +65,11 @@ NEAR = 1e-4  # of t: a rate index is a 255th
 LOUDEST = 64.0
 
 
-class ContextHyperprior(ContextTransforms):
-    """The networks and the functions of the rate; see the module's equations."""
+class ContextEntropyModel(nn.Module):
+    """The entropy model and its functions of the rate; see the module's equations. A class of transforms, which has
+    analysis, synthesis, hyper_analysis and functions_of_transforms, comes behind it in the order of bases."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: EntropyConfig):
         super().__init__(config)
         y, h, z = config.latent, config.hyper_width, config.hyper_latent
         self.lowest, k = config.lowest_index / MAX_INDEX, rate_knots(config)
@@ -240,8 +242,12 @@ class ContextHyperprior(ContextTransforms):
         return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": z_bits, "detail_bits": detail_bits}
 
 
+class ContextHyperprior(ContextEntropyModel, ContextTransforms):
+    """The networks and the functions of the rate of the default codec."""
+
+
 def loss(
-    model: ContextHyperprior, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True,
+    model: ContextEntropyModel, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True,
     progress: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """`rate_and_distortion`, and per picture [B] the shares of bpp "z_bpp" and "detail_bpp"."""

@@ -112,7 +112,8 @@ def run(
     else:
         first, _ = crops.batch(2**40, 32, settings.final_patch)
         x = torch.from_numpy(first).to(device).float() / 255
-        std = start_from_klt(model.g_a, model.g_s, x - 0.5)
+        own_start = getattr(model, "start_from_klt", None)
+        std = own_start(x - 0.5) if own_start else start_from_klt(model.g_a, model.g_s, x - 0.5)
         if settings.init is not None:
             initialise(model, settings.codec, Path(settings.init), ("g_a.", "g_s."))
             with torch.no_grad():

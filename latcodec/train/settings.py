@@ -14,10 +14,12 @@ from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, MAX_INDEX, METRICS, lambda_of
 MODELS = {  # codec: module under latcodec.models and its network; the module's Config and loss go with it
     "hyperprior": ("hyperprior", "Hyperprior"),
     "hyperprior-context": ("hyperprior_context", "ContextHyperprior"),
+    "hyperprior-asymmetric": ("asymmetric", "AsymmetricHyperprior"),
     "vbq": ("gaussian_vae", "GaussianVAE"),
     "pln": ("ladder", "Ladder"),
     "nc-vae": ("ncvae", "NCVAE"),
 }
+WITHOUT_CODEC = ("hyperprior-asymmetric",)  # networks that can be trained, but that no codec writes files with yet
 # A resumed run is the uninterrupted one if these are the same.
 EXACT = ("steps", "minutes", "batch_size", "patch", "final_patch", "final_fraction", "lr", "decay_from", "ema", "seed",
          "metric", "only", "lambda_range", "autocast")  # fmt: skip
