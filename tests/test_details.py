@@ -36,8 +36,8 @@ from latcodec.weights import Weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NARROW = Config(
-    (8, 12, 16), (0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16, knots=3, details=64,
-    detail_width=16, details_from=100, latents_until=100, analysis_at_rate=True,
+    widths=(8, 12, 16), blocks=(0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16, knots=3,
+    details=64, detail_width=16, details_from=100, latents_until=100, analysis_at_rate=True,
 )  # fmt: skip
 
 

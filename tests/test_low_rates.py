@@ -24,8 +24,8 @@ from latcodec.train.tables import logistic_tables
 from latcodec.weights import Weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-NARROW = Config((8, 12, 16), (0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16, knots=3,
-                lowest_index=LOWEST_INDEX)  # fmt: skip
+NARROW = Config(widths=(8, 12, 16), blocks=(0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16,
+                knots=3, lowest_index=LOWEST_INDEX)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ WEIGHTS = Path(__file__).parents[1] / "weights" / "hyperprior.safetensors"
 def network(codec: str) -> torch.nn.Module:
     model_class, config_class, _ = settings.parts_of(codec)
     torch.manual_seed(0)
-    return model_class(config_class(**SMALL))
+    known = {field.name for field in fields(config_class)}
+    return model_class(config_class(**{name: value for name, value in SMALL.items() if name in known}))
 
 
 def kept(path: Path, model: torch.nn.Module, **other) -> Path:

@@ -96,7 +96,8 @@ class AsymmetricTransforms(nn.Module):
         return h
 
     def analysis(self, x: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
-        """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]; rate: of `at_rate`."""
+        """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16; rate: of `at_rate` -> y float32 [B, C, H/16,
+        W/16]."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_a["patches"](_unshuffle(x - 0.5, PATCH))
             h = self._run("g_a", "blocks_8", h, rate)
