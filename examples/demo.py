@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from latcodec import codec, images, metrics
-from latcodec.anchors import ANCHORS
+from latcodec import api as codec
+from latcodec import metrics
+from latcodec.bench.anchors import ANCHORS
 from latcodec.files import atomic_writer
+from latcodec.images import read as images
 
 OUT = Path("demo")
 QUALITIES = (15, 45, 75)

@@ -6,7 +6,8 @@ import sys
 def main() -> None:
     """Run the command line; exit code 130 if interrupted."""
     try:
-        from latcodec import allocator, cli
+        from latcodec import runtime as allocator
+        from latcodec.cli import main as cli
 
         allocator.keep_freed_memory()
         cli.main()

@@ -21,7 +21,8 @@ from typing import IO
 
 from PIL import Image, ImageFile
 
-from latcodec import codec, container
+from latcodec import api as codec
+from latcodec.container import format as container
 from latcodec.errors import LatcodecError, OptionError
 
 FORMAT = "LATCODEC"
@@ -109,8 +110,8 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
     import numpy as np
 
-    from latcodec import images_metadata as metadata
-    from latcodec.images import Picture
+    from latcodec.images import metadata
+    from latcodec.images.read import Picture
 
     given = {name: value for name, value in image.encoderinfo.items() if name in _SETTINGS}
     for name in set(_NUMBERS) & set(given):

@@ -13,11 +13,13 @@ import torch
 from click.testing import CliRunner
 from skimage import data
 
-from latcodec import cli, codec, container
+from latcodec import api as codec
+from latcodec.api import EncodeSettings, decode_picture, encode_picture
 from latcodec.backends import WITHOUT_LOSS
-from latcodec.codec import EncodeSettings, decode_picture, encode_picture
+from latcodec.cli import main as cli
+from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, LatcodecError, VersionError
-from latcodec.images import Picture, pack_pixels
+from latcodec.images.read import Picture, pack_pixels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -215,10 +217,10 @@ resource.setrlimit(resource.RLIMIT_DATA, (4 * 2**30,) * 2)
 import torch
 from test_damage import peak_bytes
 torch.set_num_threads(1)
-from latcodec import codec_machine
-from latcodec.codec import decode_picture
+from latcodec import runtime
+from latcodec.api import decode_picture
 from latcodec.errors import LatcodecError
-codec_machine.MEMORY_BYTES_PER_PIXEL = 0  # the stream has to refuse by itself, however much memory a machine has
+runtime.MEMORY_BYTES_PER_PIXEL = 0  # the stream has to refuse by itself, however much memory a machine has
 try:
     decode_picture(sys.stdin.buffer.read(), device="cpu")
     print("decoded")

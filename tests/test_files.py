@@ -238,7 +238,8 @@ def test_devices_and_pipes_are_written_directly(here):
 
 HALF = """
 import sys, time
-from latcodec import cli, files
+from latcodec import files
+from latcodec.cli import main as cli
 
 @cli.cli.command("half")
 def half():

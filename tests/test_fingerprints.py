@@ -12,7 +12,9 @@ def pictures():
     return fingerprints.pictures()
 
 
-@pytest.mark.skipif(KNOWN is None, reason="no fingerprints of this kind of machine: python tests/fingerprints.py")
+@pytest.mark.skipif(
+    KNOWN is None, reason="no fingerprints of this kind of machine: python tests/support/fingerprints.py"
+)
 @pytest.mark.parametrize(
     ("name", "picture", "codec", "settings"), fingerprints.cases(), ids=[name for name, *_ in fingerprints.cases()]
 )

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latcodec import codec, images
+from latcodec import api as codec
+from latcodec.images import read as images
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.lc"))
 

@@ -153,7 +153,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_bd_rates_on_kodak_are_reproduced(name):
-    from latcodec import kodak
+    from latcodec.bench import kodak
 
     def points(curve):
         return list(zip(curve["bpp"], curve["psnr_db"], strict=True))

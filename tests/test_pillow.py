@@ -12,8 +12,10 @@ import pytest
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 import latcodec.pillow  # noqa: F401  registers the format
-from latcodec import codec, container, images
+from latcodec import api as codec
+from latcodec.container import format as container
 from latcodec.errors import LatcodecError
+from latcodec.images import read as images
 
 ROOT = Path(__file__).parents[1]
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -24,9 +26,10 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF tiff:Orientation="6"/></x:x
 def weights(tmp_path_factory):
     """A folder with untrained weights."""
     torch = pytest.importorskip("torch")
-    from latcodec.backends import DEFAULT, hyperprior_context
-    from latcodec.models.hyperprior_context import Config, ContextHyperprior
-    from latcodec.train.tables import logistic_tables
+    from latcodec.backends import DEFAULT
+    from latcodec.backends.hyperprior_context import codec as hyperprior_context
+    from latcodec.backends.hyperprior_context.network import Config, ContextHyperprior
+    from latcodec.train.export.tables import logistic_tables
     from latcodec.weights import save
 
     torch.manual_seed(0)

@@ -47,11 +47,11 @@ class Backend:
 WITHOUT_LOSS = bytes((0, 1))
 BELOW = 1  # the first of two bytes of parameters; the second: how far below 0 the rate index is, the header says 0
 BACKENDS = (
-    Backend(1, "hyperprior", "latcodec.backends.hyperprior"),
-    Backend(2, "vbq", "latcodec.backends.vbq"),
-    Backend(3, "pln", "latcodec.backends.pln"),
-    Backend(4, "nc-vae", "latcodec.backends.ncvae"),
-    Backend(5, "hyperprior-context", "latcodec.backends.hyperprior_context", WITHOUT_LOSS, LOWEST_INDEX),
+    Backend(1, "hyperprior", "latcodec.backends.hyperprior.codec"),
+    Backend(2, "vbq", "latcodec.backends.vbq.codec"),
+    Backend(3, "pln", "latcodec.backends.pln.codec"),
+    Backend(4, "nc-vae", "latcodec.backends.nc_vae.codec"),
+    Backend(5, "hyperprior-context", "latcodec.backends.hyperprior_context.codec", WITHOUT_LOSS, LOWEST_INDEX),
 )
 DEFAULT = "hyperprior-context"
 

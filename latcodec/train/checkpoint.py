@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from latcodec import files, weights
-from latcodec.backends import pricing
-from latcodec.backends.common import floats_from_arrays, floats_of_integers, integer_nets
-from latcodec.coding_tables import Tables
+from latcodec.backends.common import rdoq as pricing
+from latcodec.backends.common.shared import floats_from_arrays, floats_of_integers, integer_nets
+from latcodec.backends.nc_vae import contexts
+from latcodec.entropy.tables import Tables
 from latcodec.errors import LatcodecError, OptionError, WeightsError
-from latcodec.latents import contexts
-from latcodec.models.layers import with_gamma
-from latcodec.models.prices import with_prices
+from latcodec.nn.layers import with_gamma
+from latcodec.nn.prices import with_prices
 from latcodec.train.settings import config_of, parts_of
 
 CHECKPOINT = "checkpoint.pt"

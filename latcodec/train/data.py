@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from latcodec import images
 from latcodec.errors import ImageError, LatcodecError
 from latcodec.files import PICTURE_SUFFIXES
+from latcodec.images import read as images
 
 
 def _to_stderr(line: str) -> None:

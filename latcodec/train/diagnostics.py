@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latcodec.backends.pln import network as ladder
+from latcodec.backends.vbq import network as gaussian_vae
 from latcodec.errors import OptionError
-from latcodec.models import gaussian_vae, ladder
 
 ACTIVE_VARIANCE = 0.01
 POINTS = 1024  # 10 bits of ceiling; the cost grows with its square

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from latcodec.errors import LatcodecError, OptionError
-from latcodec.sharding import under_torchrun
+from latcodec.parallel import under_torchrun
 
 # A dead peer is noticed by its closed connection and by torchrun; this is for one that decodes or validates for long.
 PATIENCE = timedelta(hours=6)

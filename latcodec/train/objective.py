@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latcodec import metrics
 from latcodec.errors import OptionError
-from latcodec.models.layers import distortion_weights
+from latcodec.nn.layers import distortion_weights
 from latcodec.rates import MS_SSIM_WEIGHT
 
 VALIDATION_RATES = 8

@@ -11,13 +11,13 @@ from latcodec.errors import OptionError
 from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, MAX_INDEX, METRICS, lambda_of_index
 
-MODELS = {  # codec: module under latcodec.models and its network; the module's Config and loss go with it
-    "hyperprior": ("hyperprior", "Hyperprior"),
-    "hyperprior-context": ("hyperprior_context", "ContextHyperprior"),
-    "hyperprior-asymmetric": ("asymmetric", "AsymmetricHyperprior"),
-    "vbq": ("gaussian_vae", "GaussianVAE"),
-    "pln": ("ladder", "Ladder"),
-    "nc-vae": ("ncvae", "NCVAE"),
+MODELS = {  # codec: module under latcodec.backends and its network; the module's Config and loss go with it
+    "hyperprior": ("hyperprior.network", "Hyperprior"),
+    "hyperprior-context": ("hyperprior_context.network", "ContextHyperprior"),
+    "hyperprior-asymmetric": ("hyperprior_context.asymmetric", "AsymmetricHyperprior"),
+    "vbq": ("vbq.network", "GaussianVAE"),
+    "pln": ("pln.network", "Ladder"),
+    "nc-vae": ("nc_vae.network", "NCVAE"),
 }
 WITHOUT_CODEC = ("hyperprior-asymmetric",)  # networks that can be trained, but that no codec writes files with yet
 # A resumed run is the uninterrupted one if these are the same.
@@ -120,7 +120,7 @@ def parts_of(codec: str) -> tuple[type, type, Callable]:
     if codec not in MODELS:
         raise OptionError(f"--codec {codec}: known are {', '.join(MODELS)}")
     module_name, network = MODELS[codec]
-    module = import_module(f"latcodec.models.{module_name}")
+    module = import_module(f"latcodec.backends.{module_name}")
     return getattr(module, network), module.Config, module.loss
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Start or resume the base stage of the second default network: its transforms and its entropy model.
 #   weights/recipes/default-base.sh OUT MINUTES DATA...
-# DATA: folders of photographs under open licences, and drawn pictures (python tests/drawn.py).
+# DATA: folders of photographs under open licences, and drawn pictures (python experiments/drawn_pictures.py).
 # Run it again with the same arguments to go on after a stop.
 set -euo pipefail
 out=$1 minutes=$2

@@ -1,0 +1,194 @@
+"""The hyperprior codec: network, integers, bytes.
+
+One stream: the symbols of z, then those of y, both coded with the logistic tables; the row of each is computed in
+integers. Fixed point: see `hyper.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from latcodec.backends.common import rdoq as pricing
+from latcodec.backends.common import sga as search
+from latcodec.backends.common.mean_scale import (
+    INVERSE_BITS,
+    MEAN_BITS,
+    Coded,
+    Latents,
+    Options,
+    analyse,
+    dequantised,
+    fixed_prior_of_z,
+    functions_of_rate,
+    means_of,
+    rows_of,
+    rows_of_channels,
+    settled,
+    sigmas,
+    soft,
+    values,
+)
+from latcodec.backends.common.mean_scale import Model as HyperModel
+from latcodec.backends.common.mean_scale import RateTables as HyperRateTables
+from latcodec.backends.common.shared import (
+    RATES,
+    bounded,
+    crc_of,
+    floats_to_arrays,
+    integers_of,
+    latent_shapes,
+    must_be_one_stream,
+    must_hold,
+    rounded,
+    stored_config,
+    timed,
+    to_image,
+)
+from latcodec.backends.hyperprior.network import HYPER_STRIDE, IMAGE_STRIDE, Config, Hyperprior
+from latcodec.container.format import Payload
+from latcodec.entropy.integer_net import quantise
+from latcodec.entropy.range_coder import Decoder, Encoder
+from latcodec.entropy.tables import Tables
+from latcodec.nn.tiling import in_strips
+
+__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
+           "sigmas", "stored_config", "synthesise"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RateTables(HyperRateTables):
+    """z_row: the table row of each channel of z."""
+
+    z_row: np.ndarray
+
+    @classmethod
+    def of(cls, rate: dict[str, np.ndarray], **more: np.ndarray) -> RateTables:
+        """See `hyper.RateTables.of`."""
+        return super().of(rate, z_row=rows_of_channels(rate), **more)
+
+
+class Model(HyperModel):
+    """Networks, integer network, frozen tables of the hyperprior codec; see `hyper.Model`."""
+
+    network_class, config_class, rates_class = Hyperprior, Config, RateTables
+
+    def prior_of_z(self, rate_index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Integer means int64 [Z, 1, 1] and table rows uint16 [Z * h * w] of z."""
+        return fixed_prior_of_z(self.rates.z_mean[rate_index], self.rates.z_row[rate_index], shape)
+
+    def least_bits_of_z(self, rate_index: int, shape: tuple[int, int]) -> float:
+        """The bits that z costs at least; shape (h, w) of z."""
+        return self.least_bits(self.rates.z_row[rate_index]).sum() * shape[0] * shape[1]
+
+    def hyper_synthesis(self, z_symbols: np.ndarray, rate_index: int) -> np.ndarray:
+        """Means and log scales, int64 [2 C, 4 h', 4 w'], from z's symbols int32 [Z, h', w']. Law 1: integers only."""
+        mean, inverse_gain = (v[rate_index][:, None, None] for v in (self.rates.z_mean, self.rates.z_inverse_gain))
+        return self.hyper(dequantised(z_symbols, mean, inverse_gain, INVERSE_BITS))
+
+    def prior_of_y(
+        self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Integer means int32 [C, h, w] and table rows uint16 [C * h * w] of y, from z's symbols int32 [Z, h', w'].
+
+        Law 1: integers only. mean = m * gain; row = (l + offset - log SIGMA_MIN) * ROWS_PER_NAT, rounded.
+        """
+        out = self.hyper_synthesis(z_symbols, rate_index)[:, : shape[0], : shape[1]]
+        mean, log_scale = out[: len(out) // 2], out[len(out) // 2 :]
+        gain, offset = (v[rate_index][:, None, None] for v in (self.rates.mean_gain, self.rates.scale_offset))
+        return means_of(mean, gain), rows_of(log_scale, offset).ravel()
+
+
+def code(model: Model, latents: Latents, options: Options) -> Coded:
+    """Quantise and entropy-code latents at one rate, with the effort that the options say."""
+    return search.code(
+        model, latents, options, _code, _verify, shown, lambda model, rate_index, _: soft(model, rate_index), settled
+    )
+
+
+@torch.inference_mode()
+def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
+    start = time.perf_counter()
+    index = options.rate_index
+    rate = {k: v[0].cpu() for k, v in model.at_rate(index).items()}
+    z_mean, z_rows = model.prior_of_z(index, latents.z.shape[1:])
+    z_symbols = rounded(latents.z.cpu() * rate["z_log_gain"].exp() - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
+    means, y_rows = model.prior_of_y(z_symbols, index, latents.y.shape[1:])
+    networks = time.perf_counter()
+    residual = latents.y.cpu() * rate["y_log_gain"].exp() - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
+    y_symbols = rounded(residual)
+    if error_bits:
+        flat = bounded(residual).numpy().ravel()
+        y_symbols = pricing.round_by_price(flat, y_rows, model.tables, error_bits).reshape(y_symbols.shape)
+    encoder = Encoder(model.tables)
+    encoder.put(z_symbols.ravel(), z_rows)
+    encoder.put(y_symbols.ravel(), y_rows)
+    stream = encoder.finish()
+    crc = crc_of(z_symbols, y_symbols, means, y_rows)
+    coded = time.perf_counter()
+    seconds = {"hyper": networks - start, "entropy": coded - networks}
+    return Coded((stream,), crc, encoder.bits, y_symbols, means, y_rows, seconds)
+
+
+def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+    """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
+    return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
+
+
+def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
+    return crc_of(*decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
+
+
+encode = timed(analyse, code)
+
+
+def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]):
+    """Symbols of z and y, means and rows; shape is (h, w) of y."""
+    h, w = (-(-side // HYPER_STRIDE) for side in shape)
+    decoder = Decoder(stream, model.tables)
+    _, z_rows = model.prior_of_z(rate_index, (h, w))
+    z_symbols = decoder.get(z_rows).reshape(-1, h, w)
+    means, y_rows = model.prior_of_y(z_symbols, rate_index, shape)
+    y_symbols = decoder.get(y_rows).reshape(means.shape)
+    decoder.finish()
+    return z_symbols, y_symbols, means, y_rows
+
+
+@torch.inference_mode()
+def synthesise(
+    model: Model, symbols: np.ndarray, means: np.ndarray, rate_index: int, size: tuple[int, int], gray: bool, depth: int
+) -> np.ndarray:
+    """Latents of one rate, int32 [C, h, w] both, to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
+    inverse = model.at_rate(rate_index)["y_log_inverse_gain"].exp()
+    y = (values(symbols, means).to(model.device)[None] * inverse).contiguous(memory_format=torch.channels_last)
+    x = in_strips(lambda some: model.network.synthesis(some, model.autocast), y, 1, IMAGE_STRIDE, model.halo())
+    return to_image(x, size, gray, depth)
+
+
+def decode(model: Model, payload: Payload) -> np.ndarray:
+    """Decode to an image, uint8 or uint16 [H, W, 3].
+
+    Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
+    codec writes.
+    """
+    must_be_one_stream(payload, "hyperprior")
+    shape, z_shape = latent_shapes(payload.width, payload.height)
+    must_hold(payload, model.least_bits_of_z(payload.rate_index, z_shape))
+    _, y, means, _ = integers_of(
+        lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape),
+        payload, lambda found: crc_of(*found),
+    )  # fmt: skip
+    size = (payload.height, payload.width)
+    return synthesise(model, y, means, payload.rate_index, size, payload.gray, payload.depth)
+
+
+def export(network: Hyperprior, tables: Tables) -> dict[str, np.ndarray]:
+    """Everything a weights file holds: float16 networks, the integer network, frozen tables, integers of each rate."""
+    tensors = floats_to_arrays(network, Model.runs_as_floats)
+    tensors |= RateTables.of(functions_of_rate(network.cpu().at_rate)).to_arrays()
+    tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu()).to_arrays().items()}
+    tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
+    return tensors

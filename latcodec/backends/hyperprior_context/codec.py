@@ -1,0 +1,300 @@
+"""The hyperprior codec with its context model: quantising, bytes, pictures.
+
+One stream: the symbols of z in four steps, those of y in four; where there may be details, how many sixteenths of their
+frequencies are sent and whether there is a filter, the filter (`wiener.py`), and of each group of details the shifts of
+its rows and the symbols. The table row of each symbol is computed in integers, in the order of
+`hyperprior_context_model.py` and `details.py`. Fixed point: see `hyper.py`.
+
+Parameters: none; or one byte, the rate index at which latents are coded beside details of the file's; or two, how far
+below 0 the rate index of the file is: `Model.rate`; or those of `lossless.py`: then the stream is the picture itself.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from latcodec.backends.common import rdoq as pricing
+from latcodec.backends.common import sga as search
+from latcodec.backends.common.mean_scale import MEAN_BITS, SCALE_ROWS, Latents, values
+from latcodec.backends.common.mean_scale import Coded as HyperCoded
+from latcodec.backends.common.mean_scale import sigmas as sigmas_of_latents
+from latcodec.backends.common.memo import Ask, Replay, ask
+from latcodec.backends.common.shared import (
+    RATES,
+    bounded,
+    crc_of,
+    integers_of,
+    latent_shapes,
+    must_be_one_stream,
+    must_hold,
+    rounded,
+    stored_config,
+    timed,
+)
+from latcodec.backends.hyperprior_context import base_rate as bases
+from latcodec.backends.hyperprior_context import lossless, wiener
+from latcodec.backends.hyperprior_context import mode_decision as choice
+from latcodec.backends.hyperprior_context import residual as details
+from latcodec.backends.hyperprior_context.coding_order import from_coding_order, of_step, picked, spread, there
+from latcodec.backends.hyperprior_context.entropy_model import ROWS, Model, Rate, Take, Walked
+from latcodec.backends.hyperprior_context.export import export
+from latcodec.backends.hyperprior_context.network import IMAGE_STRIDE
+from latcodec.backends.hyperprior_context.picture import LatentsAtRates, analyse, soft_beside, synthesise
+from latcodec.container.format import Payload
+from latcodec.entropy.range_coder import Decoder, Encoder
+from latcodec.errors import OptionError
+from latcodec.rates import METRICS
+
+SHORTEST_SEARCH_S = 0.01
+# A channel is not sent at rates at which one of its steps is heard by the contexts as more units than this. At the
+# lowest rates a third of them is so, whose symbols are 0 in nearly every picture; after another one contexts, which
+# have not learned it, say anything.
+TOO_LOUD = 16.0
+STEPS = (0, 0, 15, 50, *search.STEPS[4:])  # of a search, by effort: 1 but fits a filter, where weights have one
+SOON, FOUND_SOON = 30, (30.0, 60.0, 100.0)  # steps of a search; the roundings one of which is best after fewer
+__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
+           "sigmas", "stored_config", "synthesise", "without_loss_at_once"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options(search.Options):
+    """lossless: whether what looks drawn may be kept without loss, where that costs less; metric: what the weights are
+    to be trained for, one of `rates.METRICS`, "" for the default ones: who loads them sees to it. Raises OptionError.
+    """
+
+    lossless: bool = True
+    metric: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.metric and self.metric not in METRICS:
+            raise OptionError(f"metric {self.metric} is unknown; there are: {', '.join(METRICS)}")
+
+    @property
+    def steps(self) -> int:
+        """Of the search; 0 for none."""
+        return super().steps if self.metric == "ms-ssim" else STEPS[self.effort]
+
+    @property
+    def found_error_bits(self) -> tuple[float, ...]:
+        return FOUND_SOON if self.steps < SOON else search.FOUND_ERROR_BITS
+
+
+@dataclass(frozen=True)
+class Coded(HyperCoded):
+    """Symbols int32 [n] of what is coded of z, and their rows; symbols and rows of the details and symbols of the
+    filter, see `Walked`; what was computed on the way, for verification; all symbols of z and their means, see
+    `Walked`."""
+
+    z_symbols: np.ndarray | None = None
+    z_rows: np.ndarray | None = None
+    detail_symbols: np.ndarray | None = None
+    detail_rows: np.ndarray | None = None
+    filter_symbols: np.ndarray | None = None
+    replay: Replay | None = None
+    z: tuple[np.ndarray, np.ndarray] | None = None
+
+    def counted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Symbols int32 [n] and their rows uint16 [n], what tables are fitted to; of a picture whose latents are
+        all coded."""
+        every = np.concatenate([self.z_symbols, self.symbols.ravel(), self.detail_symbols.ravel()])
+        return every, np.concatenate([self.z_rows, self.rows, self.detail_rows])
+
+
+def sigmas() -> np.ndarray:
+    """Standard deviation of each table row in steps, float64: those of y, of details, of z."""
+    return np.tile(sigmas_of_latents(), ROWS // SCALE_ROWS)
+
+
+def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> Coded:
+    """Quantise and entropy-code latents at one rate, with the effort that the options say."""
+    start, error_bits = time.perf_counter(), model.step_error_bits()
+    options = replace(options, metric=model.metric)  # what the weights are for, however they were named
+    analysed_s = latents.seconds
+    plain = partial(_code, model, latents, options, error_bits)
+    first = choice.cheapest(model, latents, options, plain, shown, without_loss)
+    if first.parameters == lossless.PARAMETERS:
+        return _with_analysis(first, latents, analysed_s)
+    rate = model.rate(options.rate_index, first.parameters)
+    photograph = options.steps and latents.image is not None and not bases.drawn(latents.image)
+    if photograph and rate.index in bases.SEARCHED_AS_THEY_ARE:
+        rate = model.rate(rate.index)
+    elif options.effort and rate.base == rate.index and model.details is not None:
+        bits = 8 * len(first.streams[0])
+        lower = bases.searched(rate.base, bits) if options.steps else rate.base
+        silent = rate.index >= 0 and not rate.details
+        # What says at which rate latents are has room for a filter.
+        if lower != rate.base or (silent and bits >= bases.SEARCHED_BITS):
+            rate = model.rate(rate.index, bytes((lower,)))
+    if options.max_seconds:
+        left = options.max_seconds - (time.perf_counter() - start)
+        options = replace(options, max_seconds=max(left, SHORTEST_SEARCH_S))
+    start_at = latents.at(rate.base)
+    coded = search.code(
+        model, start_at, options, partial(_code, rate=rate), _verify, shown,
+        partial(soft_beside, rate=rate, pixels=start_at.y[0].numel() * IMAGE_STRIDE**2), _settled, error_bits,
+        *((first, None) if first.parameters == model.parameters(rate) else (None, first)),
+    )  # fmt: skip
+    return replace(_with_analysis(coded, latents, analysed_s), replay=None)
+
+
+def _with_analysis(coded: Coded, latents: Latents | LatentsAtRates, before_s: float) -> Coded:
+    """With the seconds that were looked at a picture meanwhile, where `code` did that and not `analyse`."""
+    if not isinstance(latents, LatentsAtRates):
+        return coded
+    return replace(coded, seconds=coded.seconds | {"analysis": latents.seconds - before_s})
+
+
+def without_loss(image: np.ndarray, options: Options) -> Coded | None:
+    """A picture as a stream without loss; None where it does not look as if that could cost less, or cannot be."""
+    if not (options.lossless and bases.may_be_whole(image)):
+        return None
+    if (stream := lossless.pack(image, options.effort, options.verify)) is None:
+        return None
+    symbols, rows = np.zeros(0, np.int32), np.zeros(0, np.uint16)
+    return Coded(
+        (stream,), lossless.crc(image), 8.0 * len(stream), symbols, symbols, rows, parameters=lossless.PARAMETERS,
+        details={"lossless": True}, z_symbols=symbols, z_rows=rows, detail_symbols=symbols, detail_rows=rows,
+        filter_symbols=symbols,
+    )  # fmt: skip
+
+
+def without_loss_at_once(model: Model, image: np.ndarray, options: Options) -> Coded | None:
+    """`choice.without_loss_at_once`: a picture without loss before any networks have seen it, where that is clear."""
+    plain = Options(options.rate_index, verify=False, gray=options.gray, lossless=False)
+
+    def with_loss(square: np.ndarray) -> float:
+        coded = code(model, analyse(model, square), plain)
+        decoded = shown(model, coded, options.rate_index, square.shape[:2], options.gray, 8)
+        return search.price(coded, decoded, square, options.rate_index, model.metric)
+
+    return choice.without_loss_at_once(image, options, with_loss, without_loss)
+
+
+@torch.inference_mode()
+def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, error_bits: float, rate: Rate) -> Coded:
+    latents = latents.at(rate.base)
+    start = time.perf_counter()
+    functions = model.at_rate(rate)
+    shape = tuple(latents.y.shape[1:])
+    encoder = Encoder(model.tables)
+    replay = Replay() if options.verify else None
+
+    def put(symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        encoder.put(symbols, rows)
+        return symbols
+
+    def taker(values: torch.Tensor, gain: str, weight: float, silent: np.ndarray) -> Take:
+        scaled = (values * functions[gain][0].exp()).cpu().numpy()
+
+        def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+            wanted = of_step(scaled, step)
+            wanted[silent] = means[silent] * 2.0**-MEAN_BITS
+            residual = torch.from_numpy(picked(wanted, there))
+            residual -= torch.from_numpy(picked(means, there)) * 2.0**-MEAN_BITS
+            if weight:
+                symbols = pricing.round_by_price(bounded(residual).numpy(), rows, model.tables, weight)
+            else:
+                symbols = rounded(residual)
+            return spread(put(symbols, rows), there)
+
+        return take
+
+    take_z = taker(latents.z, "z_log_gain", model.z_step_error_bits(error_bits), np.zeros(len(latents.z), bool))
+    silent = (functions["context_log_gain"].exp() > TOO_LOUD).flatten().cpu().numpy()
+    take_y = taker(latents.y, "y_log_gain", error_bits, silent)
+
+    def begin_details(*y: np.ndarray) -> tuple[np.ndarray, int, details.Shift, details.Take]:
+        filter_symbols, sixteenths, shift, choose = choice.rest(model, y, latents.image, functions, rate, options)
+        put(*details.counted(sixteenths, bool(len(filter_symbols))))
+        if len(filter_symbols):
+            wiener.send(filter_symbols, put)
+        return (
+            filter_symbols,
+            sixteenths,
+            lambda group, rows: put(shift(group, rows), details.shift_rows(len(rows))),
+            lambda group, rows: put(choose(group, rows), rows),
+        )
+
+    walked = model.walk(rate, shape, take_z, take_y, begin_details, replay.ask if replay else ask)
+    stream = encoder.finish()
+    crc = _crc(walked)
+    z_symbols = picked(walked.z_symbols, np.concatenate(there(len(latents.z), latents.z.shape[1:])))
+    seconds = {"entropy": time.perf_counter() - start}
+    return Coded((stream,), crc, encoder.bits, walked.symbols, walked.means, walked.rows, seconds,
+                 model.parameters(rate), z_symbols=z_symbols, z_rows=walked.z_rows,
+                 detail_symbols=walked.detail_symbols, detail_rows=walked.detail_rows,
+                 filter_symbols=walked.filter_symbols, replay=replay,
+                 z=(walked.z_symbols, walked.z_means))  # fmt: skip
+
+
+def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+    """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
+    if coded.parameters == lossless.PARAMETERS:
+        return lossless.unpack_pixels(coded.streams[0], size[1], size[0])
+    rate = model.rate(rate_index, coded.parameters)
+    y = coded.symbols, coded.means, coded.rows
+    more = coded.filter_symbols, coded.detail_symbols
+    return synthesise(model, y, more, rate, size, gray, depth)
+
+
+def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
+    """y and z of latents as they were coded, float32 [C, h, w] in steps."""
+    y, z = (values(*one).numpy() for one in ((coded.symbols, coded.means), coded.z))
+    pairs = (y, latents.y), (z, latents.z)
+    return tuple(torch.from_numpy(from_coding_order(one, of.shape[1:])) for one, of in pairs)
+
+
+def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
+    rate = model.rate(rate_index, coded.parameters)
+    coded.replay.rewind()
+    return _crc(decode_integers(model, coded.streams[0], rate, shape, coded.replay.ask)) == coded.integers_crc
+
+
+encode = timed(analyse, code)
+
+
+def _crc(walked: Walked) -> int:
+    return crc_of(*vars(walked).values())
+
+
+def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, int], ask: Ask = ask) -> Walked:
+    """The integers of a stream; shape is (h, w) of y; ask: see `Model.walk`."""
+    decoder = Decoder(stream, model.tables)
+
+    def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+        return spread(decoder.get(rows), there)
+
+    def begin_details(*y: np.ndarray) -> tuple[np.ndarray, int, details.Shift, details.Take]:
+        sixteenths, filtered = details.count_of(decoder.get(details.counted(0)[1]))
+        filter_symbols = wiener.receive(decoder.get) if filtered else wiener.none()
+        shifts = lambda group, rows: decoder.get(details.shift_rows(len(rows)))  # noqa: E731
+        return filter_symbols, sixteenths, shifts, lambda group, rows: decoder.get(rows)
+
+    walked = model.walk(rate, shape, take, take, begin_details, ask)
+    decoder.finish()
+    return walked
+
+
+def decode(model: Model | None, payload: Payload) -> np.ndarray:
+    """Decode to an image, uint8 or uint16 [H, W, 3]; a file without loss needs no model.
+
+    Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
+    codec writes, or parameters that say nothing.
+    """
+    must_be_one_stream(payload, "hyperprior-context", parameters=True)
+    if payload.parameters == lossless.PARAMETERS:
+        return lossless.unpack(payload)
+    shape, z_shape = latent_shapes(payload.width, payload.height)
+    rate = model.rate(payload.rate_index, payload.parameters)
+    must_hold(payload, model.least_bits_of_z(rate, z_shape))
+    walked = integers_of(lambda: decode_integers(model, payload.streams[0], rate, shape), payload, _crc)
+    size = (payload.height, payload.width)
+    y = walked.symbols, walked.means, walked.rows
+    more = walked.filter_symbols, walked.detail_symbols
+    return synthesise(model, y, more, rate, size, payload.gray, payload.depth)

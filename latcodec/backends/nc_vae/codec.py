@@ -1,0 +1,272 @@
+"""The NC-VAE codec: transforms, integers, bytes; no network decides a bit.
+
+One stream: the symbols in the order of `latents/contexts.py`, whose tables follow the picture. Contexts, predictions
+and tables are integers, those of each rate index shipped with the weights.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from latcodec.backends.common import rdoq as pricing
+from latcodec.backends.common import sga as search
+from latcodec.backends.common.shared import (
+    RATES,
+    bounded,
+    config_from,
+    crc_of,
+    floats_to_arrays,
+    integers_of,
+    latent_shapes,
+    load_floats,
+    must_be_one_stream,
+    must_hold,
+    stored_config,
+    timed,
+    to_image,
+    to_tensor,
+)
+from latcodec.backends.nc_vae import contexts as ctx
+from latcodec.backends.nc_vae.adaptive import Step, walk
+from latcodec.backends.nc_vae.contexts import MEAN_BITS, Contexts
+from latcodec.backends.nc_vae.network import IMAGE_STRIDE, NCVAE, PREDICTED, Config, groups_of
+from latcodec.container.format import Payload
+from latcodec.entropy.range_coder import Decoder, Encoder
+from latcodec.entropy.tables import Tables
+from latcodec.errors import WeightsError
+from latcodec.nn.layers import logistic_bits
+from latcodec.nn.tiling import in_strips
+from latcodec.runtime import bf16_is_fast
+from latcodec.weights import Weights, trained_for
+
+__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
+           "shown", "stored_config", "synthesise", "transcribe"]  # fmt: skip
+
+_HALO = 4  # latents: the residual blocks reach further than the strided layers
+_PARTS = ("groups", "scale", "mean", "own_scale", "own_mean", "unit", "inverse_unit", "floor", "slope", "bounds")
+Options = search.Options
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the network says of one picture at every rate: y float32 [C, h, w]; the picture."""
+
+    y: torch.Tensor
+    image: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Encoder's result: streams and CRC for the file, and what a person may ask.
+
+    estimated_bits is the tables' ideal code length; symbols int32 [C, h, w] and the means of the first P channels,
+    int32 [P, h, w] (2**-MEAN_BITS steps), make the decoder's latents; seconds by stage.
+    """
+
+    streams: tuple[bytes, ...]
+    integers_crc: int
+    estimated_bits: float
+    symbols: np.ndarray
+    means: np.ndarray
+    seconds: dict[str, float] = field(default_factory=dict)
+    parameters: bytes | None = None
+    details: dict[str, object] = field(default_factory=dict)
+
+
+class Model:
+    """Transforms, frozen contexts and tables, ready to code on a device. autocast runs synthesis in bf16."""
+
+    def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
+        tensors = weights.tensors
+        try:
+            self.network = NCVAE(config_from(Config, weights.config))
+            load_floats(self.network, tensors, _floats)
+            self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
+            self.contexts = Contexts(**{name: tensors[f"contexts.{name}"] for name in _PARTS}, product=_product)
+            if self.tables.rows != ctx.ROWS:
+                raise WeightsError(f"{self.tables.rows} tables, {ctx.ROWS} are needed")
+            if self.contexts.channels != self.network.config.latent:
+                raise WeightsError(f"contexts of {self.contexts.channels} channels")
+        except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
+            raise WeightsError(f"{weights.path}: not nc-vae weights: {error}") from None
+        self.weights_id, self.metric = weights.id, trained_for(weights.config)
+        self.device, self.autocast = torch.device(device), autocast
+        self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        # Rows never narrow: a neighbourhood only adds to the floor. So these bits a symbol of channel 0 costs at least.
+        least = np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])
+        rows = ctx.rows_of(np.arange(ctx.SCALE_ROWS)[:, None], np.arange(ctx.FRACTIONS)[None])
+        from_row = np.minimum.accumulate(least[rows].min(1)[::-1])[::-1]
+        self.least_bits = from_row[np.searchsorted(self.contexts.bounds, self.contexts.floor[:, 0], side="right")]
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The product of two float64 matrices, on torch's threads."""
+    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+
+
+@torch.inference_mode()
+def analyse(model: Model, image: np.ndarray) -> Latents:
+    """Run g_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
+    return Latents(in_strips(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, _HALO)[0], image)
+
+
+@torch.inference_mode()
+def transcribe(
+    model: Model, latents: Latents, options: Options, coder, adaptive: bool = True, error_bits: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantise latents, put them into a coder: (symbols, means) of `walk`; error_bits: see `pricing.round_by_price`."""
+    gain = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))["gain"][0].cpu()
+    # NaN and infinities of a strange picture must not reach the coder as undefined integers.
+    scaled = bounded(latents.y.cpu() * gain).numpy()
+    nearest = np.rint(scaled).astype(np.int32)
+    index, shape = options.rate_index, scaled.shape[1:]
+
+    def by_price(step: Step) -> np.ndarray:
+        residual = step.sign * (step.pick(scaled) - step.centre)
+        chosen = pricing.round_by_price(residual.ravel(), step.rows.ravel(), model.tables, error_bits)
+        return step.sign * chosen.reshape(residual.shape) + step.centre
+
+    choose = by_price if error_bits else lambda step: step.pick(nearest)
+    return walk(model.contexts, model.tables, index, shape, coder, choose, adaptive)
+
+
+def code(model: Model, latents: Latents, options: Options) -> Coded:
+    """Quantise and entropy-code latents at one rate, with the effort that the options say."""
+    return search.code(model, latents, options, _code, _verify, shown, _soft, _settled)
+
+
+def _soft(model: Model, rate_index: int, _: Coded) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
+    """What `search.refine` needs: latents to (picture, bits), differentiable, and the gain of y."""
+    model.network.load_state_dict(_floats_of_contexts(model), strict=False)
+    rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))
+    rate |= _rate_of_contexts(model, rate_index)
+    autocast = bf16_is_fast(model.device)
+
+    def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x_hat, found = model.network.transmit(*now, rate, quantise, autocast)
+        return x_hat, logistic_bits(found["symbols"] - found["mean"], found["sigma"]).sum()
+
+    return transmit, (rate["gain"],)
+
+
+def _floats_of_contexts(model: Model) -> dict[str, torch.Tensor]:
+    """Parameters of the rate module from the integers it became."""
+    contexts, latent = model.contexts, model.network.config.latent
+    scale, own_scale = (torch.from_numpy(v * 2.0**-ctx.WEIGHT_BITS) for v in (contexts.scale, contexts.own_scale))
+    mean, own_mean = (torch.from_numpy(v * 2.0**-ctx.MEAN_WEIGHT_BITS) for v in (contexts.mean, contexts.own_mean))
+    missing = latent - len(mean)
+    return {
+        "rate.scale_root": scale.sqrt().float(),
+        "rate.own_scale_root": own_scale.sqrt().flatten(1).float(),
+        "rate.mean": F.pad(mean.flatten(2), (0, 0, 0, 0, 0, missing)).float(),
+        "rate.own_mean": F.pad(own_mean.flatten(1), (0, 0, 0, missing)).float(),
+    }
+
+
+def _rate_of_contexts(model: Model, rate_index: int) -> dict[str, torch.Tensor]:
+    """unit, floor and slope of a rate from the integers they became, float32 [1, C, 1, 1]."""
+    unit, slope = (v[rate_index] * 2.0**-ctx.UNIT_BITS for v in (model.contexts.unit, model.contexts.slope))
+    floor = model.contexts.floor[rate_index] * 2.0**-ctx.SIZE_BITS
+    found = {"unit": unit, "floor": floor / unit, "slope": slope / unit}
+    return {k: torch.from_numpy(v).float().view(1, -1, 1, 1).to(model.device) for k, v in found.items()}
+
+
+def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
+    start = time.perf_counter()
+    encoder = Encoder(model.tables)
+    symbols, means = transcribe(model, latents, options, encoder, error_bits=error_bits)
+    stream = encoder.finish()
+    seconds = {"entropy": time.perf_counter() - start}
+    return Coded((stream,), crc_of(symbols, means), encoder.bits, symbols, means, seconds)
+
+
+def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+    """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
+    return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
+
+
+def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
+    """y as it was coded, float32 [C, h, w] in steps."""
+    return (torch.from_numpy(coded.symbols).float(),)
+
+
+def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
+    return crc_of(*decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
+
+
+encode = timed(analyse, code)
+
+
+def decode_integers(
+    model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Symbols int32 [C, h, w] and means int32 [P, h, w]."""
+    decoder = Decoder(stream, model.tables)
+    symbols, means = walk(model.contexts, model.tables, rate_index, shape, decoder)
+    decoder.finish()
+    return symbols, means
+
+
+@torch.inference_mode()
+def synthesise(
+    model: Model, symbols: np.ndarray, means: np.ndarray, rate_index: int, size: tuple[int, int], gray: bool, depth: int
+) -> np.ndarray:
+    """Symbols int32 [C, h, w], means int32 [P, h, w] to an image, uint8 or uint16 [H, W, 3]; size: (height, width)."""
+    rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))
+    q = torch.from_numpy(symbols).to(model.device).float()
+    away = -q
+    away[: len(means)] += torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
+    y = (q[None] + rate["recentre"] * away.clamp_(-0.5, 0.5)) * rate["inverse_gain"]
+    y = y.contiguous(memory_format=torch.channels_last)
+    x = in_strips(lambda part: model.network.synthesis(part, model.autocast), y, 1, IMAGE_STRIDE, _HALO)
+    return to_image(x, size, gray, depth)
+
+
+def decode(model: Model, payload: Payload) -> np.ndarray:
+    """Decode to an image, uint8 or uint16 [H, W, 3].
+
+    Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
+    codec writes.
+    """
+    must_be_one_stream(payload, "nc-vae")
+    shape, _ = latent_shapes(payload.width, payload.height)
+    must_hold(payload, model.least_bits[payload.rate_index] * shape[0] * shape[1])
+    symbols, means = integers_of(
+        lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape),
+        payload, lambda found: crc_of(*found),
+    )  # fmt: skip
+    size = (payload.height, payload.width)
+    return synthesise(model, symbols, means, payload.rate_index, size, payload.gray, payload.depth)
+
+
+def _floats(name: str) -> bool:
+    """What stays float: all but the rate module, which becomes the contexts, and what only training needs."""
+    return not name.startswith(("rate.", "log_noise", "log_floor", "log_slope", "y_log_std"))
+
+
+def export(network: NCVAE, tables: Tables) -> dict[str, np.ndarray]:
+    """Everything a weights file holds: float16 transforms, contexts, frozen tables."""
+    tensors = floats_to_arrays(network, _floats)
+    with torch.no_grad():
+        every = network.cpu().at_rate(torch.arange(RATES) / (RATES - 1))
+        rate = {k: v[:, :, 0, 0].double().numpy() for k, v in every.items()}
+        weights = {k: v.double().numpy() for k, v in network.rate.weights().items()}
+    sizes = ctx.sizes()
+    integers = {
+        "groups": np.array(groups_of(network.config.latent)),
+        **{k: np.rint(weights[k] * 2**ctx.WEIGHT_BITS) for k in ("scale", "own_scale")},
+        **{k: np.rint(weights[k][:PREDICTED] * 2**ctx.MEAN_WEIGHT_BITS) for k in ("mean", "own_mean")},
+        "unit": np.rint(rate["unit"] * 2**ctx.UNIT_BITS).clip(1, 2**22),
+        "inverse_unit": np.rint(2.0**ctx.INVERSE_BITS / rate["unit"]).clip(1, 2**30),
+        "floor": np.rint(rate["floor"] * rate["unit"] * 2**ctx.SIZE_BITS).clip(0, 2**30),
+        "slope": np.rint(rate["slope"] * rate["unit"] * 2**ctx.UNIT_BITS).clip(0, 2**22),
+        "bounds": np.rint(np.sqrt(sizes[1:] * sizes[:-1]) * 2**ctx.SIZE_BITS),
+    }
+    tensors |= {f"contexts.{k}": v.astype(np.int32) for k, v in integers.items()}
+    tensors |= {f"tables.{k}": getattr(tables, k) for k in ("weights", "offsets", "minimums")}
+    return tensors

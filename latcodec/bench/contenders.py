@@ -1,0 +1,133 @@
+"""Who takes part in a bench: learned codecs with their options and weights, and the anchors; and at which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latcodec import api as codec
+from latcodec import backends, rates, weights
+from latcodec.bench.anchors import Anchor
+from latcodec.errors import OptionError
+
+if TYPE_CHECKING:
+    from latcodec.images.read import Picture
+
+LAMBDAS = (20.0, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)
+RATES = len(LAMBDAS)
+LARGER = 40.0  # the lambda at which codecs that go on below rate index 0 begin
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure. lambdas: of the codecs, None for a spread of so many `rates` as the anchors have settings, which
+    are None for RATES, or one more of codecs that go below rate index 0."""
+
+    lambdas: tuple[float, ...] | None = None
+    rates: int | None = None
+    reps: int = 1
+    threads: int | None = None
+    device: str = "cpu"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        for value in self.lambdas or ():
+            rates.index_of_lambda(value, rates.LOWEST_INDEX)  # raises OptionError where no codec goes
+
+    def values_of(self, contender: Contender) -> tuple[float, ...]:
+        """The settings of one contender, from small files to large ones."""
+        if isinstance(contender, Anchor):
+            return spread(contender.values, self.rates or RATES, whole=contender.unit == "quality")
+        known = (LARGER, *LAMBDAS) if rates.lambda_of_index(contender.lowest_index) >= LARGER else LAMBDAS
+        lambdas = self.lambdas or spread(known, self.rates or len(known), logarithmic=True)
+        return tuple(sorted(set(lambdas), reverse=True))
+
+
+@dataclass
+class Learned:
+    """A learned codec with its options and weights, in the form of an `Anchor`. Made by `learned`."""
+
+    name: str
+    weights: str
+    weights_sha256: str
+    weights_file: str
+    config: Settings
+    lowest_index: int = 0
+    kind: str = "codec"
+    last: codec.Encoded | None = field(default=None, repr=False)
+
+    @property
+    def title(self) -> str:
+        """As the person wrote it."""
+        return self.name
+
+    @property
+    def settings(self) -> str:
+        """For the report."""
+        return f"weights {self.weights} ({self.weights_file})"
+
+    def label(self, value: float) -> str:
+        """A setting in few characters."""
+        return f"lambda {value:g}"
+
+    def encode(self, picture: Picture, value: float) -> bytes:
+        """A whole .lc file; what else the encoder says is in `last`."""
+        c = self.config
+        settings = codec.EncodeSettings(self.name, lmbda=value, device=c.device, weights=c.weights, strip=True)
+        self.last = codec.encode_picture(picture, settings)
+        return self.last.data
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """The picture of a file, uint8 [H, W, 3]."""
+        return codec.decode_picture(data, device=self.config.device, weights=self.config.weights).pixels
+
+    def largest_within(self, picture: Picture, limit_bytes: float) -> bytes | None:
+        """The largest file of at most so many bytes, by the codec's own search; None if there is none."""
+        c = self.config
+        settings = codec.EncodeSettings(
+            self.name, size_bytes=int(limit_bytes), device=c.device, weights=c.weights, strip=True
+        )
+        data = codec.encode_picture(picture, settings).data
+        return data if len(data) <= limit_bytes else None
+
+
+Contender = Learned | Anchor
+
+
+def learned(name: str, settings: Settings) -> Learned:
+    """The codec of `name` or `name:key=value,key=value`; raises OptionError or WeightsError if it cannot run."""
+    codec.check_options(name, settings.device)
+    backend, options = backends.split_name(name)
+    found = weights.load(backend, None, settings.weights, options.get("metric"))
+    lowest = found.config.get("lowest_index", 0)
+    for value in settings.lambdas or ():
+        try:
+            rates.index_of_lambda(value, lowest)
+        except OptionError as error:
+            raise OptionError(f"{name}: {error}") from None
+    return Learned(name, found.id.hex(), found.sha256, found.path.name, settings, lowest)
+
+
+def spread(ladder: Sequence[float], count: int, *, logarithmic: bool = False, whole: bool = False) -> tuple[float, ...]:
+    """`count` values from the first to the last of a ladder, evenly over its steps; all for its length."""
+    if count == len(ladder):
+        return tuple(ladder)
+    places = np.linspace(0, len(ladder) - 1, count) if count > 1 else [(len(ladder) - 1) / 2]
+    values = np.interp(places, range(len(ladder)), np.log(ladder) if logarithmic else ladder)
+    if whole:
+        return tuple(dict.fromkeys(int(v) for v in values.round()))
+    return tuple(float(f"{v:.3g}") for v in (np.exp(values) if logarithmic else values))
+
+
+def split_names(text: str) -> list[str]:
+    """The names of a comma-separated list, in which options follow their name: `a,b:x=1,y=2,c` is a, b:x=1,y=2, c."""
+    names: list[str] = []
+    for part in (part.strip() for part in text.split(",")):
+        if names and "=" in part and ":" not in part:
+            names[-1] += f",{part}"
+        elif part and part != "none":
+            names.append(part)
+    return list(dict.fromkeys(names))

@@ -1,0 +1,84 @@
+"""What the command bench measures, and how: words to codecs, anchors, pictures. Part of the room `cli`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from latcodec import backends, files
+from latcodec import parallel as sharding
+from latcodec import text as wording
+from latcodec.errors import LatcodecError, OptionError
+
+
+def settings_of(lambdas, rates, reps, threads, device, weights, team: sharding.Team):
+    """How to measure; sets threads and GPU of this process too."""
+    from latcodec import api as codec
+    from latcodec.bench.contenders import Settings
+
+    settings = Settings(_lambdas(lambdas, rates), rates, reps, threads, codec.pick_device(device), weights)
+    team.own_gpu(device)
+    if threads is not None:
+        from latcodec.bench.anchors import set_threads
+
+        codec.set_threads(threads)
+        set_threads(threads)
+    return settings
+
+
+def _lambdas(text: str | None, rates: int | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    if rates is not None:
+        raise OptionError("--lambdas and --rates exclude each other; give one")
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"--lambdas {text}: not a list of numbers") from None
+
+
+def contenders_of(codecs: str | None, anchor_names: str, settings, problem: Callable[[str], None]) -> list:
+    """Codecs and anchors that can run; a line for each that cannot."""
+    from latcodec import options as codec_options
+    from latcodec.bench import anchors
+    from latcodec.bench.contenders import learned, split_names
+
+    if codecs is None:
+        codecs = codec_options.name_for(None, settings.weights)
+    names = [b.name for b in backends.BACKENDS] if codecs == "all" else split_names(codecs)
+    makers = [(name, lambda name: learned(name, settings)) for name in names]
+    names = anchors.default_names() if anchor_names == "all" else split_names(anchor_names)
+    makers += [(name, anchors.by_name) for name in names]
+    found = []
+    for name, make in makers:
+        try:
+            found.append(make(name))
+        except LatcodecError as error:
+            problem(wording.message(error))
+    return found
+
+
+def subjects_of(paths, problem: Callable[[str], None]) -> list:
+    """Pictures that can be read, under short names that tell them apart; a line for each input that cannot be used."""
+    from latcodec.bench import run as room
+
+    inputs: list[tuple[Path, Path]] = [] if paths else [(path, Path(path.name)) for path in room.photographs()]
+    for name in paths:
+        try:
+            if name == "-":
+                raise OptionError("-: bench reads files and folders, not standard input")
+            inputs += files.expand(name, files.PICTURE_SUFFIXES)
+        except (LatcodecError, OSError) as error:
+            problem(wording.message(error, name))
+    inputs = list(dict(inputs).items())
+    short = Counter(str(relative) for _, relative in inputs)
+    paths = {str(path) for path, _ in inputs}
+    found = []
+    for path, relative in inputs:
+        whole, name = str(path), str(relative)
+        try:
+            found.append(room.inspect(path, name if short[name] == 1 and name not in paths - {whole} else whole))
+        except (LatcodecError, OSError, MemoryError) as error:
+            problem(wording.message(error, str(path)))
+    return found

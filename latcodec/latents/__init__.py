@@ -1,1 +1,0 @@
-"""Quantisers, samplers and contexts: posteriors and integers; no networks, no bytes."""

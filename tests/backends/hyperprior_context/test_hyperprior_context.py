@@ -1,0 +1,435 @@
+"""The context model: what each step may see, integers against floats, both directions on odd sizes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from latcodec.backends.common import rdoq as pricing
+from latcodec.backends.common.mean_scale import GAIN_BITS, MEAN_BITS, SCALE_ROWS, rows_of, soft
+from latcodec.backends.common.shared import every_rate, latent_shapes
+from latcodec.backends.hyperprior_context import codec as backend
+from latcodec.backends.hyperprior_context.entropy_model import ROWS, Z_ROW, there
+from latcodec.backends.hyperprior_context.export import MOST_TIMES, equalised
+from latcodec.backends.hyperprior_context.network import LOUDEST, SIGMA_MIN, Config, ContextHyperprior, loss
+from latcodec.backends.hyperprior_context.quadtree import STEPS, coding_order, from_steps, in_steps
+from latcodec.backends.hyperprior_context.reconstruction import MOST_LIFT, fade, lifted, lifts
+from latcodec.container.format import Payload
+from latcodec.entropy.integer_net import FRACTION_BITS, quantise
+from latcodec.errors import DriftError, WeightsError
+from latcodec.train.export.tables import logistic_tables
+from latcodec.train.init.klt import start_from_klt
+from latcodec.train.settings import choose_trained
+from latcodec.weights import Weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+NARROW = Config(
+    widths=(8, 12, 16), blocks=(0, 1, 1), latent=24, hyper_width=16, hyper_latent=8, context_width=16, knots=3
+)
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    return data.astronaut()[:192, 100:292]
+
+
+@pytest.fixture(scope="module")
+def network(photograph) -> ContextHyperprior:
+    torch.manual_seed(0)
+    network = ContextHyperprior(NARROW)
+    x = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float() / 255
+    network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
+    with torch.no_grad():
+        network.h_s[-1].weight.mul_(10)  # a fresh network predicts next to nothing
+        for last in (*network.corrections, *network.z_corrections):
+            last.weight.normal_(std=0.1)
+        for knots in (*network.stage_gain, *network.stage_bias):
+            knots.normal_(std=0.05)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def model(network) -> backend.Model:
+    tensors = backend.export(network, logistic_tables(backend.sigmas()))
+    return backend.Model(Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(network), tensors))
+
+
+def payload(coded, index: int, width: int, height: int) -> Payload:
+    return Payload(
+        backend_id=1, weights_id=b"0000", rate_index=index, width=width, height=height, gray=False, depth=8,
+        integers_crc=coded.integers_crc, streams=coded.streams,
+    )  # fmt: skip
+
+
+def test_the_order_codes_every_latent_once_and_diagonals_first():
+    order = coding_order(8)
+    assert sorted(order.tolist()) == list(range(32))
+    for step in range(STEPS):
+        part = order.view(STEPS, -1)[step]
+        assert sorted((part // 4).tolist()) == list(range(8))  # every channel once
+        assert set((part % 4).tolist()) == {0, 1, 2, 3}  # every position, in another quarter of the channels
+    step_of = {int(place): number for number, part in enumerate(order.view(STEPS, -1)) for place in part}
+    for channel in range(8):
+        second = next(p for p in range(4) if step_of[4 * channel + p] == 1)
+        first = next(p for p in range(4) if step_of[4 * channel + p] == 0)
+        assert first ^ second == 3  # diagonal neighbours
+
+
+@pytest.mark.parametrize("index", [0, 100, 255])
+def test_integers_cost_what_the_floats_say(network, model, photograph, index):
+    coded = backend.encode(model, photograph, backend.Options(index))
+    x = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        out = network(x, torch.tensor([index / 255]), noise=False)
+    expected = (out["y_bits"] + out["z_bits"]).item()
+    assert abs(coded.estimated_bits - expected) < 0.01 * expected + 64
+    decoded = backend.decode(model, payload(coded, index, 192, 192))
+    x_hat = (out["x_hat"][0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(decoded - x_hat).mean() < 0.6
+
+
+def test_symbols_are_rounded_by_price_as_in_training(network, photograph):
+    """The encoder's are the float network's, but for those that fixed point decides; many are not the nearest."""
+    dear = ContextHyperprior(replace(NARROW, step_error_bits=2.0)).eval()
+    dear.load_state_dict(network.state_dict())
+    model = backend.Model(
+        Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(dear),
+                backend.export(dear, logistic_tables(backend.sigmas())))
+    )  # fmt: skip
+    coded = backend.encode(model, photograph, backend.Options(100))
+    latents = backend.analyse(model, photograph)
+    of_floats = []
+    with torch.no_grad():
+        for by_price in (True, False):
+            _, prices = dear.transmit(
+                latents.y[None], latents.z[None], dear.at_rate(torch.tensor([100 / 255])), torch.round,
+                by_price=by_price,
+            )  # fmt: skip
+            of_floats.append(torch.cat([quantised for _, quantised, _ in prices[1:]], 1)[0].numpy())
+    other, not_nearest = ((coded.symbols != symbols).mean() for symbols in of_floats)
+    assert 5 * other < not_nearest and not_nearest > 0.05
+
+
+def test_hyper_latents_are_rounded_by_price_as_in_training(network, photograph):
+    """As above, of z, in whose steps an error may count otherwise."""
+    found = {}
+    for bits in (0.0, 1.0):
+        priced = ContextHyperprior(replace(NARROW, step_error_bits=1.0, z_step_error_bits=bits)).eval()
+        priced.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            priced.z_log_gain.add_(3.0)  # or all of it is 0
+        model = backend.Model(
+            Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(priced),
+                    backend.export(priced, logistic_tables(backend.sigmas())))
+        )  # fmt: skip
+        latents = backend.analyse(model, photograph)
+        rate = model.rate(100)
+        coded = backend._code(model, latents, backend.Options(100), model.step_error_bits(), rate)
+        with torch.no_grad():
+            _, prices = priced.transmit(latents.y[None], latents.z[None], model.at_rate(rate), torch.round,
+                                        by_price=True)  # fmt: skip
+        inside = np.concatenate(there(len(latents.z), latents.z.shape[1:]))
+        of_floats = torch.cat(in_steps(prices[0][1], priced.z_order), 1)[0].numpy()[inside]
+        found[bits] = coded.z_symbols
+        assert (coded.z_symbols != of_floats).mean() < 0.02
+    assert np.abs(found[1.0]).sum() < 0.95 * np.abs(found[0.0]).sum()
+    assert (np.sign(found[1.0]) * np.sign(found[0.0]) >= 0).all()
+
+
+def test_channels_that_contexts_would_hear_too_loudly_are_not_sent(network, photograph, monkeypatch):
+    loud = ContextHyperprior(network.config)
+    loud.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        loud.context_log_gain[:, 3] = np.log(1.1 * backend.TOO_LOUD)
+        loud.y_log_gain[:, 3] += 3.0  # or it is 0 in any case
+    model = backend.Model(
+        Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(loud),
+                backend.export(loud, logistic_tables(backend.sigmas())))
+    )  # fmt: skip
+    found = []
+    for limit in (backend.TOO_LOUD, 2 * backend.TOO_LOUD):
+        monkeypatch.setattr(backend, "TOO_LOUD", limit)
+        symbols = backend.encode(model, photograph, backend.Options(100)).symbols
+        found.append([symbols.reshape(STEPS, NARROW.latent, -1)[:, channel].any() for channel in (3, 4)])
+    assert found == [[False, True], [True, True]]
+
+
+def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, monkeypatch):
+    plain = ContextHyperprior(replace(NARROW, step_error_bits=0.0)).eval()
+    plain.load_state_dict(network.state_dict())
+    monkeypatch.setattr(pricing, "round_by_price", lambda *given: pytest.fail("rounded by price"))
+    model = backend.Model(
+        Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(plain),
+                backend.export(plain, logistic_tables(backend.sigmas())))
+    )  # fmt: skip
+    backend.encode(model, photograph, backend.Options(100))
+    latents = backend.analyse(model, photograph)
+    rate = plain.at_rate(torch.tensor([100 / 255]))
+    with torch.no_grad():
+        results = [
+            plain.transmit(latents.y[None], latents.z[None], rate, torch.round, by_price=by_price)[0]
+            for by_price in (True, False)
+        ]
+    assert torch.equal(*results)
+
+
+def test_symbols_of_size_one_are_lifted_where_they_are_rare():
+    symbols = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0], requires_grad=True)
+    shown = lifted(symbols, torch.full((5,), 0.5), torch.tensor(0.03))
+    assert shown.tolist() == pytest.approx([-2, -1.12, 0, 1.12, 3])  # .03 / .25
+    shown.sum().backward()
+    assert symbols.grad.tolist() == [1.0] * 5
+    halfway = lifted(torch.tensor([0.5, 1.5]), torch.ones(2), torch.tensor(0.03))
+    assert halfway.tolist() == pytest.approx([0.515, 1.515])
+    assert lifts(torch.tensor([0.08, 1.0]), torch.tensor(0.03)).tolist() == pytest.approx([MOST_LIFT, 0.03])
+    places = fade(torch.tensor([0.0, 190 / 255, 222.5 / 255, 1.0]))
+    assert places.tolist() == pytest.approx([1, 1, 0.5, 0])
+
+
+@pytest.mark.parametrize(("size", "index"), [((192, 192), 0), ((65, 40), 100), ((17, 31), 230)])
+def test_pictures_show_symbols_as_the_float_network_does(network, model, photograph, size, index):
+    """Of the same integers: latents lifted by the spread of their rows, as far as those tell it."""
+    coded = backend.encode(model, np.ascontiguousarray(photograph[: size[0], : size[1]]), backend.Options(index))
+    shown = backend.shown(model, coded, index, size, False, 8)
+    rate = model.at_rate(model.rate(index))
+    shape, _ = latent_shapes(size[1], size[0])
+    inside = np.concatenate(there(NARROW.latent, shape))
+    sigma = torch.full(coded.symbols.shape, SIGMA_MIN)
+    sigma[torch.from_numpy(inside)] = torch.from_numpy(backend.sigmas()[coded.rows]).float()
+    symbols = torch.from_numpy(coded.symbols).float()
+    latents = lifted(symbols, sigma, rate["lift"][0]) + torch.from_numpy(coded.means) / 2**6
+    y = from_steps([latents[None]], network.inverse_order)[:, :, : shape[0], : shape[1]]
+    y = y * rate["y_log_inverse_gain"].exp()
+    with torch.no_grad():
+        x_hat = model.network.synthesis(y, rate)
+    expected = (x_hat[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()[: size[0], : size[1]]
+    assert np.abs(shown - expected).max() <= 1
+    plain = replace(coded, rows=np.full_like(coded.rows, SCALE_ROWS - 1))  # so wide that nothing is lifted
+    assert size != (192, 192) or (backend.shown(model, plain, index, size, False, 8) != shown).any()
+
+
+@pytest.mark.parametrize("bits", [-1.0, float("nan"), float("inf")])
+def test_prices_and_amounts_that_make_no_sense_are_refused(bits):
+    for name in ("step_error_bits", "z_step_error_bits", "lift", "nearer"):
+        with pytest.raises(ValueError, match=f"^{name}"):
+            ContextHyperprior(replace(NARROW, **{name: bits}))
+
+
+@pytest.mark.parametrize("index", [0, 100, 255])
+def test_means_and_rows_of_z_are_those_of_the_floats(network, model, photograph, index):
+    """Of the symbols that were coded, on a side with an odd number of them."""
+    image = np.ascontiguousarray(photograph[:, :129])
+    coded = decode_walk(model, backend.encode(model, image, backend.Options(index)), index, image)
+    symbols = iter(torch.from_numpy(part)[None].float() for part in np.split(coded.z_symbols, STEPS))
+    z = backend.analyse(model, image).z[None]
+    with torch.no_grad():
+        rate = network.at_rate(torch.tensor([index / 255]))
+        _, (residual, _, sigma) = network.transmit_z(z, rate, lambda residual: next(symbols))
+        scaled, residual, sigma = (
+            torch.cat(in_steps(planes, network.z_order), 1)
+            for planes in (z * rate["z_log_gain"].exp(), residual, sigma)
+        )
+    inside = np.concatenate(there(z.shape[1], z.shape[2:]))
+    means = (scaled - residual)[0].numpy()
+    assert np.abs(coded.z_means / 2.0**MEAN_BITS - means)[inside].max() < 0.02
+    assert np.abs(np.log(backend.sigmas()[coded.z_rows] / sigma[0].numpy()[inside])).max() < 0.15  # 0.128 apart
+    assert len(coded.z_rows) == z.numel() < inside.size and np.abs(means[8:]).max() > 0.05
+
+
+def with_other_tables_of_z(network) -> backend.Model:
+    """In which every hyper-latent costs 5 bits or more."""
+    tables = logistic_tables(np.concatenate([backend.sigmas()[:Z_ROW], np.full(SCALE_ROWS, 20.0)]))
+    tensors = backend.export(network, tables)
+    return backend.Model(Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(network), tensors))
+
+
+def test_hyper_latents_have_tables_of_their_own(network, model, photograph):
+    """What codes, counts, bounds and searches them takes the same rows."""
+    dear, image = with_other_tables_of_z(network), np.ascontiguousarray(photograph[:, :129])
+    shape = (-(-image.shape[0] // 64), -(-image.shape[1] // 64))
+    coded = [backend.encode(one, image, backend.Options(0)) for one in (model, dear)]
+    assert np.array_equal(coded[0].rows, coded[1].rows) and coded[0].rows.max() < SCALE_ROWS
+    count = NARROW.hyper_latent * shape[0] * shape[1]
+    for one in coded:
+        assert len(one.z_symbols) == len(one.z_rows) == count
+        assert Z_ROW <= one.z_rows.min() and one.z_rows.max() < ROWS == dear.tables.rows
+    assert coded[1].estimated_bits > coded[0].estimated_bits + 3 * count
+    rate = dear.rate(0)
+    assert dear.least_bits_of_z(rate, shape) > model.least_bits_of_z(rate, shape) + count / 4 * 3
+    latents = backend.analyse(model, image)
+    x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+    bits = [float(soft(one, rate)[0]((latents.y[None], latents.z[None]), torch.round, x)[1]) for one in (model, dear)]
+    assert bits[1] > bits[0] + 3 * count
+
+
+def test_weights_without_tables_of_hyper_latents_are_refused(network):
+    tensors = backend.export(network, logistic_tables(backend.sigmas()[:Z_ROW]))
+    with pytest.raises(WeightsError, match="128 rows, not 192"):
+        backend.Model(Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(network), tensors))
+
+
+def test_hyper_latents_that_a_search_found_are_rounded_with_what_it_says(model):
+    of_z = model.network.config.z_step_error_bits
+    assert [model.z_step_error_bits(bits) for bits in (0.0, of_z / 2, 2 * of_z)] == [0.0, of_z, 2 * of_z]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (6, 1), (3, 4)])
+def test_least_bits_of_z(model, shape):
+    """They are those of the first step's symbols: what the tables charge for the cheapest of each row."""
+    inside = there(NARROW.hyper_latent, shape)[0]
+    channels = np.nonzero(inside)[0]
+    ends = model.tables.offsets
+    rows = rows_of(np.zeros(len(channels), np.int64), model.rates.z_scale_offset[40][channels])
+    least = [model.tables.bits[ends[row] : ends[row + 1]].min() for row in rows]
+    assert sum(least) == pytest.approx(model.least_bits_of_z(model.rate(40), shape)) and sum(least) > 0
+
+
+def decode_walk(model, coded, index: int, image: np.ndarray) -> backend.Walked:
+    shape = tuple(-(-side // 16) for side in image.shape[:2])
+    return backend.decode_integers(model, coded.streams[0], model.rate(index), shape)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 17), (33, 47), (64, 65), (100, 191)])
+@pytest.mark.parametrize("index", [0, 255])
+def test_odd_sizes(model, photograph, size, index):
+    image = np.ascontiguousarray(photograph[: size[0], : size[1]])
+    coded = backend.encode(model, image, backend.Options(index, lossless=False))  # so small a picture has few colours
+    decoded = backend.decode(model, payload(coded, index, size[1], size[0]))
+    assert decoded.shape == image.shape
+    assert coded.rows.size == 24 * -(-size[0] // 16) * -(-size[1] // 16)  # nothing beyond the picture is coded
+
+
+def test_other_integers_are_drift(model, photograph):
+    coded = backend.encode(model, photograph, backend.Options(90))
+    with pytest.raises(DriftError, match="integers CRC"):
+        backend.decode(model, replace(payload(coded, 90, 192, 192), integers_crc=coded.integers_crc ^ 1))
+
+
+def test_a_step_sees_the_steps_before_and_no_other(model):
+    """Other symbols in step k change means of later steps alone."""
+
+    def walk(of_z: bool, changed: int | None) -> backend.Walked:
+        def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+            return np.where(there, 5 * (step == changed), 0)
+
+        def nothing(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+            return np.zeros(means.shape, np.int32)
+
+        takes = (take, nothing) if of_z else (nothing, take)
+        return model.walk(model.rate(128), (11, 13), *takes, lambda symbols, means: None)
+
+    for of_z, name in ((True, "z_means"), (False, "means")):
+        plain = getattr(walk(of_z, None), name).reshape(STEPS, -1)
+        for changed in range(STEPS):
+            other = getattr(walk(of_z, changed), name).reshape(STEPS, -1)
+            assert (other[: changed + 1] == plain[: changed + 1]).all()
+            assert changed == STEPS - 1 or (other[changed + 1] != plain[changed + 1]).any()
+
+
+def test_synthesis_knows_the_rate(network):
+    y = torch.randn(2, 24, 3, 4) * 0.1
+    with torch.no_grad():
+        both = network.synthesis(y, network.at_rate(torch.tensor([0.0, 0.75])))
+        for n, t in enumerate((0.0, 0.75)):
+            alone = network.synthesis(y[n : n + 1], network.at_rate(torch.tensor([t])))
+            assert torch.allclose(both[n : n + 1], alone, atol=1e-5)
+            h = y[n : n + 1]
+            knot = int(t * 2)  # 0.75 lies between the second knot and the third
+            for layer in network.g_s[:-1]:
+                h = layer(h)
+                if isinstance(layer, torch.nn.ConvTranspose2d):
+                    stage = [16, 12, 8].index(h.shape[1])
+                    share = t * 2 - knot
+                    gain, bias = (
+                        ((1 - share) * knots[stage][knot] + share * knots[stage][knot + 1])[None, :, None, None]
+                        for knots in (network.stage_gain, network.stage_bias)
+                    )
+                    h = (1 + gain) * h + bias
+            assert torch.allclose(alone, network.g_s[-1](h) + 0.5, atol=1e-5)
+    assert (both[0] - network.synthesis(y, network.at_rate(torch.tensor([0.75, 0.75])))[0]).abs().max() > 1e-3
+
+
+def test_every_parameter_learns(photograph):
+    torch.manual_seed(1)
+    network = ContextHyperprior(NARROW)
+    x = torch.from_numpy(photograph[:128, :128].copy()).permute(2, 0, 1)[None].float().expand(2, -1, -1, -1) / 255
+    network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
+    # Residual blocks and corrections start with a zero: their inner weights learn once it has moved.
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            if name.endswith("f.4.weight") or name.startswith(("corrections", "z_corrections")):
+                p.normal_(std=0.01)
+        network.z_log_gain.add_(2)  # or each z is rounded to 0, and networks that see only 0 learn nothing
+    loss(network, x, torch.tensor([0.3, 0.9]))["loss"].backward()
+    for name, p in network.named_parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0, name
+
+
+def test_what_only_costs_bits_learns_the_same_without_the_picture(photograph, monkeypatch):
+    """Means and scales of y change what a picture costs and nothing that it shows: rounding is straight through."""
+    x = torch.from_numpy(photograph[:128, :128].copy()).permute(2, 0, 1)[None].float() / 255
+    gradients, heard, synthesis = [], [], ContextHyperprior.synthesis
+    for shortened in (True, False):
+        torch.manual_seed(1)
+        network = ContextHyperprior(NARROW)
+        network.start_from_latent_std(start_from_klt(network.g_a, network.g_s, x - 0.5))
+        choose_trained(network, "from_seen,from_first,corrections,h_s,mean_log_gain,scale_offset")
+
+        def spied(network, y, *rest, shortened: bool = shortened) -> torch.Tensor:
+            heard.append(y.requires_grad)
+            return synthesis(network, y, *rest)
+
+        monkeypatch.setattr(ContextHyperprior, "synthesis", spied)
+        if not shortened:
+            network.y_log_gain.requires_grad_()
+        torch.manual_seed(2)
+        loss(network, x, torch.tensor([0.6]))["loss"].backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters() if p.requires_grad})
+    assert heard == [False, True] and len(gradients[0]) > 10
+    for name, gradient in gradients[0].items():
+        scale = gradients[1][name].abs().max()
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-4 * float(scale)), name
+
+
+def test_no_step_is_heard_louder_than_networks_were_trained_with(photograph):
+    """Neither by the float networks nor by those of integers; what is not as loud is heard as it is."""
+    torch.manual_seed(4)
+    network = ContextHyperprior(NARROW).eval()
+    before = network.at_rate(torch.tensor([0.0, 0.5]))["context_log_gain"].exp()
+    with torch.no_grad():
+        network.context_log_gain[:, 3] += 12
+    after = network.at_rate(torch.tensor([0.0, 0.5]))["context_log_gain"].exp()
+    assert torch.allclose(after[:, 3], torch.tensor(LOUDEST)) and before[:, 3].max() < LOUDEST
+    assert torch.equal(after[:, :3], before[:, :3]) and torch.equal(after[:, 4:], before[:, 4:])
+    tensors = backend.export(network, logistic_tables(backend.sigmas()))
+    units = every_rate(tensors["rates.context_gain"], 0) / 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
+    assert units.max() <= LOUDEST * 1.001 and units[:, 3].min() > 0.99 * LOUDEST / MOST_TIMES
+
+
+def test_weights_that_fill_their_bits_do_the_same_and_lose_less(photograph):
+    """Some latents are heard ten times as loud by the context networks as the rest."""
+    torch.manual_seed(3)
+    network = ContextHyperprior(replace(NARROW, details=16, detail_width=16)).eval()
+    with torch.no_grad():
+        for last in (*network.corrections, *network.details.to_scales):
+            last.weight.normal_(std=0.1)
+        for layer in network.from_seen:
+            layer.weight[:, ::6] *= 10
+        network.context_log_gain[:, ::4] += 9  # above what is heard
+    x = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float() / 255
+    t = torch.tensor([0.5])
+    same = equalised(network)
+    with torch.no_grad():
+        for one, other in zip(network(x, t, noise=False).values(), same(x, t, noise=False).values(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    lost = []
+    for one in (network, same):
+        layer = one.from_seen[2]
+        small = quantise(torch.nn.Sequential(layer), small=True).to_floats(["x"])["x.weight"]
+        heard = one.at_rate(t)["context_log_gain"].exp().flatten().repeat(3)[:, None, None]
+        lost.append(float(((small - layer.weight) * heard).square().mean().detach()))
+    assert lost[1] < 0.5 * lost[0]
+    assert not torch.equal(network.from_seen[0].weight, same.from_seen[0].weight)
