@@ -4,7 +4,8 @@ python experiments/drawn_pictures.py OUT COUNT [SEED] [--smooth]
 
 In turn a screenshot (screenshots.py), a page of type, fields of flat colour, and a drawing; 1024 x 704 px PNG, a
 function of the seed and the number alone. Their own generators: experiments/content_types.py measures on
-others. With --smooth skies and walls instead: nothing but slow gradients and grain, which crops of photographs seldom are as a whole.
+others. With --smooth skies and walls instead: nothing but slow gradients and grain, which crops of photographs
+seldom are as a whole.
 """
 
 import math

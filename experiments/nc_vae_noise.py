@@ -2,7 +2,8 @@
 
 python experiments/nc_vae_noise.py START.pt STEPS TRAINING_FOLDER PICTURE...
 START is what experiments/nc_vae_start.py writes, or a checkpoint. PSNR is always against the clean picture: of itself,
-with noise of 10/255 in the input, and as a JPEG of quality 30. Colour error: distance of the mean colours of picture and
+with noise of 10/255 in the input, and as a JPEG of quality 30. Colour error: distance of the mean colours of picture
+and
 result, in 1/255, mean over pictures; its largest in brackets. Means over rate indices 0, 64, 128 and 192.
 """
 
