@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from latcodec.errors import WeightsError
 
@@ -25,10 +27,36 @@ INDEX = "index.json"
 USUAL_METRIC = "mse"  # of weights that say none
 VARIABLE = "LATCODEC_WEIGHTS"
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Renames:
+    """The names that stored weights of one backend use, with the names that the code uses for the same things.
+
+    Attributes:
+        config: Keys of the configuration; stored key to key in the code.
+        tensors: Parts of tensor names; stored part to part in the code. A tensor name is a list of words with dots
+            between them, and a part is one or several whole words of it: "details" names the second word of
+            "float.details.gain", and "stage.gain" the last two of "g_a.stage.gain". Longer parts are replaced first.
+    """
+
+    config: Mapping[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
+
+
+# The only place where names in weights files and checkpoints are mapped to names in the code. A backend that renames an
+# attribute of its network, a field of its configuration or a tensor of its integer part enters the old name here, so
+# that files written before can be read. A new name must not be the old name of another thing of the same backend.
+RENAMES: dict[str, Renames] = {}
+
 
 @dataclass(frozen=True)
 class Weights:
-    """One loaded file. tensors: NumPy arrays by name; config: the backend's configuration as stored."""
+    """One loaded file. tensors: NumPy arrays by name; config: the backend's configuration.
+
+    Both use the names of the code (see `modern_names`), while `sha256` is of the file as stored.
+    """
 
     path: Path
     sha256: str
@@ -40,6 +68,40 @@ class Weights:
     def id(self) -> bytes:
         """The bytes by which an .lc file names these weights."""
         return bytes.fromhex(self.sha256)[:ID_BYTES]
+
+
+def modern_names(
+    backend: str, tensors: Mapping[str, T], config: Mapping[str, Any]
+) -> tuple[dict[str, T], dict[str, Any]]:
+    """Return tensors and configuration of stored weights or of a checkpoint under the names that the code uses.
+
+    Names that the table `RENAMES` does not list stay as they are, so modern files pass unchanged. Values and order
+    stay too, and the arguments are not modified.
+
+    Args:
+        backend: Name of the codec that the weights belong to.
+        tensors: Arrays or tensors by stored name.
+        config: The stored configuration.
+
+    Returns:
+        The tensors and the configuration.
+
+    Raises:
+        WeightsError: Two stored names stand for one name in the code.
+    """
+    renames = RENAMES.get(backend, Renames())
+    # The longest part comes first, because an alternation matches the first branch that fits.
+    old_parts = "|".join(re.escape(part) for part in sorted(renames.tensors, key=len, reverse=True))
+    new_tensors = dict(tensors)
+    if old_parts:
+        whole_words = re.compile(rf"(?<![^.])(?:{old_parts})(?![^.])")
+        new_tensors = {
+            whole_words.sub(lambda match: renames.tensors[match[0]], name): tensor for name, tensor in tensors.items()
+        }
+    new_config = {renames.config.get(key, key): value for key, value in config.items()}
+    if len(new_tensors) < len(tensors) or len(new_config) < len(config):
+        raise WeightsError(f"weights of {backend} hold one thing under an old and a new name")
+    return new_tensors, new_config
 
 
 def trained_for(config: dict) -> str:
@@ -137,8 +199,12 @@ def _load(path: Path, promised: str | None, stamp: tuple[int, int]) -> Weights:
         raise WeightsError(f"{path}: SHA-256 is {digest[:16]}..., its index promises {promised[:16]}...: damaged file")
     try:
         metadata = _metadata(path)
-        tensors = load(data)
-        return Weights(path, digest, metadata["backend"], json.loads(metadata["config"]), tensors)
+        backend = metadata["backend"]
+        config = json.loads(metadata["config"])
+        if not isinstance(config, dict):
+            raise ValueError("its configuration is not a JSON object")
+        tensors, config = modern_names(backend, load(data), config)
+        return Weights(path, digest, backend, config, tensors)
     except KeyError as error:
         raise WeightsError(f"{path}: metadata {error} is missing: not a latcodec weights file") from None
     except (SafetensorError, ValueError) as error:

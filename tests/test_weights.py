@@ -45,6 +45,41 @@ def test_round_trip(tmp_path):
     assert loaded.tensors["a"].shape == (3, 4) and loaded.tensors["b"].dtype == np.int16
 
 
+def test_old_names_become_modern_ones_when_loading(tmp_path, monkeypatch):
+    renames = weights.Renames(config={"width": "channels"}, tensors={"b": "bias", "b.c": "bands", "a": "analysis"})
+    monkeypatch.setitem(weights.RENAMES, "renamed", renames)
+    tensors = {name: np.arange(n) for n, name in enumerate(["float.b.c.a", "b", "ab.b.b", "new"])}
+    config = {"width": 3, "knots": {"width": 9}}
+    digest = weights.save(tmp_path / "w.safetensors", "renamed", config, "latcodec train", tensors)
+    loaded = weights.load_file(tmp_path / "w.safetensors")
+    assert loaded.sha256 == digest
+    assert loaded.config == {"channels": 3, "knots": {"width": 9}}
+    sizes = {name: tensor.size for name, tensor in loaded.tensors.items()}
+    assert sizes == {"float.bands.analysis": 0, "bias": 1, "ab.bias.bias": 2, "new": 3}
+
+
+def test_names_without_a_table_and_modern_names_stay(monkeypatch):
+    assert weights.modern_names("unknown", {"b": 1}, {"width": 3}) == ({"b": 1}, {"width": 3})
+    monkeypatch.setitem(weights.RENAMES, "renamed", weights.Renames({"width": "channels"}, {"b": "bias"}))
+    once = weights.modern_names("renamed", {"x.b": 1}, {"width": 3})
+    assert weights.modern_names("renamed", *once) == once == ({"x.bias": 1}, {"channels": 3})
+
+
+def test_an_old_and_a_new_name_of_one_thing_are_refused(monkeypatch):
+    monkeypatch.setitem(weights.RENAMES, "renamed", weights.Renames({"width": "channels"}, {"b": "bias"}))
+    with pytest.raises(WeightsError, match="renamed.*old and a new name"):
+        weights.modern_names("renamed", {"b": 1, "bias": 2}, {})
+    with pytest.raises(WeightsError, match="renamed.*old and a new name"):
+        weights.modern_names("renamed", {}, {"width": 1, "channels": 2})
+
+
+def test_the_tables_rename_nothing_twice():
+    for backend, renames in weights.RENAMES.items():
+        for table in (renames.config, renames.tensors):
+            assert not set(table) & set(table.values()), backend
+            assert len(set(table.values())) == len(table), backend
+
+
 def test_same_tensors_same_bytes(tmp_path):
     assert len({make(tmp_path / str(n)) for n in range(10)}) == 1
 
