@@ -93,21 +93,19 @@ def train(data, output, codec, batch_size, patch, metric, lambda_range, threads,
 
 
 def _export(checkpoint: Path, settings) -> None:
-    from importlib import import_module
+    from latcodec.train.plans import plan_of
 
-    from latcodec.train.settings import WITHOUT_CODEC
-
-    if settings.codec in WITHOUT_CODEC:
+    plan = plan_of(settings.codec)
+    if plan.exporter is None:
         click.echo(f"latcodec: {settings.codec} has no codec yet: {checkpoint} holds what was trained", err=True)
-        return
-    try:
-        export = import_module(f"latcodec.train.export.{settings.codec.replace('-', '_')}").export
-    except ImportError as error:  # training machines need not have the entropy coder
-        click.echo(f"latcodec: {checkpoint}: not exported: {error}; run the command again with --resume", err=True)
         return
     click.echo("fitting tables", err=True)
     path = Path(settings.out) / f"{settings.codec}.safetensors"
-    export(checkpoint, path, _command(settings), list(settings.data))
+    try:
+        plan.export(checkpoint, path, _command(settings), list(settings.data))
+    except ImportError as error:  # training machines need not have the entropy coder
+        click.echo(f"latcodec: {checkpoint}: not exported: {error}; run the command again with --resume", err=True)
+        return
     click.echo(f"{path}: {path.stat().st_size} bytes", err=True)
 
 

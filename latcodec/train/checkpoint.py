@@ -19,7 +19,8 @@ from latcodec.entropy.tables import Tables
 from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.nn.layers import with_gamma
 from latcodec.nn.prices import with_prices
-from latcodec.train.settings import config_of, parts_of
+from latcodec.train.plans import plan_of
+from latcodec.train.settings import config_of
 
 CHECKPOINT = "checkpoint.pt"
 AVERAGE = "ema.pt"  # what export and --init need, convolutions as float16
@@ -88,16 +89,16 @@ def averaged_network(path: Path, codec: str) -> torch.nn.Module:
 
     Raises WeightsError for a file that is no checkpoint, and for one of another codec or network.
     """
-    network_class, config_class, _ = parts_of(codec)
+    plan = plan_of(codec)
     state = read_checkpoint(path, "cpu")
     if state.get("codec", codec) != codec:
         raise WeightsError(f"{path}: a checkpoint of {state['codec']}, not of {codec}")
     try:
         config = json.loads(state["config"])
-        unknown = config.keys() - {field.name for field in fields(config_class)}
+        unknown = config.keys() - {field.name for field in fields(plan.config)}
         if unknown:
             raise ValueError(f"{codec} has no option {sorted(unknown)[0]}")
-        network = network_class(config_of(codec, config_class, config, ()))
+        network = plan.network(config_of(codec, plan.config, config, ()))
         averages = with_prices(with_gamma(state["ema"]), network.state_dict())
         network.load_state_dict({name: value.float() for name, value in averages.items()})
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OptionError) as error:

@@ -1,9 +1,7 @@
-"""What a training run is told: codec, data, budget, and which network and objective that means."""
+"""What a training run is told: codec, data, budget, and the configuration of the network."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from importlib import import_module
 
 from torch import nn
 
@@ -11,15 +9,6 @@ from latcodec.errors import OptionError
 from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, MAX_INDEX, METRICS, lambda_of_index
 
-MODELS = {  # codec: module under latcodec.backends and its network; the module's Config and loss go with it
-    "hyperprior": ("hyperprior.network", "Hyperprior"),
-    "hyperprior-context": ("hyperprior_context.network", "ContextHyperprior"),
-    "hyperprior-asymmetric": ("hyperprior_context.asymmetric", "AsymmetricHyperprior"),
-    "vbq": ("vbq.network", "GaussianVAE"),
-    "pln": ("pln.network", "Ladder"),
-    "nc-vae": ("nc_vae.network", "NCVAE"),
-}
-WITHOUT_CODEC = ("hyperprior-asymmetric",)  # networks that can be trained, but that no codec writes files with yet
 # A resumed run is the uninterrupted one if these are the same.
 EXACT = ("steps", "minutes", "batch_size", "patch", "final_patch", "final_fraction", "lr", "decay_from", "ema", "seed",
          "metric", "only", "lambda_range", "autocast")  # fmt: skip
@@ -113,15 +102,6 @@ def choose_trained(network: nn.Module, only: str | None) -> None:
     if not any(parameter.requires_grad for parameter in network.parameters()):
         known = sorted({name.split(".")[0] for name, _ in network.named_parameters()})
         raise OptionError(f"--only {only}: no parameter is named so; there are: {', '.join(known)}")
-
-
-def parts_of(codec: str) -> tuple[type, type, Callable]:
-    """Network class, Config class and loss of a codec; raises OptionError."""
-    if codec not in MODELS:
-        raise OptionError(f"--codec {codec}: known are {', '.join(MODELS)}")
-    module_name, network = MODELS[codec]
-    module = import_module(f"latcodec.backends.{module_name}")
-    return getattr(module, network), module.Config, module.loss
 
 
 def config_of(

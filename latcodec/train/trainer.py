@@ -21,12 +21,13 @@ from latcodec.errors import LatcodecError, OptionError, WeightsError
 from latcodec.runtime import bf16_is_fast, keep_freed_memory, no_denormals, pick_device
 from latcodec.train import data, diagnostics, distributed
 from latcodec.train.checkpoint import AVERAGE, CHECKPOINT, initialise, load_into, read_checkpoint, stored, write_all
-from latcodec.train.init.klt import fit_norms, start_from_klt
+from latcodec.train.init.klt import fit_norms
 from latcodec.train.meter import Meter
 from latcodec.train.objective import BATCH, evaluate, objective, reconstructions
 from latcodec.train.optimizer import MuonAdam
+from latcodec.train.plans import plan_of
 from latcodec.train.record import SHOWN_CROPS, Record
-from latcodec.train.settings import EXACT, TrainSettings, check, choose_trained, config_of, parts_of
+from latcodec.train.settings import EXACT, TrainSettings, check, choose_trained, config_of
 from latcodec.train.step import Stepper
 
 __all__ = ["AVERAGE", "CHECKPOINT", "Stopped", "TrainSettings", "read_checkpoint", "run"]
@@ -62,7 +63,7 @@ def run(
     workers = workers or distributed.Workers()
     report = workers.say(report)
     check(settings, workers.world)
-    model_class, config_class, loss = parts_of(settings.codec)
+    plan = plan_of(settings.codec)
     out = Path(settings.out)
     checkpoint = out / CHECKPOINT
     resumes = settings.resume and checkpoint.exists()
@@ -74,12 +75,12 @@ def run(
         keep_freed_memory(everything=True)
     autocast = bf16_is_fast(device) if settings.autocast is None else settings.autocast
     before = _stored_config(settings, resumes)
-    config = config_of(settings.codec, config_class, before, settings.options, settings.metric)
-    loss = objective(loss, settings.metric, config)
+    config = config_of(settings.codec, plan.config, before, settings.options, settings.metric)
+    loss = objective(plan.loss, settings.metric, config)
     t_range = settings.t_range(getattr(config, "lowest_index", 0))
     torch.manual_seed(settings.seed)
     try:
-        model = model_class(config).to(device, memory_format=torch.channels_last)
+        model = plan.network(config).to(device, memory_format=torch.channels_last)
     except (ValueError, RuntimeError) as error:
         raise OptionError(f"no {settings.codec} can be made with these options: {error}") from None
     choose_trained(model, settings.only)
@@ -109,8 +110,7 @@ def run(
     else:
         first, _ = crops.batch(2**40, 32, settings.final_patch)
         x = torch.from_numpy(first).to(device).float() / 255
-        own_start = getattr(model, "start_from_klt", None)
-        std = own_start(x - 0.5) if own_start else start_from_klt(model.g_a, model.g_s, x - 0.5)
+        std = plan.start(model, x - 0.5)
         if settings.init is not None:
             initialise(model, settings.codec, Path(settings.init), ("g_a.", "g_s."))
             with torch.no_grad():

@@ -9,6 +9,7 @@ die-RANK-STEP: the process of that rank kills itself before that step.
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -22,18 +23,16 @@ NARROW = {"widths": "8,12,16", "latent": "16", "hyper_width": "12", "hyper_laten
 
 def main(pictures: str, out: str, steps: str, *more: str) -> int:
     torch.set_num_threads(1)
-    real, step = loop.parts_of, Stepper.step
+    real, step = loop.plan_of, Stepper.step
 
     def quiet(codec):
-        network, config, loss = real(codec)
-        return (
-            network,
-            config,
-            lambda model, x, t, autocast, noise=True, progress=None: loss(model, x, t, autocast, False),
+        plan = real(codec)
+        return replace(
+            plan, loss=lambda model, x, t, autocast, noise=True, progress=None: plan.loss(model, x, t, autocast, False)
         )
 
     if "quiet" in more:
-        loop.parts_of = quiet
+        loop.plan_of = quiet
     workers = distributed.join("cpu")
     deadly = [tuple(map(int, word.split("-")[1:])) for word in more if word.startswith("die-")]
 
@@ -53,7 +52,7 @@ def main(pictures: str, out: str, steps: str, *more: str) -> int:
         print(f"latcodec: {error}", flush=True)
         return 1
     finally:
-        loop.parts_of, Stepper.step = real, step
+        loop.plan_of, Stepper.step = real, step
         workers.close()
     return 0
 

@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,14 @@ NARROW = functools.partial(hyperprior.Config, widths=(12, 16, 20), latent=24, hy
 HELD_OUT = next(f"v{i}" for i in range(10**4) if data.is_validation(Path(f"v{i}.png")))
 
 
-REAL_PARTS = loop.parts_of
+REAL_PLAN = loop.plan_of
 
 
 def narrow(monkeypatch, loss) -> None:
-    def parts_of(codec):
-        network, _, _ = REAL_PARTS(codec)
-        return network, NARROW, loss
+    def plan_of(codec):
+        return replace(REAL_PLAN(codec), config=NARROW, loss=loss)
 
-    monkeypatch.setattr(loop, "parts_of", parts_of)
+    monkeypatch.setattr(loop, "plan_of", plan_of)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from latcodec import weights
 from latcodec.backends.hyperprior import codec as hyperprior
 from latcodec.entropy.range_coder import ideal_bits
 from latcodec.errors import WeightsError
-from latcodec.train import checkpoint, data, settings
+from latcodec.train import checkpoint, data, plans
 from latcodec.train.export import hyperprior as export
 from latcodec.train.export.files import calibration_crops, corrected_tables
 from latcodec.train.export.tables import logistic_tables
@@ -30,10 +30,10 @@ WEIGHTS = Path(__file__).parents[2] / "weights" / "hyperprior.safetensors"
 
 
 def network(codec: str) -> torch.nn.Module:
-    model_class, config_class, _ = settings.parts_of(codec)
+    plan = plans.plan_of(codec)
     torch.manual_seed(0)
-    known = {field.name for field in fields(config_class)}
-    return model_class(config_class(**{name: value for name, value in SMALL.items() if name in known}))
+    known = {field.name for field in fields(plan.config)}
+    return plan.network(plan.config(**{name: value for name, value in SMALL.items() if name in known}))
 
 
 def kept(path: Path, model: torch.nn.Module, **other) -> Path:
@@ -44,7 +44,7 @@ def kept(path: Path, model: torch.nn.Module, **other) -> Path:
     return path
 
 
-@pytest.mark.parametrize("codec", list(settings.MODELS))
+@pytest.mark.parametrize("codec", list(plans.PLANS))
 def test_averages_become_a_network(codec, tmp_path):
     model = network(codec)
     found = checkpoint.averaged_network(kept(tmp_path / "ema.pt", model, codec=codec), codec)
@@ -148,13 +148,13 @@ def test_a_start_from_the_hyperprior_is_a_checkpoint_of_the_codec(start, tmp_pat
     if start is start_context:
         made.config = replace(made.config, step_error_bits=0.0)  # to the nearest, as the hyperprior's loss rounds
     x = torch.from_numpy(photographs.astronaut()[None, :64, 200:264].copy()).permute(0, 3, 1, 2).float() / 255
-    model_class, config_class, _ = settings.parts_of("hyperprior")
-    before = model_class(config_class())
+    plan = plans.plan_of("hyperprior")
+    before = plan.network(plan.config())
     taken, total = checkpoint.initialise(before, "hyperprior", WEIGHTS)
     assert taken == total
     errors = []
     for codec, model in ((start.NAME, made), ("hyperprior", before)):
-        _, _, loss = settings.parts_of(codec)
+        loss = plans.plan_of(codec).loss
         with torch.no_grad():
             found = loss(model.eval(), x, torch.tensor([1.0]), False, noise=False)
             errors.append((found["mse"].item(), found["bpp"].item()))

@@ -19,7 +19,7 @@ from latcodec.cli import main as cli
 from latcodec.errors import ImageError, LatcodecError, OptionError, WeightsError
 from latcodec.images.read import Picture
 from latcodec.nn.layers import distortion_weights
-from latcodec.train import checkpoint, data, objective, settings
+from latcodec.train import checkpoint, data, objective, plans, settings
 from latcodec.train import trainer as loop
 from latcodec.train.record import read_lines
 from latcodec.train.trainer import TrainSettings, run
@@ -52,9 +52,9 @@ def trained(wanted: TrainSettings) -> tuple[dict, list[str]]:
 
 
 def network(codec_name: str, **options) -> tuple[torch.nn.Module, object]:
-    model_class, config_class, loss = settings.parts_of(codec_name)
+    plan = plans.plan_of(codec_name)
     torch.manual_seed(0)
-    return model_class(config_class(**options)), loss
+    return plan.network(plan.config(**options)), plan.loss
 
 
 SMALL = {"widths": (8, 12, 16), "latent": 16, "hyper_width": 12, "hyper_latent": 8, "knots": 3}
@@ -181,24 +181,24 @@ def test_the_weight_of_mutual_information_reaches_the_network(pictures, tmp_path
 @pytest.mark.parametrize("metric", ["mse", "ms-ssim"])
 def test_what_a_network_is_trained_for_is_kept_with_it(metric):
     """Of every codec; also where it starts from a network that was trained for something else."""
-    for name in settings.MODELS:
-        _, config_class, _ = settings.parts_of(name)
+    for name in plans.PLANS:
+        config_class = plans.plan_of(name).config
         for before in ({}, {"metric": "mse"}, {"metric": "ms-ssim"}):
             assert settings.config_of(name, config_class, before, (), metric).metric == metric
             assert settings.config_of(name, config_class, before, ()).metric == before.get("metric", "mse")
     with pytest.raises(OptionError, match="vmaf"):
-        settings.config_of("hyperprior-context", settings.parts_of("hyperprior-context")[1], {"metric": "vmaf"}, ())
+        settings.config_of("hyperprior-context", plans.plan_of("hyperprior-context").config, {"metric": "vmaf"}, ())
 
 
 def test_a_network_cannot_say_that_it_was_trained_for_something_else():
-    config_class = settings.parts_of("hyperprior-context")[1]
+    config_class = plans.plan_of("hyperprior-context").config
     for metric in (None, "mse", "ms-ssim"):
         with pytest.raises(OptionError, match="metric is no option of hyperprior-context"):
             settings.config_of("hyperprior-context", config_class, {}, (("metric", "ms-ssim"),), metric)
 
 
 def test_details_mend_squared_errors_only():
-    config_class = settings.parts_of("hyperprior-context")[1]
+    config_class = plans.plan_of("hyperprior-context").config
     with pytest.raises(OptionError, match="details=0"):
         settings.config_of("hyperprior-context", config_class, {"details": 64}, (), "ms-ssim")
     assert settings.config_of("hyperprior-context", config_class, {"details": 64}, (), "mse").details == 64
@@ -213,15 +213,15 @@ def test_shipped_weights_start_a_run_as_they_are(codec_name):
     path = WEIGHTS / f"{codec_name}.safetensors"
     of, config, found = checkpoint.stored(path)
     assert of == codec_name
-    model_class, config_class, loss = settings.parts_of(codec_name)
-    model = model_class(settings.config_of(codec_name, config_class, config, ()))
+    plan = plans.plan_of(codec_name)
+    model = plan.network(settings.config_of(codec_name, plan.config, config, ()))
     taken, total = checkpoint.initialise(model, codec_name, path)
     assert taken == total and set(found) >= set(model.state_dict())
     picture = photographs.astronaut()[:256, 128:384]
     index = 100
     x = torch.from_numpy(picture[None].copy()).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
-        out = loss(model.eval(), x, torch.tensor([index / 255]), False, noise=False)
+        out = plan.loss(model.eval(), x, torch.tensor([index / 255]), False, noise=False)
     coded = codec.encode_picture(
         Picture(picture, False), codec.EncodeSettings(lmbda=codec_lambda(index), codec=codec_name, device="cpu")
     )
@@ -313,13 +313,13 @@ def test_averages_of_an_older_version_are_a_start_but_its_run_is_over(pictures, 
 
 
 def test_denormals_are_0_while_a_run_lasts_and_no_longer(pictures, tmp_path, monkeypatch):
-    tiny, seen, real = torch.tensor([1e-40]), [], loop.parts_of
+    tiny, seen, real = torch.tensor([1e-40]), [], loop.plan_of
 
     def looks(codec_name):
         seen.append((tiny * 1.5).item())
         return real(codec_name)
 
-    monkeypatch.setattr(loop, "parts_of", looks)
+    monkeypatch.setattr(loop, "plan_of", looks)
     run(given(pictures, tmp_path), lambda line: None)
     assert set(seen) == {0.0} and (tiny * 1.5).item() > 0
 
@@ -364,7 +364,7 @@ def test_a_resumed_run_says_what_its_checkpoint_did_not_know(pictures, tmp_path)
 
 @pytest.mark.parametrize("kind", ["tensor", "array", "device"])
 def test_no_memory_says_what_to_lower(pictures, tmp_path, monkeypatch, kind):
-    real = loop.parts_of
+    real = loop.plan_of
     errors = {"array": MemoryError(), "device": torch.OutOfMemoryError("CUDA out of memory")}
 
     def full(model, x, t, autocast=False, noise=True, progress=None):
@@ -372,7 +372,7 @@ def test_no_memory_says_what_to_lower(pictures, tmp_path, monkeypatch, kind):
             raise errors[kind]
         return torch.empty(2**55)
 
-    monkeypatch.setattr(loop, "parts_of", lambda codec: (*real(codec)[:2], full))
+    monkeypatch.setattr(loop, "plan_of", lambda codec: replace(real(codec), loss=full))
     with pytest.raises(
         LatcodecError, match="out of memory in step 0 with 2 crops of 64 px: lower --batch-size"
     ) as error:

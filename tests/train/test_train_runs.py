@@ -18,8 +18,9 @@ from latcodec.train import data, distributed
 from latcodec.train import trainer as loop
 from latcodec.train.distributed import Workers
 from latcodec.train.optimizer import MuonAdam
+from latcodec.train.plans import plan_of
 from latcodec.train.record import read_lines
-from latcodec.train.settings import config_of, parts_of
+from latcodec.train.settings import config_of
 from latcodec.train.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -131,16 +132,16 @@ class Half(Workers):
 @pytest.mark.parametrize("count", [4, 5])
 def test_the_gradient_of_two_processes_is_that_of_one(pictures, count):
     """To float32 rounding, with shares of unequal size too; before Muon sees it."""
-    network, config_class, loss = parts_of("hyperprior")
-    config = config_of("hyperprior", config_class, {}, tuple(NARROW.items()))
+    plan = plan_of("hyperprior")
+    config = config_of("hyperprior", plan.config, {}, tuple(NARROW.items()))
     training, _ = data.load([str(pictures)], 64)
 
     def quiet(model, x, t, autocast=False, noise=True, progress=None):
-        return loss(model, x, t, autocast, noise=False)
+        return plan.loss(model, x, t, autocast, noise=False)
 
     def step(workers: Workers) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
-        model = network(config).to(memory_format=torch.channels_last)
+        model = plan.network(config).to(memory_format=torch.channels_last)
         ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
         optimizer, seen = MuonAdam(model, 0.0), []
         optimizer.step = lambda: seen.extend(p.grad.detach().clone().ravel() for p in model.parameters())

@@ -31,6 +31,12 @@ def fit_norms(model: nn.Module, loss: Callable, x: Tensor, t_range: tuple[float,
             hook.remove()
 
 
+def start_transforms(model: nn.Module, x: Tensor) -> Tensor:
+    """Start the transforms `g_a` and `g_s` of a model; x float32 [B, 3, H, W] around 0; returns each latent's std
+    [C]."""
+    return start_from_klt(model.g_a, model.g_s, x)
+
+
 @torch.no_grad()
 def start_from_klt(g_a: nn.Sequential, g_s: nn.Sequential, x: Tensor, noise: float = 0.001) -> Tensor:
     """Overwrite the convolutions of g_a and g_s; x float32 [B, 3, H, W] around 0; returns each latent's std [C].
