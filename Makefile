@@ -45,10 +45,10 @@ format: $(READY) ## ruff: fix and format in place
 	$(BIN)/ruff format .
 
 # JPEG XL is one of the anchors where its plug-in can be had. A run that was stopped goes on; ARGS=--force starts again.
-bench: $(READY) ## measure on Kodak: report/, README's table and figure; make bench KODAK=folder ARGS="--reps 3"
+bench: $(READY) ## measure on Kodak: report/, tables of README and docs/results.md; make bench KODAK=folder ARGS="--reps 3"
 	-$(BIN)/pip install -q -c constraints.txt pillow-jxl-plugin
 	test -e $(KODAK)/kodim24.png || $(BIN)/latcodec bench --fetch kodak $(KODAK)
-	$(BIN)/latcodec bench $(KODAK) --codecs all --threads 1 -o report --readme README.md $(ARGS)
+	$(BIN)/latcodec bench $(KODAK) --codecs all --threads 1 -o report --readme README.md --results docs/results.md $(ARGS)
 
 golden: $(READY) ## decode the golden files of every released version
 	$(BIN)/python -m pytest -k golden

@@ -12,11 +12,10 @@ from latcodec import parallel as sharding
 from latcodec import text as wording
 from latcodec.cli.bench_inputs import contenders_of, settings_of, subjects_of
 from latcodec.cli.bench_outputs import (
-    check_readme,
     keep_row,
     open_report,
     progress,
-    renew_readme,
+    renew_documents,
     show_results,
     write_report,
 )
@@ -50,13 +49,14 @@ from latcodec.errors import OptionError
 @click.option("-f", "--force", is_flag=True, help="Measure again what REPORT already holds; write into any folder.")
 @click.option("--json", "as_json", is_flag=True, help="The results as one JSON object on stdout.")
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-@click.option("--readme", metavar="FILE", help="Also renew the tables between FILE's markers, and its figure.")
+@click.option("--readme", metavar="FILE", help="Also renew the short table between FILE's markers, and its figure.")
+@click.option("--results", "results_page", metavar="FILE", help="Also renew the page of all tables, docs/results.md.")
 @click.option("--fetch", type=click.Choice(["kodak"]), help="Download these pictures into PATH; measure nothing.")
 @click.option("--fetch-from", metavar="URL", help="Another server for --fetch.")
 @click.pass_context
 def bench(
     context, paths, codecs, anchors, lambdas, rates, output, reps, threads, device, weights, force, as_json, quiet,
-    readme, fetch, fetch_from,
+    readme, results_page, fetch, fetch_from,
 ):  # fmt: skip
     """Measure codecs on pictures and folders, beside JPEG, WebP, AVIF, JPEG 2000 and JPEG XL: size, quality, time.
 
@@ -76,16 +76,20 @@ def bench(
     from latcodec.bench import results as bench_results
     from latcodec.bench import run as room
     from latcodec.bench import team as bench_team
+    from latcodec.bench.documents import Documents
+
+    documents = Documents(*(path and Path(path) for path in (readme, results_page)))
 
     def plan() -> tuple:
-        if readme is not None and team.world > 1:
-            raise OptionError("--readme: several processes slow each other; times for a README are measured alone")
+        if documents != Documents() and team.world > 1:
+            option = "--readme" if readme else "--results"
+            raise OptionError(f"{option}: several processes slow each other; times to publish are measured alone")
         settings = settings_of(lambdas, rates, reps, threads, device, weights, team)
         contenders = contenders_of(codecs, anchors, settings, problem)
         subjects = subjects_of(paths, problem)
         if not contenders or not subjects:
             raise OptionError(f"nothing to measure: no {'picture' if contenders else 'codec or anchor'} is left")
-        check_readme(readme)
+        documents.check()
         return subjects, contenders, settings, *open_report(output, settings, force, problem, team.world)
 
     def instructions(made: tuple) -> dict:
@@ -146,8 +150,7 @@ def bench(
         if row.bugs:
             problem(f"{row.file}: {row.codec}, {row.setting}: {row.bugs}")
     written = folder is not None and write_report(folder, results, room.Pictures(subjects, contenders), quiet, problem)
-    if readme is not None:
-        renew_readme(Path(readme), results, problem)
+    renew_documents(documents, results, problem)
     if as_json:
         click.echo(wording.json_line(results))
     elif not quiet:

@@ -15,33 +15,12 @@ from latcodec import text as wording
 from latcodec.errors import LatcodecError, OptionError
 
 
-def check_readme(path: str | None) -> None:
-    """That a README is there and has the markers, known before anything is measured."""
-    if path is None:
-        return
-    from latcodec.bench.text import with_part
-
+def renew_documents(documents, results: dict, problem: Callable[[str], None]) -> None:
+    """Renew README and the page of results; what fails is one line that names the file."""
     try:
-        with_part(Path(path).read_text(encoding="utf-8"), "")
-    except (OptionError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: {error}") from None
-
-
-def renew_readme(readme: Path, results: dict, problem: Callable[[str], None]) -> None:
-    """Make README's part and figure; it is read now, because a person may have written in it during a long run."""
-    from latcodec.bench import text as bench_text
-    from latcodec.report import files as report
-
-    figure = Path("docs") / "rate-distortion.png"
-    try:
-        report.readme_figure(results, readme.parent / figure)
-        text = bench_text.with_part(
-            readme.read_text(encoding="utf-8"), bench_text.readme_part(results, figure.as_posix())
-        )
-        with files.open_output(readme, force=True) as file:
-            file.write(text.encode(errors="backslashreplace"))
+        documents.renew(results)
     except (LatcodecError, OSError, UnicodeDecodeError) as error:
-        problem(wording.message(error, str(readme)))
+        problem(wording.message(error, str(documents.readme or documents.page)))
 
 
 def keep_row(store, contender, subject, row, problem: Callable[[str], None]):

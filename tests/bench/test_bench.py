@@ -11,7 +11,7 @@ import pytest
 
 from latcodec import api as codec
 from latcodec import metrics, weights
-from latcodec.bench import contenders, kodak
+from latcodec.bench import contenders, kodak, markdown
 from latcodec.bench import results as bench_results
 from latcodec.bench import run as bench
 from latcodec.bench import store as bench_store
@@ -410,12 +410,14 @@ def test_text_tables(subjects):
     text = bench_text.plain(heads, cells)
     assert len({len(line) for line in text.splitlines()}) == 1
     assert "new against jpeg: -50.1 % bits from 28.0 to 34.5 dB" in bench_text.differences(results)[0]
-    part = bench_text.readme_part(results, "docs/x.png")
-    assert "| new | -50.1 % | 0.100 | 0.200 | n/a | 0 |" in part and "![PSNR against bits a pixel](docs/x.png)" in part
-    readme = f"head\n{bench_text.BEGIN}\nstale\n{bench_text.END}\ntail\n"
-    renewed = bench_text.with_part(readme, part)
+    full = markdown.results_part(results, "x.png")
+    assert "| new | -50.1 % | 0.100 | 0.200 | n/a | 0 |" in full and "![PSNR against bits per pixel](x.png)" in full
+    short = markdown.readme_part(results, "docs/x.png", "docs/results.md")
+    assert "| new |  | 0.100 | 0.200 | n/a |\n| jpeg | -50.1 % |" in short and "[docs/results.md]" in short
+    readme = f"head\n{markdown.BEGIN}\nstale\n{markdown.END}\ntail\n"
+    renewed = markdown.replace_part(readme, short)
     assert renewed.startswith("head\n") and renewed.endswith("tail\n") and "stale" not in renewed
-    assert bench_text.with_part(renewed, part) == renewed
-    for wrong in ("", f"{bench_text.END}{bench_text.BEGIN}", readme + readme):
+    assert markdown.replace_part(renewed, short) == renewed
+    for wrong in ("", f"{markdown.END}{markdown.BEGIN}", readme + readme):
         with pytest.raises(OptionError, match="once"):
-            bench_text.with_part(wrong, part)
+            markdown.replace_part(wrong, short)

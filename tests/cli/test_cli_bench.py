@@ -11,10 +11,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from latcodec.bench import contenders, kodak
+from latcodec.bench import contenders, documents, kodak, markdown
 from latcodec.bench import run as bench
 from latcodec.bench import store as bench_store
-from latcodec.bench import text as bench_text
 from latcodec.cli import bench_inputs as cli_bench_inputs
 from latcodec.cli import bench_outputs as cli_bench_outputs
 from latcodec.cli import main as cli
@@ -136,7 +135,8 @@ def test_what_is_no_good_is_one_line_each_and_the_rest_runs(run):
      ("album --lambdas 1 --rates 3", "exclude each other"), ("album --device cuda", "device cuda"),
      ("album -o album", "holds other things"), ("album -o album/a.png", "is not a folder"),
      ("-", "no picture is left"), ("--fetch kodak", "--fetch kodak DIR"), ("album --fetch-from x", "--fetch"),
-     ("album --readme README.md", "once each"), ("album --readme latin.md", "latin.md: 'utf-8'")],
+     ("album --readme README.md", "once each"), ("album --readme latin.md", "latin.md: 'utf-8'"),
+     ("album --results README.md", "README.md: needs the lines")],
 )  # fmt: skip
 def test_wrong_usage_is_refused_before_any_work(run, monkeypatch, arguments, what):
     import torch
@@ -253,12 +253,12 @@ def test_a_report_that_fails_costs_only_the_report(run, monkeypatch, error):
 
 
 def test_what_was_written_into_readme_during_the_run_stays(run, monkeypatch):
-    monkeypatch.setattr(report, "readme_figure", lambda *_: None)
-    Path("README.md").write_text(f"old\n{bench_text.BEGIN}\n{bench_text.END}\n")
+    monkeypatch.setattr(documents, "readme_figure", lambda *_: None)
+    Path("README.md").write_text(f"old\n{markdown.BEGIN}\n{markdown.END}\n")
     real = bench.measure
 
     def measure(*arguments):
-        Path("README.md").write_text(f"new\n{bench_text.BEGIN}\n{bench_text.END}\n")
+        Path("README.md").write_text(f"new\n{markdown.BEGIN}\n{markdown.END}\n")
         return real(*arguments)
 
     monkeypatch.setattr(bench, "measure", measure)
@@ -272,17 +272,36 @@ def test_what_was_written_into_readme_during_the_run_stays(run, monkeypatch):
 
 
 def test_readme_is_renewed_between_its_markers(run, monkeypatch):
-    monkeypatch.setattr(report, "readme_figure", lambda results, path: path.parent.mkdir() or path.write_bytes(b"png"))
-    Path("README.md").write_text(f"head\n{bench_text.BEGIN}\n{bench_text.END}\ntail\n")
+    monkeypatch.setattr(
+        documents, "readme_figure", lambda results, path: path.parent.mkdir() or path.write_bytes(b"png")
+    )
+    Path("README.md").write_text(f"head\n{markdown.BEGIN}\n{markdown.END}\ntail\n")
     assert run("album", *FEW, "--readme", "README.md", "--quiet").exit_code == 0
     text = Path("README.md").read_text()
     assert text.startswith("head\n") and text.endswith("tail\n") and "| webp |" in text
     assert "made by `latcodec bench album --codecs none" in text and Path("docs/rate-distortion.png").exists()
 
 
+def test_the_page_of_results_is_made_and_renewed(run, monkeypatch):
+    monkeypatch.setattr(documents, "readme_figure", lambda results, path: path.write_bytes(b"png"))
+    Path("README.md").write_text(f"head\n{markdown.BEGIN}\n{markdown.END}\n")
+    Path("pages").mkdir()
+    arguments = ("album", *FEW, "--quiet", "--readme", "README.md", "--results", "pages/results.md")
+    assert run(*arguments).exit_code == 0
+    page = Path("pages/results.md")
+    assert "](pages/rate-distortion.png)" in Path("README.md").read_text()
+    assert page.read_text().startswith("# Results\n") and "](rate-distortion.png)" in page.read_text()
+    assert Path("pages/rate-distortion.png").exists()
+    page.write_text(f"by hand\n{markdown.BEGIN}\nstale\n{markdown.END}\n")
+    assert run(*arguments).exit_code == 0
+    assert (
+        page.read_text().startswith("by hand\n") and "stale" not in page.read_text() and "| webp |" in page.read_text()
+    )
+
+
 def test_one_is_no_plural(run, monkeypatch):
-    monkeypatch.setattr(report, "readme_figure", lambda *_: None)
-    Path("README.md").write_text(f"{bench_text.BEGIN}\n{bench_text.END}\n")
+    monkeypatch.setattr(documents, "readme_figure", lambda *_: None)
+    Path("README.md").write_text(f"{markdown.BEGIN}\n{markdown.END}\n")
     one = ("album/a.png", "--codecs", "none", "--anchors", "jpeg", "--rates", "1")
     result = run(*one, "--readme", "README.md")
     assert "jpeg: 0 of 1 row done after" in result.stderr
