@@ -52,6 +52,20 @@ SPEAKS_S = 10.0  # what all processes fail with is said by the first; the others
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads; torch decides otherwise.")
 @click.option("--compile", is_flag=True, help="Try torch.compile on CUDA: a minute at the start, faster steps.")
+@click.option(
+    "--checkpoint-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="Minutes of training between checkpoints.",
+)
+@click.option(
+    "--validate-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Minutes of training between validations.",
+)
 @click.option("--resume", is_flag=True, help="Go on from OUT's checkpoint; the budget counts from the start.")
 def train(data, output, codec, batch_size, patch, metric, lambda_range, threads, device, options, **others):
     """Train a codec on pictures (files and folders) and export its weights to OUT."""
@@ -99,13 +113,14 @@ def _export(checkpoint: Path, settings) -> None:
     if plan.exporter is None:
         click.echo(f"latcodec: {settings.codec} has no codec yet: {checkpoint} holds what was trained", err=True)
         return
-    click.echo("fitting tables", err=True)
-    path = Path(settings.out) / f"{settings.codec}.safetensors"
     try:
-        plan.export(checkpoint, path, _command(settings), list(settings.data))
+        export = plan.load_exporter()
     except ImportError as error:  # training machines need not have the entropy coder
         click.echo(f"latcodec: {checkpoint}: not exported: {error}; run the command again with --resume", err=True)
         return
+    click.echo("fitting tables", err=True)
+    path = Path(settings.out) / f"{settings.codec}.safetensors"
+    export(checkpoint, path, _command(settings), list(settings.data))
     click.echo(f"{path}: {path.stat().st_size} bytes", err=True)
 
 

@@ -34,22 +34,16 @@ class TrainingPlan:
     start: Callable[[nn.Module, Tensor], Tensor]
     exporter: str | None
 
-    def export(self, checkpoint: Path, out: Path, command: str, data: list[str]) -> Path:
-        """Write the weights file of a checkpoint and its entry in the index beside it.
-
-        Args:
-            checkpoint: What training saved.
-            out: The weights file (safetensors).
-            command: What made the weights; stored in the file.
-            data: Pictures and folders that tables are fitted to.
-
-        Returns:
-            `out`.
+    def load_exporter(self) -> Callable[[Path, Path, str, list[str]], Path]:
+        """Import `export(checkpoint, out, command, data)`, which writes the weights file `out` and returns its path.
 
         Raises:
             ImportError: The entropy coder is not installed.
+            OptionError: No codec writes files with the network yet.
         """
-        return import_module(self.exporter).export(checkpoint, out, command, data)
+        if self.exporter is None:
+            raise OptionError(f"no codec writes files with {self.network.__name__} yet")
+        return import_module(self.exporter).export
 
 
 def _hyperprior() -> TrainingPlan:

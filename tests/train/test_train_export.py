@@ -12,9 +12,10 @@ from PIL import Image
 from skimage import data as photographs
 
 from latcodec import weights
+from latcodec.backends import BACKENDS
 from latcodec.backends.hyperprior import codec as hyperprior
 from latcodec.entropy.range_coder import ideal_bits
-from latcodec.errors import WeightsError
+from latcodec.errors import OptionError, WeightsError
 from latcodec.train import checkpoint, data, plans
 from latcodec.train.export import hyperprior as export
 from latcodec.train.export.files import calibration_crops, corrected_tables
@@ -53,6 +54,16 @@ def test_averages_become_a_network(codec, tmp_path):
         read = found.state_dict()[name]
         assert read.dtype == torch.float32
         assert torch.equal(read, value.half().float() if value.dim() == 4 else value), name
+
+
+@pytest.mark.parametrize("codec", list(plans.PLANS))
+def test_every_codec_that_writes_files_exports_its_weights(codec):
+    plan = plans.plan_of(codec)
+    if codec in {backend.name for backend in BACKENDS}:
+        assert callable(plan.load_exporter())
+    else:
+        with pytest.raises(OptionError, match=f"no codec writes files with {plan.network.__name__}"):
+            plan.load_exporter()
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,7 @@ def test_named_options_are_fields_of_the_network(pictures, tmp_path, monkeypatch
         "0.1",
     ]
     extra = ["-Olatent=32", "--metric", "ms-ssim", "--lambda-range", "1", "2"]
+    extra += ["--checkpoint-minutes", "7", "--validate-minutes", "0.5"]
     done = CliRunner().invoke(cli.cli, [*arguments, *named, *extra])
     assert done.exit_code == 0, done.output
     assert dict(seen[0].options) == {
@@ -166,6 +167,7 @@ def test_named_options_are_fields_of_the_network(pictures, tmp_path, monkeypatch
         "latent": "32",
     }  # fmt: skip
     assert (seen[0].metric, seen[0].patch, seen[0].lambda_range) == ("ms-ssim", 192, (1.0, 2.0))
+    assert (seen[0].checkpoint_minutes, seen[0].validate_minutes) == (7.0, 0.5)
 
 
 def test_the_weight_of_mutual_information_reaches_the_network(pictures, tmp_path):
