@@ -15,7 +15,7 @@ import torch
 
 from latcodec.backends.nc_vae import codec as backend
 from latcodec.backends.nc_vae.network import NCVAE, SIGMA_MIN
-from latcodec.entropy.range_coder import Encoder
+from latcodec.entropy.range_coder import RangeEncoder
 from latcodec.images import read as images
 from latcodec.train.checkpoint import averaged_network
 from latcodec.weights import load_file
@@ -48,7 +48,7 @@ def main(weights: str, checkpoint: str, paths: list[str]) -> None:
         latents = backend.analyse(model, image)
         for number, index in enumerate(INDICES):
             coded = backend.code(model, latents, backend.Options(index, verify=False))
-            frozen = Encoder(model.tables)
+            frozen = RangeEncoder(model.tables)
             backend.transcribe(model, latents, backend.Options(index), frozen, False)
             totals[number] += (8 * len(coded.streams[0]), frozen.bits, *gaussian_bits(network, coded.symbols, index))
     print("| rate index | adaptive bpp | frozen | Gaussian | Eq. 7 |\n|---|---|---|---|---|")

@@ -38,12 +38,12 @@ def now(device: str = "cpu") -> float:
 
 @contextmanager
 def entropy_clock() -> Iterator[EntropyClock]:
-    """Count the time inside `coding.Encoder` and `coding.Decoder`, so that it means the same for every backend."""
-    from latcodec.entropy import range_coder as coding
+    """Count the time inside the range coder, so that it means the same for every backend."""
+    from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 
     clock = EntropyClock()
-    places = [(coding.Encoder, "put", "encode_s"), (coding.Encoder, "finish", "encode_s")]
-    places += [(coding.Decoder, name, "decode_s") for name in ("__init__", "get", "finish")]
+    places = [(RangeEncoder, "encode", "encode_s"), (RangeEncoder, "finish", "encode_s")]
+    places += [(RangeDecoder, name, "decode_s") for name in ("__init__", "decode", "finish")]
     before = [(kind, name, getattr(kind, name)) for kind, name, _ in places]
 
     def timed(method, total: str):

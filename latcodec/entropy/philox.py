@@ -1,8 +1,8 @@
-"""Randomness that encoder and decoder share: a pure function of (seed, stream, row, column), the same everywhere.
+"""Random numbers that encoder and decoder share, each a pure function of (seed, stream, row, column).
 
-Philox4x32-10 is counter-based: any word can be computed without those before it, in integers only, so it never
-depends on how much was drawn, on a library's version or on a machine. Sixteen bits of it select an entry of a frozen
-table of the standard normal distribution, in units of 1 / SCALE, which is data and never recomputed.
+Philox4x32-10 is counter-based: any word can be computed without those before it, in integers only. So a number depends
+neither on how many were drawn before, nor on a library's version, nor on the machine. Sixteen bits of it select an
+entry of a frozen table of the standard normal distribution in units of 1 / SCALE, which is data and never recomputed.
 
 Source: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
@@ -15,8 +15,8 @@ from functools import lru_cache
 import numpy as np
 
 SCALE_BITS = 12
-SCALE = 1 << SCALE_BITS  # of the table: 4096 is one standard deviation
-WORDS = 8  # 16-bit words of one counter
+SCALE = 1 << SCALE_BITS  # one standard deviation in the units of the table
+WORDS = 8  # 16-bit words per counter
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -42,7 +42,15 @@ _TABLE = (
 
 
 def philox4x32(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox4x32-10: counters uint32 [n, 4] and a key of two 32-bit words -> uint32 [n, 4]."""
+    """Compute Philox4x32-10.
+
+    Args:
+        counters: uint32 [n, 4].
+        key: Two 32-bit words.
+
+    Returns:
+        Random words, uint32 [n, 4].
+    """
     a, b, c, d = (counters[:, i].astype(np.uint64) for i in range(4))
     low, high = key
     for _ in range(10):
@@ -57,10 +65,17 @@ def philox4x32(counters: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     return np.stack([a, b, c, d], 1).astype(np.uint32)
 
 
-def words(seed: int, stream: int, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Eight 16-bit words per (row, group of columns): uint16 [n, 8]; word j belongs to column 8 * group + j.
+def random_words(seed: int, stream: int, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return eight 16-bit words per pair of row and group of columns.
 
-    seed: 64 bits; stream: 32 bits; rows: integers [n] in 0..2**64 - 1; groups: integers [n] in 0..2**32 - 1.
+    Args:
+        seed: 64 bits.
+        stream: 32 bits.
+        rows: Integers [n] in 0..2**64 - 1.
+        groups: Integers [n] in 0..2**32 - 1.
+
+    Returns:
+        uint16 [n, 8]; word j belongs to column 8 * group + j.
     """
     rows = np.asarray(rows).astype(np.uint64)
     counters = np.empty((len(rows), 4), np.uint32)
@@ -74,7 +89,7 @@ def words(seed: int, stream: int, rows: np.ndarray, groups: np.ndarray) -> np.nd
 
 @lru_cache(maxsize=1)
 def gaussian_table() -> np.ndarray:
-    """The frozen table, int16 [65536], odd-symmetric and rising."""
+    """Return the frozen table, int16 [65536], odd-symmetric and rising."""
     steps = np.frombuffer(zlib.decompress(base64.b85decode(_TABLE)), "<u2")
     upper = np.cumsum(steps.astype(np.int64))
     table = np.concatenate([-upper[::-1], upper]).astype("<i2")
@@ -85,14 +100,28 @@ def gaussian_table() -> np.ndarray:
 
 
 def gaussian_rows(seed: int, stream: int, rows: np.ndarray, columns: int) -> np.ndarray:
-    """Standard normal numbers in units of 1 / SCALE, int16 [n, columns], of rows [n]."""
+    """Return standard normal numbers in units of 1 / SCALE, int16 [n, columns].
+
+    Args:
+        seed: 64 bits.
+        stream: 32 bits.
+        rows: Integers [n] in 0..2**64 - 1.
+        columns: Number of columns, from column 0 on.
+    """
     groups = -(-columns // WORDS)
     rows = np.asarray(rows)
-    drawn = words(seed, stream, np.repeat(rows, groups), np.tile(np.arange(groups), len(rows)))
-    return gaussian_table()[drawn.reshape(len(rows), groups * WORDS)[:, :columns]]
+    words = random_words(seed, stream, np.repeat(rows, groups), np.tile(np.arange(groups), len(rows)))
+    return gaussian_table()[words.reshape(len(rows), groups * WORDS)[:, :columns]]
 
 
 def uniform(seed: int, stream: int, rows: np.ndarray, column: int) -> np.ndarray:
-    """Uniform numbers in the open interval (0, 1), float64 [n], of rows [n], 32 bits each, for the encoder."""
-    pair = words(seed, stream, rows, np.full(len(rows), column)).astype(np.float64)
+    """Return uniform numbers in the open interval (0, 1), float64 [n], of 32 bits each. For encoders only.
+
+    Args:
+        seed: 64 bits.
+        stream: 32 bits.
+        rows: Integers [n] in 0..2**64 - 1.
+        column: Integer in 0..2**32 - 1.
+    """
+    pair = random_words(seed, stream, rows, np.full(len(rows), column)).astype(np.float64)
     return (pair[:, 0] + 65536 * pair[:, 1] + 0.5) / 2**32

@@ -321,7 +321,7 @@ def _hyper_changed(model):
 
 def _tables_changed(model):
     weights = model.tables.weights.copy()
-    for row in range(model.tables.rows):
+    for row in range(model.tables.num_tables):
         start = model.tables.offsets[row]
         centre = start + weights[start : model.tables.offsets[row + 1]].argmax()
         weights[centre] -= 2**12

@@ -194,20 +194,20 @@ def test_names_keep_their_options():
 
 
 def test_the_entropy_clock_counts_and_leaves_no_trace():
-    from latcodec.entropy import range_coder as coding
-    from latcodec.entropy import tables as coding_tables
+    from latcodec.entropy import range_coder
+    from latcodec.entropy.tables import Tables
 
-    tables = coding_tables.Tables(np.array([2**23, 2**23]), np.array([0, 2]), np.array([0]))
-    methods = (coding.Encoder.put, coding.Decoder.get)
+    tables = Tables(np.array([2**23, 2**23]), np.array([0, 2]), np.array([0]))
+    methods = (range_coder.RangeEncoder.encode, range_coder.RangeDecoder.decode)
     symbols, rows = np.zeros(50000, np.int32), np.zeros(50000, np.uint16)
     with stopwatch.entropy_clock() as clock:
-        encoder = coding.Encoder(tables)
-        encoder.put(symbols, rows)
+        encoder = range_coder.RangeEncoder(tables)
+        encoder.encode(symbols, rows)
         data = encoder.finish()
         assert clock.encode_s > 0 == clock.decode_s
-        assert np.array_equal(coding.Decoder(data, tables).get(rows), symbols)
+        assert np.array_equal(range_coder.RangeDecoder(data, tables).decode(rows), symbols)
     assert clock.decode_s > 0
-    assert (coding.Encoder.put, coding.Decoder.get) == methods
+    assert (range_coder.RangeEncoder.encode, range_coder.RangeDecoder.decode) == methods
 
 
 def test_cuda_is_waited_for_before_the_clock_is_read(monkeypatch):

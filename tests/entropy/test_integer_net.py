@@ -78,18 +78,30 @@ def test_equals_the_integer_reference(name, seed):
         assert np.array_equal(net(x), reference(net, x))
 
 
+def test_exact_integers():
+    layer = nn.Conv2d(1, 1, 3, padding=1)
+    with torch.no_grad():
+        layer.weight.copy_((torch.arange(9.0).view(1, 1, 3, 3) - 4) / 8)
+        layer.bias.fill_(-0.25)
+    net = quantise(nn.Sequential(layer, leaky()))
+    assert net.layers[0].weight.flatten().tolist() == [4096 * n for n in (-4, -3, -2, -1, 0, 1, 2, 3, 4)]
+    assert (net.layers[0].shift, net.layers[0].bias.tolist()) == (15, [-1024 * 2**15])
+    x = np.array([[[-3000, -2000, -1000], [0, 1000, 2000]]])
+    assert net(x).tolist() == [[[-97, 601, 226], [726, 1726, 226]]]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_bands_change_nothing(name, monkeypatch):
+def test_tiles_change_nothing(name, monkeypatch):
     net = quantise(network(name))
     channels = net.layers[0].weight.shape[0 if net.layers[0].transposed else 1]
     x = fixed_point((channels, 37, 5), 4)
     whole = net(x)
-    monkeypatch.setattr(integer_net, "BAND", 1)
+    monkeypatch.setattr(integer_net, "TILE_POSITIONS", 1)
     ran = []
     monkeypatch.setattr(net, "_run", lambda part, run=net._run: ran.append(part.shape[1]) or run(part))
     assert np.array_equal(net(x), whole)
-    banded = all(layer.transposed or layer.stride == 1 for layer in net.layers)
-    assert len(ran) == (10 if banded else 1) and (not banded or max(ran) < 37)
+    tiled = all(layer.transposed or layer.stride == 1 for layer in net.layers)
+    assert len(ran) == (10 if tiled else 1) and (not tiled or max(ran) < 37)
 
 
 def test_equals_the_reference_at_the_limits():

@@ -5,8 +5,16 @@ import hashlib
 import numpy as np
 import pytest
 
-from latcodec.entropy import philox as shared_random
-from latcodec.entropy.philox import SCALE, TABLE_SHA256, gaussian_rows, gaussian_table, philox4x32, uniform, words
+from latcodec.entropy import philox
+from latcodec.entropy.philox import (
+    SCALE,
+    TABLE_SHA256,
+    gaussian_rows,
+    gaussian_table,
+    philox4x32,
+    random_words,
+    uniform,
+)
 
 # Random123's kat_vectors: counter, key, result.
 VECTORS = [
@@ -26,7 +34,7 @@ def test_published_vectors(counter, key, expected):
 
 
 def test_words_are_the_counter_in_little_endian_halves():
-    word = words(0x299F31D0_A4093822, 0x03707344, np.array([0x13198A2E_85A308D3]), np.array([0x243F6A88]))
+    word = random_words(0x299F31D0_A4093822, 0x03707344, np.array([0x13198A2E_85A308D3]), np.array([0x243F6A88]))
     expected = np.array(VECTORS[2][2], "<u4").view("<u2")
     assert word[0].tolist() == expected.tolist()
 
@@ -50,9 +58,17 @@ def test_table_is_the_quantile_function():
 
 
 def test_a_changed_table_is_refused(monkeypatch):
-    monkeypatch.setattr(shared_random, "TABLE_SHA256", "0" * 64)
+    monkeypatch.setattr(philox, "TABLE_SHA256", "0" * 64)
     with pytest.raises(AssertionError, match="frozen"):
         gaussian_table.__wrapped__()
+
+
+def test_exact_numbers():
+    assert gaussian_rows(5, 1, np.array([0, 2**32]), 9).tolist() == [
+        [624, -2405, 29, -2293, -18, 2055, -3709, -5998, 690],
+        [-3636, -3672, 3043, 3145, -4072, 988, -2671, -322, -4650],
+    ]
+    assert uniform(1, 2, np.array([0, 7]), 3).tolist() == [0.9885923851979896, 0.4561791791347787]
 
 
 def test_one_row_again_is_the_row_of_the_codebook():

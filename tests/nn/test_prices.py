@@ -33,7 +33,7 @@ NETWORK = ContextHyperprior(SMALL)
 def tables() -> Tables:
     """Of y, details and z, each its own: zeros are cheaper than the logistic says, those of z dearer."""
     base, pmfs = logistic_tables(backend.sigmas()), []
-    for row in range(base.rows):
+    for row in range(base.num_tables):
         pmf = base.weights[base.offsets[row] : base.offsets[row + 1]].astype(np.float64)
         pmf[-base.minimums[row]] *= (3.0, 2.0, 0.5)[row // prices.ROWS]
         pmfs.append(pmf)

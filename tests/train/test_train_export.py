@@ -114,13 +114,13 @@ def test_calibration_crops_are_spread_over_the_training_pictures(pictures, capsy
 
 def test_corrected_tables_are_the_logistic_until_something_is_counted():
     base = logistic_tables(np.array([0.5, 8.0]))
-    nothing = [np.zeros(base.size(row)) for row in range(base.rows)]
+    nothing = [np.zeros(base.size(row)) for row in range(base.num_tables)]
     assert np.array_equal(corrected_tables(base, nothing, [0.5, 8.0]).weights, base.weights)
 
 
 def test_corrected_tables_fold_symmetric_rows_and_smooth_wide_ones():
     base = logistic_tables(np.array([0.5, 0.5, 16.0]))
-    counts = [np.zeros(base.size(row)) for row in range(base.rows)]
+    counts = [np.zeros(base.size(row)) for row in range(base.num_tables)]
     for row, count in enumerate(counts):
         count[3 - base.minimums[row]] = 1e6
     fitted = corrected_tables(base, counts, [0.5, None, 16.0])

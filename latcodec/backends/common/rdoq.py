@@ -41,7 +41,7 @@ def _saved(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _saved_of_rows(tables: Tables) -> np.ndarray:
     """`_saved` of symbols -LARGEST_PRICED ... LARGEST_PRICED in each row, float64 [rows, symbols]."""
-    rows, symbols = np.mgrid[: tables.rows, -LARGEST_PRICED : LARGEST_PRICED + 1].astype(np.int32)
+    rows, symbols = np.mgrid[: tables.num_tables, -LARGEST_PRICED : LARGEST_PRICED + 1].astype(np.int32)
     bits = [symbol_bits(some.ravel(), rows.ravel(), tables) for some in (symbols, symbols - np.sign(symbols))]
     return (bits[0] - bits[1]).reshape(rows.shape)
 
@@ -57,7 +57,7 @@ def symbol_bits(symbols: np.ndarray, rows: np.ndarray, tables: Tables) -> np.nda
 
 def prices_of_rows(tables: Tables, device: torch.device) -> Tensor:
     """Bits of symbols -LARGEST_PRICED ... LARGEST_PRICED in each row of the tables, float32 [rows, symbols]."""
-    rows, symbols = np.mgrid[: tables.rows, -LARGEST_PRICED : LARGEST_PRICED + 1]
+    rows, symbols = np.mgrid[: tables.num_tables, -LARGEST_PRICED : LARGEST_PRICED + 1]
     bits = symbol_bits(symbols.ravel().astype(np.int32), rows.ravel(), tables).reshape(rows.shape)
     return torch.from_numpy(bits.astype(np.float32)).to(device)
 

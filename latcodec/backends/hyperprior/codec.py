@@ -51,7 +51,7 @@ from latcodec.backends.common.shared import (
 from latcodec.backends.hyperprior.network import HYPER_STRIDE, IMAGE_STRIDE, Config, Hyperprior
 from latcodec.container.format import Payload
 from latcodec.entropy.integer_net import quantise
-from latcodec.entropy.range_coder import Decoder, Encoder
+from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.entropy.tables import Tables
 from latcodec.nn.tiling import in_strips
 
@@ -123,9 +123,9 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
     if error_bits:
         flat = bounded(residual).numpy().ravel()
         y_symbols = pricing.round_by_price(flat, y_rows, model.tables, error_bits).reshape(y_symbols.shape)
-    encoder = Encoder(model.tables)
-    encoder.put(z_symbols.ravel(), z_rows)
-    encoder.put(y_symbols.ravel(), y_rows)
+    encoder = RangeEncoder(model.tables)
+    encoder.encode(z_symbols.ravel(), z_rows)
+    encoder.encode(y_symbols.ravel(), y_rows)
     stream = encoder.finish()
     crc = crc_of(z_symbols, y_symbols, means, y_rows)
     coded = time.perf_counter()
@@ -148,11 +148,11 @@ encode = timed(analyse, code)
 def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]):
     """Symbols of z and y, means and rows; shape is (h, w) of y."""
     h, w = (-(-side // HYPER_STRIDE) for side in shape)
-    decoder = Decoder(stream, model.tables)
+    decoder = RangeDecoder(stream, model.tables)
     _, z_rows = model.prior_of_z(rate_index, (h, w))
-    z_symbols = decoder.get(z_rows).reshape(-1, h, w)
+    z_symbols = decoder.decode(z_rows).reshape(-1, h, w)
     means, y_rows = model.prior_of_y(z_symbols, rate_index, shape)
-    y_symbols = decoder.get(y_rows).reshape(means.shape)
+    y_symbols = decoder.decode(y_rows).reshape(means.shape)
     decoder.finish()
     return z_symbols, y_symbols, means, y_rows
 

@@ -46,7 +46,7 @@ from latcodec.backends.hyperprior_context.export import export
 from latcodec.backends.hyperprior_context.network import IMAGE_STRIDE
 from latcodec.backends.hyperprior_context.picture import LatentsAtRates, analyse, soft_beside, synthesise
 from latcodec.container.format import Payload
-from latcodec.entropy.range_coder import Decoder, Encoder
+from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.errors import OptionError
 from latcodec.rates import METRICS
 
@@ -182,11 +182,11 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
     start = time.perf_counter()
     functions = model.at_rate(rate)
     shape = tuple(latents.y.shape[1:])
-    encoder = Encoder(model.tables)
+    encoder = RangeEncoder(model.tables)
     replay = Replay() if options.verify else None
 
     def put(symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        encoder.put(symbols, rows)
+        encoder.encode(symbols, rows)
         return symbols
 
     def taker(values: torch.Tensor, gain: str, weight: float, silent: np.ndarray) -> Take:
@@ -265,16 +265,16 @@ def _crc(walked: Walked) -> int:
 
 def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, int], ask: Ask = ask) -> Walked:
     """The integers of a stream; shape is (h, w) of y; ask: see `Model.walk`."""
-    decoder = Decoder(stream, model.tables)
+    decoder = RangeDecoder(stream, model.tables)
 
     def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
-        return spread(decoder.get(rows), there)
+        return spread(decoder.decode(rows), there)
 
     def begin_details(*y: np.ndarray) -> tuple[np.ndarray, int, details.Shift, details.Take]:
-        sixteenths, filtered = details.count_of(decoder.get(details.counted(0)[1]))
-        filter_symbols = wiener.receive(decoder.get) if filtered else wiener.none()
-        shifts = lambda group, rows: decoder.get(details.shift_rows(len(rows)))  # noqa: E731
-        return filter_symbols, sixteenths, shifts, lambda group, rows: decoder.get(rows)
+        sixteenths, filtered = details.count_of(decoder.decode(details.counted(0)[1]))
+        filter_symbols = wiener.receive(decoder.decode) if filtered else wiener.none()
+        shifts = lambda group, rows: decoder.decode(details.shift_rows(len(rows)))  # noqa: E731
+        return filter_symbols, sixteenths, shifts, lambda group, rows: decoder.decode(rows)
 
     walked = model.walk(rate, shape, take, take, begin_details, ask)
     decoder.finish()

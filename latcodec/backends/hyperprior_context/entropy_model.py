@@ -110,8 +110,8 @@ class Model(HyperModel):
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
         """The context networks and those of the details."""
-        if self.tables.rows != ROWS:
-            raise WeightsError(f"tables: {self.tables.rows} rows, not {ROWS}")
+        if self.tables.num_tables != ROWS:
+            raise WeightsError(f"tables: there are {self.tables.num_tables} tables, not {ROWS}")
         self.contexts = {one: [self.nets[f"{one}.{k}"] for k in range(1, STEPS)] for one in CONTEXTS + Z_CONTEXTS}
         self.details = details.IntegerDetails(self.nets, tensors) if self.network.config.details else None
         self._functions: dict[tuple, dict[str, torch.Tensor]] = {}

@@ -43,11 +43,11 @@ DRIFT_BOUNDS = np.array([247, 332, 446, 600, 806, 1083, 1455, 1956, 2629, 3533, 
 
 
 class Coder(Protocol):
-    """Encoder or Decoder of `coding.py`, or what stands in for an encoder."""
+    """RangeEncoder or RangeDecoder, or what stands in for an encoder."""
 
-    def put(self, symbols: np.ndarray, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> None: ...
+    def encode(self, symbols: np.ndarray, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> None: ...
 
-    def get(self, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> np.ndarray: ...
+    def decode(self, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> np.ndarray: ...
 
 
 class Drift:
@@ -80,7 +80,7 @@ class Counts:
     def __init__(self, tables: Tables):
         self._frozen, self.tables = tables, tables
         entries = np.diff(tables.offsets)
-        self._row = np.repeat(np.arange(tables.rows), entries)  # of each weight
+        self._row = np.repeat(np.arange(tables.num_tables), entries)  # of each weight
         self._narrow = entries <= FOLLOWED_ENTRIES
         self.counts = np.zeros(len(tables.weights), np.int64)
 
@@ -199,12 +199,12 @@ def walk(
             rows = ROW[key]
             now, counted = (tables, None) if counts is None else (counts.tables, counts.counts)
             if choose is None:
-                residuals = coder.get(rows.ravel(), now, counted).reshape(rows.shape)
+                residuals = coder.decode(rows.ravel(), now, counted).reshape(rows.shape)
                 values = sign * residuals + centre
             else:
                 values = choose(Step(first, last, lattices, rows, centre, sign, now))
                 residuals = sign * (values - centre)
-                coder.put(residuals.ravel(), rows.ravel(), now, counted)
+                coder.encode(residuals.ravel(), rows.ravel(), now, counted)
             if drift is not None:
                 drift.add(first, residuals, rows)
             scatter(of_group, values, lattices)

@@ -36,7 +36,7 @@ from latcodec.backends.nc_vae.adaptive import Step, walk
 from latcodec.backends.nc_vae.contexts import MEAN_BITS, Contexts
 from latcodec.backends.nc_vae.network import IMAGE_STRIDE, NCVAE, PREDICTED, Config, groups_of
 from latcodec.container.format import Payload
-from latcodec.entropy.range_coder import Decoder, Encoder
+from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.entropy.tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.nn.layers import logistic_bits
@@ -88,8 +88,8 @@ class Model:
             load_floats(self.network, tensors, _floats)
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
             self.contexts = Contexts(**{name: tensors[f"contexts.{name}"] for name in _PARTS}, product=_product)
-            if self.tables.rows != ctx.ROWS:
-                raise WeightsError(f"{self.tables.rows} tables, {ctx.ROWS} are needed")
+            if self.tables.num_tables != ctx.ROWS:
+                raise WeightsError(f"{self.tables.num_tables} tables, {ctx.ROWS} are needed")
             if self.contexts.channels != self.network.config.latent:
                 raise WeightsError(f"contexts of {self.contexts.channels} channels")
         except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
@@ -178,7 +178,7 @@ def _rate_of_contexts(model: Model, rate_index: int) -> dict[str, torch.Tensor]:
 
 def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
     start = time.perf_counter()
-    encoder = Encoder(model.tables)
+    encoder = RangeEncoder(model.tables)
     symbols, means = transcribe(model, latents, options, encoder, error_bits=error_bits)
     stream = encoder.finish()
     seconds = {"entropy": time.perf_counter() - start}
@@ -206,7 +206,7 @@ def decode_integers(
     model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Symbols int32 [C, h, w] and means int32 [P, h, w]."""
-    decoder = Decoder(stream, model.tables)
+    decoder = RangeDecoder(stream, model.tables)
     symbols, means = walk(model.contexts, model.tables, rate_index, shape, decoder)
     decoder.finish()
     return symbols, means

@@ -33,7 +33,7 @@ from latcodec.backends.pln.options import Options
 from latcodec.backends.pln.samplers import Layout
 from latcodec.container.format import Payload
 from latcodec.entropy.integer_net import FRACTION_BITS
-from latcodec.entropy.range_coder import Encoder, ideal_bits
+from latcodec.entropy.range_coder import RangeEncoder, ideal_bits
 from latcodec.errors import DriftError, FormatError
 from latcodec.nn.tiling import in_strips
 
@@ -165,17 +165,17 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
 
     start = time.perf_counter()
     integers = Integers(z2, rows, means, values)
-    encoder = Encoder(model.tables)
+    encoder = RangeEncoder(model.tables)
     puts = {
         2: [(jumps2.ravel(), model.jumps_of_z2(index, z2[0].size))],
         1: [(jumps1.ravel(), model.jumps_of_z1(index, rows))],
     }
-    encoder.put(*puts[2][0])
-    encoder.put(*puts[1][0])
+    encoder.encode(*puts[2][0])
+    encoder.encode(*puts[1][0])
     raw = np.concatenate(chosen)
     if sampler == "rejection":
         puts[1].append((raw.astype(np.int32), np.concatenate(chosen_rows)))
-        encoder.put(*puts[1][1])
+        encoder.encode(*puts[1][1])
         raw = raw[:0]
     head = pln_wire.pack_indices(chosen2, kappa)
     protected = head + pln_parity.parity(head)

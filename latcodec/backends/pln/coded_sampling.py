@@ -23,7 +23,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from latcodec.entropy.philox import SCALE, gaussian_rows, gaussian_table, uniform, words
+from latcodec.entropy.philox import SCALE, gaussian_rows, gaussian_table, random_words, uniform
 
 SEED = 0x6C61_7463_6F64_6563
 CANDIDATES, GUMBEL, REJECTION, SHARDS = 0, 1, 2, 16  # streams of shared_random
@@ -155,7 +155,7 @@ def _gumbel_numbers(kappa: int) -> np.ndarray:
 
 def _gumbel(blocks: np.ndarray, first: int, count: int, kappa: int) -> np.ndarray:
     """Gumbel noise of candidates of some blocks: one row of numbers, begun at another place for each block."""
-    starts = words(SEED, GUMBEL, blocks, np.ones(len(blocks), np.int64))[:, 0].astype(np.int64)
+    starts = random_words(SEED, GUMBEL, blocks, np.ones(len(blocks), np.int64))[:, 0].astype(np.int64)
     return _gumbel_numbers(kappa)[(starts[:, None] + first + np.arange(count)) & ((1 << kappa) - 1)]
 
 
@@ -176,7 +176,7 @@ def sample(plan: Plan, indices: np.ndarray, size: int, stream: int = CANDIDATES)
     groups = -(-plan.counts // 8)
     starts = np.cumsum(groups) - groups
     number = np.arange(int(groups.sum())) - np.repeat(starts, groups)
-    drawn = words(SEED, stream, np.repeat(indices, groups), number)
+    drawn = random_words(SEED, stream, np.repeat(indices, groups), number)
     out = np.zeros(size, np.int64)
     out[plan.order] = gaussian_table()[drawn[starts[plan.block] + (plan.column >> 3), plan.column & 7]]
     return out

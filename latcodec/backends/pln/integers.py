@@ -16,7 +16,7 @@ from latcodec.backends.pln import wire as pln_wire
 from latcodec.backends.pln.entropy_model import VALUE_BITS, Model, to_value
 from latcodec.backends.pln.network import HYPER_STRIDE
 from latcodec.container.format import Payload
-from latcodec.entropy.range_coder import Decoder
+from latcodec.entropy.range_coder import RangeDecoder
 
 MOST_DIMENSIONS = 2**22  # that share a plan, for the memory large pictures take; part of the format
 
@@ -63,8 +63,8 @@ def decode_integers(model: Model, payload: Payload, shape: tuple[int, int], tole
     sound = True
     if tolerant and len(check) == start - length:
         head, sound = pln_parity.corrected(head, check)
-    decoder = Decoder(payload.streams[0], model.tables)
-    jumps = decoder.get(model.jumps_of_z2(index, cells)).reshape(z2_shape)
+    decoder = RangeDecoder(payload.streams[0], model.tables)
+    jumps = decoder.decode(model.jumps_of_z2(index, cells)).reshape(z2_shape)
     samples = coded_sampling.sample(plan, pln_wire.unpack_indices(head, kappa, len(plan.counts)), size)
     z2 = model.z2_of(index, samples.reshape(z2_shape), jumps)
     means, rows = model.prior_of_z1(z2, index, shape)
@@ -74,13 +74,13 @@ def decode_integers(model: Model, payload: Payload, shape: tuple[int, int], tole
     if not sound or (tolerant and -(-due * kappa // 8) != len(rest)):
         return Integers(z2, rows, means, values)
     indices, start = pln_wire.unpack_indices(rest, kappa, due), 0
-    jumps = decoder.get(model.jumps_of_z1(index, rows)).reshape(rows.shape)
+    jumps = decoder.decode(model.jumps_of_z1(index, rows)).reshape(rows.shape)
     for band, plan in zip(bands(rows.shape), plans, strict=True):
         some = rows[:, band]
         flat, stop = some.ravel(), start + len(plan.counts) * layout.shards
         mine = indices[start:stop]
         if layout.sampler == "rejection":
-            mine = decoder.get(model.index_row[flat[model.classes.bits[flat] > 0]]).astype(np.int64)
+            mine = decoder.decode(model.index_row[flat[model.classes.bits[flat] > 0]]).astype(np.int64)
         samples = samplers.sample(layout, model.classes, plan, flat, mine).reshape(some.shape)
         values[:, band] = to_value(samples, model.row_scale[some], jumps[:, band], model.row_step[some], VALUE_BITS)
         start = stop

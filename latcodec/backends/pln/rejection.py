@@ -13,7 +13,7 @@ candidate per dimension and step; no value is sent beside the code.
 import numpy as np
 
 from latcodec.backends.pln.coded_sampling import REJECTION, SEED
-from latcodec.entropy.philox import SCALE, gaussian_table, uniform, words
+from latcodec.entropy.philox import SCALE, gaussian_table, random_words, uniform
 
 BUDGET_BITS = 10
 _UNIFORM = 3  # the stream of the acceptances
@@ -66,7 +66,7 @@ def _above(mean: np.ndarray, deviation: np.ndarray, level: np.ndarray) -> np.nda
 
 
 def _candidates(dimensions: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    drawn = words(SEED, REJECTION, indices, dimensions >> 3)
+    drawn = random_words(SEED, REJECTION, indices, dimensions >> 3)
     return gaussian_table()[drawn[np.arange(len(dimensions)), dimensions & 7]].astype(np.int64)
 
 

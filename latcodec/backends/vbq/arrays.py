@@ -21,7 +21,7 @@ import numpy as np
 
 from latcodec.backends.vbq import quantiser as vbq
 from latcodec.backends.vbq.codebooks import entropy_constrained, uniform_start
-from latcodec.entropy.range_coder import Decoder, Encoder
+from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.entropy.tables import TOTAL, Tables
 from latcodec.errors import FormatError, OptionError, WeightsError
 
@@ -76,9 +76,9 @@ def compress(mean: np.ndarray, sigma: np.ndarray | float, lmbda: float) -> bytes
               for start in _starts(target[pick], weight[pick], quantiles)]  # fmt: skip
     start = min(trials, key=lambda trial: trial[0][3])[1]
     points, counts, symbols, _ = _attempt(start, target, weight, quantiles, flat.size)
-    encoder = Encoder(_tables(counts))
+    encoder = RangeEncoder(_tables(counts))
     if len(points) > 1:
-        encoder.put(symbols.astype(np.int32), np.zeros(len(symbols), np.uint16))
+        encoder.encode(symbols.astype(np.int32), np.zeros(len(symbols), np.uint16))
     head = zlib.compress(_head(mean, centre, scale, quantiles, points, counts), 9)
     body = MAGIC + _varints([len(head)]) + head + encoder.finish()
     return body + zlib.crc32(body).to_bytes(4, "little")
@@ -120,9 +120,9 @@ def decompress(data: bytes, max_values: int = MAX_VALUES) -> np.ndarray:
         if float(np.array(counts) @ tables.bits[:-1]) > 8 * len(stream) + 64:
             raise FormatError(f"field stream: {len(stream)} bytes cannot hold {math.prod(shape)} values")
         symbols = np.zeros(math.prod(shape), np.int32)
-        decoder = Decoder(stream, tables)
+        decoder = RangeDecoder(stream, tables)
         if count > 1:
-            symbols = decoder.get(np.zeros(math.prod(shape), np.uint16))
+            symbols = decoder.decode(np.zeros(math.prod(shape), np.uint16))
         decoder.finish()
         if symbols.size and symbols.max() >= count:
             raise FormatError("field stream: a symbol is no code point")

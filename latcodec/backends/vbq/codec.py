@@ -32,7 +32,7 @@ from latcodec.backends.vbq.grids import Posterior
 from latcodec.backends.vbq.network import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.backends.vbq.quantiser import VALUE_BITS
 from latcodec.container.format import Payload
-from latcodec.entropy.range_coder import Decoder, Encoder, ideal_bits
+from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder, ideal_bits
 from latcodec.errors import DriftError, FormatError, OptionError
 from latcodec.nn.tiling import in_strips
 
@@ -151,9 +151,9 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     rows = (local.ravel() + first).astype(np.uint16)
     del field, posterior, local  # 40 bytes a pixel that verifying need not carry
     chosen = time.perf_counter()
-    encoder = Encoder(model.tables)
-    encoder.put(z_symbols.ravel(), z_rows)
-    encoder.put(symbols.ravel(), rows)
+    encoder = RangeEncoder(model.tables)
+    encoder.encode(z_symbols.ravel(), z_rows)
+    encoder.encode(symbols.ravel(), rows)
     stream = encoder.finish()
     crc = crc_of(z_symbols, symbols, values, rows)
     coded = time.perf_counter()
@@ -194,16 +194,16 @@ def decode_integers(model: Model, stream: bytes, options: Options, shape: tuple[
     index = options.nearest_index
     noise = model.noise(index, options.lambda_code)
     first, _, grid = model.sets[options.quantizer, options.prior]
-    decoder = Decoder(stream, model.tables)
+    decoder = RangeDecoder(stream, model.tables)
     if options.prior == "hyper":
         h, w = (-(-side // HYPER_STRIDE) for side in shape)
-        z_symbols = decoder.get(model.prior_of_z(index, (h, w))[1]).reshape(-1, h, w)
+        z_symbols = decoder.decode(model.prior_of_z(index, (h, w))[1]).reshape(-1, h, w)
         field = model.prior_of_y(z_symbols, index, shape)
     else:
         z_symbols, field = np.zeros((0, 1, 1), np.int32), model.factorized_prior()
     local = np.broadcast_to(grid.rows(field, noise), (model.network.config.latent, *shape))
     rows = (local.ravel() + first).astype(np.uint16)
-    symbols = decoder.get(rows).reshape(local.shape)
+    symbols = decoder.decode(rows).reshape(local.shape)
     decoder.finish()
     try:
         return z_symbols, symbols, grid.values(symbols, local, field, noise), rows

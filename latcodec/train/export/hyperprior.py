@@ -26,7 +26,7 @@ def fitted_tables(model, pictures: list[np.ndarray], backend=backend) -> Tables:
     backend: the module of the model, whose Coded has `counted`.
     """
     base = logistic_tables(backend.sigmas())
-    counts = [np.zeros(base.size(row)) for row in range(base.rows)]
+    counts = [np.zeros(base.size(row)) for row in range(base.num_tables)]
     for number, picture in enumerate(pictures):
         latents = backend.analyse(model, picture)
         for index in range(model.lowest_index + number % CALIBRATION_STEP, backend.RATES, CALIBRATION_STEP):

@@ -50,9 +50,9 @@ class _Census:
     """Takes an encoder's place and counts symbols by row."""
 
     def __init__(self, tables: Tables):
-        self.counts = [np.zeros(tables.size(row)) for row in range(tables.rows)]
+        self.counts = [np.zeros(tables.size(row)) for row in range(tables.num_tables)]
 
-    def put(self, symbols: np.ndarray, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> None:
+    def encode(self, symbols: np.ndarray, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> None:
         order = np.argsort(rows, kind="stable")
         starts = np.flatnonzero(np.diff(rows[order], prepend=-1))
         for places in np.split(order, starts[1:]):
@@ -71,7 +71,7 @@ def fitted_tables(model: backend.Model, pictures: list[np.ndarray]) -> Tables:
         for index in range(number % CALIBRATION_STEP, backend.RATES, CALIBRATION_STEP):
             backend.transcribe(model, latents, backend.Options(index), census)
     near_zero = {int(ctx.rows_of(np.array(s), np.array(0))): size for s, size in enumerate(ctx.sizes().tolist())}
-    return corrected_tables(base, census.counts, [near_zero.get(row) for row in range(base.rows)])
+    return corrected_tables(base, census.counts, [near_zero.get(row) for row in range(base.num_tables)])
 
 
 def fit(network: NCVAE, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:

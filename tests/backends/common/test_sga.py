@@ -214,7 +214,7 @@ def test_soft_rounding_hardens():
 def test_rounding_by_price_is_the_better_of_two(model, module):
     tables = model.tables
     rng = np.random.default_rng(0)
-    rows = rng.integers(tables.rows - 40, tables.rows - 14, 5000).astype(np.uint16)
+    rows = rng.integers(tables.num_tables - 40, tables.num_tables - 14, 5000).astype(np.uint16)
     residual = (rng.standard_normal(5000) * 3).astype(np.float32)
     chosen = pricing.round_by_price(residual, rows, tables, 4.0)
     nearest = np.rint(residual).astype(np.int32)
@@ -259,7 +259,7 @@ def test_soft_bits_are_the_tables_at_integers_and_smooth_between(model):
 
 def test_escapes_are_priced_as_they_are_coded(model):
     tables, rng = model.tables, np.random.default_rng(4)
-    rows = rng.integers(0, tables.rows, 300).astype(np.uint16)
+    rows = rng.integers(0, tables.num_tables, 300).astype(np.uint16)
     symbols = (rng.standard_normal(300) * 10.0 ** rng.integers(0, 6, 300)).astype(np.int32)
     from latcodec.entropy.range_coder import ideal_bits
 

@@ -255,7 +255,7 @@ def test_hyper_latents_have_tables_of_their_own(network, model, photograph):
     count = NARROW.hyper_latent * shape[0] * shape[1]
     for one in coded:
         assert len(one.z_symbols) == len(one.z_rows) == count
-        assert Z_ROW <= one.z_rows.min() and one.z_rows.max() < ROWS == dear.tables.rows
+        assert Z_ROW <= one.z_rows.min() and one.z_rows.max() < ROWS == dear.tables.num_tables
     assert coded[1].estimated_bits > coded[0].estimated_bits + 3 * count
     rate = dear.rate(0)
     assert dear.least_bits_of_z(rate, shape) > model.least_bits_of_z(rate, shape) + count / 4 * 3
@@ -267,7 +267,7 @@ def test_hyper_latents_have_tables_of_their_own(network, model, photograph):
 
 def test_weights_without_tables_of_hyper_latents_are_refused(network):
     tensors = backend.export(network, logistic_tables(backend.sigmas()[:Z_ROW]))
-    with pytest.raises(WeightsError, match="128 rows, not 192"):
+    with pytest.raises(WeightsError, match="there are 128 tables, not 192"):
         backend.Model(Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(network), tensors))
 
 

@@ -37,7 +37,7 @@ from latcodec.backends.hyperprior_context.residual_network import (
 )
 from latcodec.container.format import Payload
 from latcodec.entropy.integer_net import FRACTION_BITS, IntegerNet
-from latcodec.entropy.range_coder import Encoder
+from latcodec.entropy.range_coder import RangeEncoder
 from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
 from latcodec.nn.layers import GDN, Residual, logistic_bits, round_straight_through
 from latcodec.train.checkpoint import initialise
@@ -646,16 +646,16 @@ def test_verification_runs_no_network_twice(model, photograph, monkeypatch):
 
 
 def test_verification_notices_another_stream(model, photograph, monkeypatch):
-    image, finish = np.ascontiguousarray(photograph[:64, :96]), Encoder.finish
+    image, finish = np.ascontiguousarray(photograph[:64, :96]), RangeEncoder.finish
     for place in (3, 40, -5):
 
-        def damaged(encoder: Encoder, place: int = place) -> bytes:
+        def damaged(encoder: RangeEncoder, place: int = place) -> bytes:
             stream = bytearray(finish(encoder))
             stream[place] ^= 16
             return bytes(stream)
 
         with monkeypatch.context() as patched, pytest.raises((DriftError, FormatError)):
-            patched.setattr(Encoder, "finish", damaged)
+            patched.setattr(RangeEncoder, "finish", damaged)
             backend.encode(model, image, backend.Options(200))
 
 

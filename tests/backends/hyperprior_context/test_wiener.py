@@ -21,7 +21,7 @@ from latcodec.backends.hyperprior_context import wiener
 from latcodec.backends.hyperprior_context.picture import soft_beside
 from latcodec.backends.hyperprior_context.residual_network import colour_transform
 from latcodec.container.format import Payload
-from latcodec.entropy.range_coder import Decoder, Encoder
+from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.errors import DriftError, FormatError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,8 +57,8 @@ def changed(image: np.ndarray) -> torch.Tensor:
 
 
 def bits_of(symbols: np.ndarray, tables) -> float:
-    encoder = Encoder(tables)
-    wiener.send(symbols, encoder.put)
+    encoder = RangeEncoder(tables)
+    wiener.send(symbols, encoder.encode)
     return encoder.bits
 
 
@@ -208,10 +208,10 @@ def test_of_gray_pictures_what_is_shown_is_the_mean(model, photograph):
 def test_what_is_sent_is_received(model):
     symbols = np.random.default_rng(0).integers(-70, 70, wiener.SYMBOLS).astype(np.int32)
     symbols[:3] = -30, 0, 60
-    encoder = Encoder(model.tables)
-    wiener.send(symbols, encoder.put)
-    decoder = Decoder(encoder.finish(), model.tables)
-    assert np.array_equal(wiener.receive(decoder.get), symbols)
+    encoder = RangeEncoder(model.tables)
+    wiener.send(symbols, encoder.encode)
+    decoder = RangeDecoder(encoder.finish(), model.tables)
+    assert np.array_equal(wiener.receive(decoder.decode), symbols)
     decoder.finish()
 
 

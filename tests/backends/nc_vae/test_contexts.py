@@ -9,7 +9,7 @@ from latcodec.backends.nc_vae import adaptive, contexts
 from latcodec.backends.nc_vae import network as ncvae
 from latcodec.backends.nc_vae.adaptive import Counts, Drift, Step, gather, scatter, walk
 from latcodec.backends.nc_vae.contexts import Contexts
-from latcodec.entropy.range_coder import Decoder, Encoder, ideal_bits
+from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder, ideal_bits
 from latcodec.entropy.tables import TOTAL, Tables
 from latcodec.errors import FormatError, WeightsError
 from latcodec.train.export.nc_vae import logistic_tables
@@ -51,7 +51,7 @@ def some_symbols(shape: tuple[int, int], seed: int = 0, spread: float = 3.0) -> 
 
 
 def encode(model: Contexts, symbols: np.ndarray, index: int = 7, adaptive: bool = True) -> tuple[bytes, np.ndarray]:
-    coder = Encoder(TABLES)
+    coder = RangeEncoder(TABLES)
     again, means = walk(model, TABLES, index, symbols.shape[1:], coder, lambda step: step.pick(symbols), adaptive)
     assert np.array_equal(again, symbols)
     return coder.finish(), means
@@ -63,7 +63,7 @@ class Spy:
     def __init__(self):
         self.steps: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def put(self, symbols, rows, tables, counts):
+    def encode(self, symbols, rows, tables, counts):
         self.steps.append((symbols, rows))
 
 
@@ -73,7 +73,7 @@ def test_what_is_encoded_is_decoded(shape, adapting):
     model, symbols = some_contexts(), some_symbols(shape)
     symbols.flat[0], symbols.flat[-1] = 2**24, -(2**24)
     stream, means = encode(model, symbols, adaptive=adapting)
-    decoder = Decoder(stream, TABLES)
+    decoder = RangeDecoder(stream, TABLES)
     again, means_again = walk(model, TABLES, 7, shape, decoder, adaptive=adapting)
     decoder.finish()
     assert np.array_equal(again, symbols) and np.array_equal(means, means_again)
@@ -256,10 +256,10 @@ def test_counts_of_encoder_and_decoder_agree():
     rows = rng.integers(0, 60, 500).astype(np.uint16)
     symbols = rng.integers(-400, 400, 500).astype(np.int32)
     told, found = np.zeros(len(TABLES.weights), np.int64), np.zeros(len(TABLES.weights), np.int64)
-    encoder = Encoder(TABLES)
-    encoder.put(symbols, rows, TABLES, told)
-    decoder = Decoder(encoder.finish(), TABLES)
-    assert np.array_equal(decoder.get(rows, TABLES, found), symbols)
+    encoder = RangeEncoder(TABLES)
+    encoder.encode(symbols, rows, TABLES, told)
+    decoder = RangeDecoder(encoder.finish(), TABLES)
+    assert np.array_equal(decoder.decode(rows, TABLES, found), symbols)
     assert np.array_equal(told, found) and told.sum() == 500
 
 
@@ -273,7 +273,7 @@ def test_garbage_is_an_error_or_other_symbols():
             damaged[int(rng.integers(0, len(damaged)))] ^= int(rng.integers(1, 256))
         else:
             damaged = bytearray(rng.bytes(4 * int(rng.integers(0, 300))))
-        decoder = Decoder(bytes(damaged), TABLES)
+        decoder = RangeDecoder(bytes(damaged), TABLES)
         try:
             walk(model, TABLES, 7, (6, 6), decoder)
             decoder.finish()
@@ -298,9 +298,9 @@ def test_an_encoder_may_choose_its_symbols():
         seen.append(step)
         return np.broadcast_to(step.centre, step.rows.shape).astype(np.int32)
 
-    encoder = Encoder(TABLES)
+    encoder = RangeEncoder(TABLES)
     symbols, means = walk(model, TABLES, 7, (8, 8), encoder, choose)
     assert len(seen) == 5 * len(GROUPS) and np.array_equal(symbols[:4], (means + 32) >> 6)
     assert not symbols[4:].any()
-    decoder = Decoder(encoder.finish(), TABLES)
+    decoder = RangeDecoder(encoder.finish(), TABLES)
     assert np.array_equal(walk(model, TABLES, 7, (8, 8), decoder)[0], symbols)

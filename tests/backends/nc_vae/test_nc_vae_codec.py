@@ -12,7 +12,7 @@ from latcodec.backends.nc_vae import codec as backend
 from latcodec.backends.nc_vae.contexts import MEAN_BITS, sizes
 from latcodec.backends.nc_vae.network import NCVAE, Config
 from latcodec.container.format import Payload
-from latcodec.entropy.range_coder import Encoder
+from latcodec.entropy.range_coder import RangeEncoder
 from latcodec.errors import DriftError, FormatError, WeightsError
 from latcodec.train.export import nc_vae as export_nc_vae
 from latcodec.train.init.klt import start_from_klt
@@ -117,7 +117,7 @@ def test_the_integers_say_what_the_network_says(model, photograph):
         rows = []
 
         class Spy:
-            def put(self, symbols, step_rows, tables, counts, rows=rows):
+            def encode(self, symbols, step_rows, tables, counts, rows=rows):
                 rows.append(step_rows)
 
         symbols, means = backend.transcribe(model, latents, backend.Options(index), Spy(), False)
@@ -166,14 +166,14 @@ def test_drift_and_damage(model, photograph):
 def test_other_rows_in_a_channel_never_cost_less_than_promised(model):
     """What `decode` checks before it allocates: a stream of the cheapest symbols is at least that long."""
     for index in (0, 255):
-        coder = Encoder(model.tables)
+        coder = RangeEncoder(model.tables)
         shape = (12, 12)
         from latcodec.backends.nc_vae.adaptive import walk
 
         def cheapest(step):
             tables = step.tables
             best = [tables.minimums[r] + np.argmax(tables.weights[tables.offsets[r] : tables.offsets[r + 1] - 1])
-                    for r in range(tables.rows)]  # fmt: skip
+                    for r in range(tables.num_tables)]  # fmt: skip
             return (step.sign * np.array(best)[step.rows] + step.centre).astype(np.int32)
 
         walk(model.contexts, model.tables, index, shape, coder, cheapest)
