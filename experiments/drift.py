@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from unittest import mock
 
 import numpy as np
@@ -93,7 +94,7 @@ def main() -> int:
         Variant("bf16 synthesis", bfloat16=True),
     ]
     row = backends.by_name(options.codec)
-    backend = row.load()
+    backend = import_module(row.module)
     model = codec.load_model(row, None, options.weights, "cpu")
     prepared = [(variant, variant.prepared(model)) for variant in variants]
     pictures = [path for path, _ in files.expand(options.folder, files.PICTURE_SUFFIXES)][: options.limit]

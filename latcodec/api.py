@@ -10,12 +10,13 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING
 
 from latcodec import backends, rates, weights
-from latcodec import options as codec_options
 from latcodec import rate_control as codec_targets
+from latcodec import settings as codec_options
+from latcodec.backends.base import EncodeRequest, WireFormat
 from latcodec.container import format as container
 from latcodec.container.format import MAX_PIXELS, Payload
 from latcodec.errors import FormatError, ImageError, OptionError
@@ -40,7 +41,7 @@ def check_options(codec: str, device: str, flags: Collection[str] = ()) -> None:
 
     flags: names of the options that a person gave as flags of the command line.
     """
-    codec_options.check(codec, flags)
+    codec_options.check_codec(codec, flags)
     pick_device(device)
 
 
@@ -58,7 +59,7 @@ def load_model(
     if key not in _models:
         if len(_models) > 1:
             _models.clear()
-        _models[key] = backend.load().Model(found, key[2])
+        _models[key] = backend.load().load_model(found, key[2])
     return _models[key]
 
 
@@ -79,22 +80,23 @@ def encode_picture(
 def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[float], None] | None) -> Encoded:
     from latcodec.images.read import pack_alpha
 
-    name, options = backends.split_name(settings.codec)
+    name, given = codec_options.split_codec(settings.codec)
     backend = backends.by_name(name)
-    module = backend.load()
-    how = backends.make_options(module, 0, True, options)
-    free_lambda = getattr(how, "free_lambda", 0.0)
-    if free_lambda and settings.rate_index is None:
+    coder = backend.load()
+    options = codec_options.read_options(coder.options_class, given)
+    free_lambda = coder.fixed_lambda(options)
+    if free_lambda is not None and settings.rate_index is None:
         raise OptionError("free_lambda leaves nothing to search: give it or one of bpp, psnr and size")
-    model = load_model(backend, None, settings.weights, settings.device, options.get("metric"))
+    model = load_model(backend, None, settings.weights, settings.device, given.get("metric"))
     start = time.perf_counter()
     height, width = picture.pixels.shape[:2]
     seconds = {"analysis": 0.0}
+    target = settings.target(width * height)
 
     @cache
     def latents():
         analysed = time.perf_counter()
-        found = module.analyse(model, picture.pixels)
+        found = coder.analyse(model, picture.pixels)
         seconds["analysis"] = time.perf_counter() - analysed
         return found
 
@@ -112,28 +114,27 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         icc=None if settings.strip else picture.icc or None,
         exif=None if settings.strip else picture.exif or None,
         xmp=None if settings.strip else picture.xmp or None,
-        guard=getattr(module, "GUARDED", False),
+        guard=coder.decodes_damaged,
     )
 
     def attempt(index: int, verify: bool, span: tuple[float, float] = (0.0, 1.0), **changed) -> codec_targets.Trial:
-        how = replace(backends.make_options(module, index, verify, options), **changed)
-        if progress is not None and hasattr(how, "progress"):
-            how = replace(how, progress=lambda part: progress(span[0] + (span[1] - span[0]) * part))
-        if hasattr(how, "gray"):
-            how = replace(how, gray=picture.gray)
+        told = None
+        if progress is not None:
+            told = lambda part: progress(span[0] + (span[1] - span[0]) * part)  # noqa: E731
+        how, request = replace(options, **changed), EncodeRequest(index, verify, picture.gray, told)
         whole = None
-        if getattr(how, "lossless", False):  # of a target it is not
-            whole = module.without_loss_at_once(model, picture.pixels, how)
-        return tried(index, module.code(model, latents(), how) if whole is None else whole)
+        if target is None:
+            whole = coder.early_lossless(model, picture.pixels, how, request)
+        return tried(index, coder.code(model, latents(), how, request) if whole is None else whole)
 
     def tried(index: int, coded) -> codec_targets.Trial:
-        index = max(index, 0) if backend.is_lossless(coded.parameters) else index
+        index = max(index, 0) if backend.wire_format.is_lossless(coded.parameters) else index
         said = {name: getattr(coded, name) for name in ("streams", "integers_crc", "parameters")}
         data = container.pack(replace(frame, rate_index=max(index, 0), **said))
         return codec_targets.Trial(index, data, coded, psnr(data) if settings.psnr is not None else None)
 
     def decoded(data: bytes) -> np.ndarray:
-        return module.decode(model, container.unpack(data, max_pixels=width * height))
+        return coder.decode(model, container.unpack(data, max_pixels=width * height))
 
     def psnr(data: bytes) -> float:
         from latcodec.metrics import psnr_db
@@ -145,8 +146,8 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
 
         return -bits_of_pictures(decoded(trial.data), picture.pixels, 0, model.metric)
 
-    target, trials, missed, notes = settings.target(width * height), 1, "", []
-    lowest_index = getattr(model, "lowest_index", 0)
+    trials, missed, notes = 1, "", []
+    lowest_index = model.lowest_index
     if target is None:
         if settings.rate_index < lowest_index:
             most = math.floor(rates.lambda_of_index(lowest_index))
@@ -154,13 +155,13 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         trial = attempt(settings.rate_index, settings.verify)
     else:
         search = None
-        if codec_options.searches(how):
-            search = codec_targets.Search(how.effort, start + how.max_seconds if how.max_seconds else math.inf)
-        whole = None
-        if getattr(how, "lossless", False):  # bytes and dB would not rise with the index
-            attempt = partial(attempt, lossless=False)
-            if (coded := module.without_loss(picture.pixels, replace(how, verify=settings.verify))) is not None:
-                whole = tried(rates.MAX_INDEX, coded)
+        if coder.searches(options):
+            search = codec_targets.Search(
+                options.effort, start + options.max_seconds if options.max_seconds else math.inf
+            )
+        coded = coder.lossless_trial(picture.pixels, options, EncodeRequest(0, settings.verify))
+        whole = None if coded is None else tried(rates.MAX_INDEX, coded)
+        options = coder.lossy_options(options)  # or bytes and dB would not rise with the index
         trial, trials, searches = codec_targets.reach(
             target, attempt, settings.verify, search, whole, lowest_index, quality
         )
@@ -211,9 +212,9 @@ def decode_picture(
     from latcodec.images.read import Picture, unpack_alpha
 
     with within_memory(payload.width, payload.height):
-        needed = not backend.is_lossless(payload.parameters)
+        needed = not backend.wire_format.is_lossless(payload.parameters)
         model = load_model(backend, payload.weights_id, weights, device) if needed else None
-        pixels = backend.load().decode(model, payload, **({"ignore_checksum": True} if notes else {}))
+        pixels = backend.load().decode(model, payload, ignore_checksum=bool(notes))
         alpha = None  # after the pixels: a sound stream vouches for the size, a few bytes of alpha do not
         if payload.alpha is not None:
             alpha = unpack_alpha(payload.alpha, payload.width, payload.height, payload.depth)
@@ -230,8 +231,9 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = F
     payload, parts, damage = container.survey(data, max_pixels=max_pixels)
     if damage and not ignore_checksum:
         raise FormatError(damage)
-    backend = next((b for b in backends.BACKENDS if b.wire_id == payload.backend_id), None)
-    rate_index = payload.rate_index if backend is None else backend.rate_index(payload.rate_index, payload.parameters)
+    backend = backends.find_wire_id(payload.backend_id)
+    wire_format = WireFormat() if backend is None else backend.wire_format
+    rate_index = wire_format.rate_index_of(payload)
     lmbda = rates.lambda_of_index(rate_index)
     checksum = {"checksum": "does not match; what follows may be wrong", "damage": damage}
     return (checksum if damage else {"checksum": "ok"}) | {
@@ -243,7 +245,7 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = F
         "gray": payload.gray,
         "alpha": payload.alpha is not None,
         "depth": payload.depth,
-        "lossless": backend is not None and backend.is_lossless(payload.parameters),
+        "lossless": wire_format.is_lossless(payload.parameters),
         "rate_index": rate_index,
         "lambda": round(lmbda, 4),
         "quality": round(max(0.0, 1 + 99 * rate_index / rates.MAX_INDEX), 1),
@@ -261,11 +263,11 @@ def channel_bits(data: bytes, *, weights: str | None = None, max_pixels: int = M
     """
     payload = container.unpack(data, max_pixels=max_pixels)
     backend = backends.by_wire_id(payload.backend_id)
-    module = backend.load()
-    if not hasattr(module, "channel_bits"):
-        raise OptionError(f"codec {backend.name} keeps no account of its channels")
     with within_memory(payload.width, payload.height):
-        bits = module.channel_bits(load_model(backend, payload.weights_id, weights, "cpu"), payload)
+        model = load_model(backend, payload.weights_id, weights, "cpu")
+        bits = backend.load().channel_bits(model, payload)
+    if bits is None:
+        raise OptionError(f"codec {backend.name} keeps no account of its channels")
     return [round(float(value), 1) for value in bits]
 
 

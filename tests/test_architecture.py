@@ -21,7 +21,7 @@ LAYERS = [
     ["container", "entropy", "metrics", "files", "images", "weights", "parallel"],
     ["nn"],
     ["backends"],
-    ["options", "rate_control"],
+    ["rate_control"],
     ["settings"],
     ["api"],
     ["train", "report", "pillow"],
@@ -54,7 +54,7 @@ DOORS = {
 }  # fmt: skip
 STANDARD_LIBRARY_ONLY = {"errors", "rates", "container", "files", "text", "__init__", "__main__", "cli"}
 LIGHT_AT_THE_TOP = STANDARD_LIBRARY_ONLY | {
-    "api", "settings", "options", "rate_control", "runtime", "weights", "images", "metrics", "pillow", "bench",
+    "api", "settings", "rate_control", "runtime", "weights", "images", "metrics", "pillow", "bench",
     "report", "parallel",
 }  # fmt: skip
 

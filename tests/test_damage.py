@@ -15,7 +15,7 @@ from skimage import data
 
 from latcodec import api as codec
 from latcodec.api import EncodeSettings, decode_picture, encode_picture
-from latcodec.backends import WITHOUT_LOSS
+from latcodec.backends.hyperprior_context.wire import LOSSLESS_PARAMETERS
 from latcodec.cli import main as cli
 from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, LatcodecError, VersionError
@@ -62,7 +62,7 @@ def drawn() -> bytes:
     pixels = np.full((24, 40, 3), 255, np.uint8)
     pixels[3:20:5, 4:36] = (200, 30, 40)
     whole = encode_picture(Picture(pixels, False), EncodeSettings(lmbda=1.5, device="cpu")).data
-    assert container.unpack(whole).parameters == WITHOUT_LOSS
+    assert container.unpack(whole).parameters == LOSSLESS_PARAMETERS
     return whole
 
 
@@ -247,7 +247,7 @@ def white_of(side: int) -> bytes:
         ((2**14, 2**14), {"streams": (bytes(400_000),)}),
         ((2**14, 2**14), {"rate_index": 255, "parameters": b"\0"}),
         ((2**14, 2**14), {"rate_index": 255, "parameters": b"\0", "streams": (bytes(400_000),)}),
-        ((16383, 16383), {"parameters": WITHOUT_LOSS, "streams": (white_of(16383),)}),
+        ((16383, 16383), {"parameters": LOSSLESS_PARAMETERS, "streams": (white_of(16383),)}),
     ],
     ids=["square", "tall", "wide", "constant alpha", "stream of zeros", "base", "base and zeros", "white without loss"],
 )

@@ -248,9 +248,9 @@ def test_safetensors_of_somebody_else(tmp_path):
 def test_another_configuration_is_refused(tmp_path, config):
     path = tmp_path / "w.safetensors"
     weights.save(path, "hyperprior", config, "", {"a": np.zeros(3)})
-    module = backends.by_name("hyperprior").load()
+    codec = backends.by_name("hyperprior").load()
     with pytest.raises(WeightsError, match="w.safetensors"):
-        module.Model(weights.load("hyperprior", selected=str(path)))
+        codec.load_model(weights.load("hyperprior", selected=str(path)), "cpu")
 
 
 @pytest.mark.parametrize("missing", ["float.g_a.0.weight", "hyper.0.weight", "tables.weights", "rates.z_mean"])
@@ -260,9 +260,9 @@ def test_a_missing_tensor_is_told(tmp_path, missing):
     assert len(tensors) == len(shipped.tensors) - 1
     path = tmp_path / "w.safetensors"
     weights.save(path, "hyperprior", shipped.config, "", tensors)
-    module = backends.by_name("hyperprior").load()
+    codec = backends.by_name("hyperprior").load()
     with pytest.raises(WeightsError, match="w.safetensors"):
-        module.Model(weights.load("hyperprior", selected=str(path)))
+        codec.load_model(weights.load("hyperprior", selected=str(path)), "cpu")
 
 
 # What is shipped.

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latcodec import api as codec
-from latcodec import backends, rates, weights
+from latcodec import rates, weights
 from latcodec.bench.anchors import Anchor
 from latcodec.errors import OptionError
+from latcodec.settings import split_codec
 
 if TYPE_CHECKING:
     from latcodec.images.read import Picture
@@ -100,7 +101,7 @@ Contender = Learned | Anchor
 def learned(name: str, settings: Settings) -> Learned:
     """The codec of `name` or `name:key=value,key=value`; raises OptionError or WeightsError if it cannot run."""
     codec.check_options(name, settings.device)
-    backend, options = backends.split_name(name)
+    backend, options = split_codec(name)
     found = weights.load(backend, None, settings.weights, options.get("metric"))
     lowest = found.config.get("lowest_index", 0)
     for value in settings.lambdas or ():

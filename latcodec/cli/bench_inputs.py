@@ -40,12 +40,12 @@ def _lambdas(text: str | None, rates: int | None) -> tuple[float, ...] | None:
 
 def contenders_of(codecs: str | None, anchor_names: str, settings, problem: Callable[[str], None]) -> list:
     """Codecs and anchors that can run; a line for each that cannot."""
-    from latcodec import options as codec_options
     from latcodec.bench import anchors
     from latcodec.bench.contenders import learned, split_names
+    from latcodec.settings import codec_name
 
     if codecs is None:
-        codecs = codec_options.name_for(None, settings.weights)
+        codecs = codec_name(None, settings.weights)
     names = [b.name for b in backends.BACKENDS] if codecs == "all" else split_names(codecs)
     makers = [(name, lambda name: learned(name, settings)) for name in names]
     names = anchors.default_names() if anchor_names == "all" else split_names(anchor_names)

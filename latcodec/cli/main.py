@@ -108,9 +108,9 @@ def encode(
     flags = {name: f"{name}={value}" for name, value in flags.items() if value is not None}
 
     def full_name() -> str:
-        from latcodec import options as codec_options
+        from latcodec.settings import codec_name as choose_codec
 
-        name = codec_options.name_for(codec_name, weights)
+        name = choose_codec(codec_name, weights)
         parts = [*options, *flags.values()]
         return name + "".join(("," if ":" in name or i else ":") + part for i, part in enumerate(parts))
 

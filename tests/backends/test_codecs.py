@@ -2,9 +2,9 @@
 
 import copy
 import inspect
-import types
 import zlib
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from latcodec.metrics import psnr_db
 from latcodec.nn import tiling as strips
 from latcodec.nn.layers import conv, deconv
 from latcodec.rates import index_of_lambda
+from latcodec.settings import read_options, split_codec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,7 +38,7 @@ def backend(request):
 
 @pytest.fixture
 def module(backend):
-    return backend.load()
+    return import_module(backend.module)
 
 
 @pytest.fixture
@@ -533,23 +534,21 @@ def test_the_table_is_sound():
 
 
 def test_a_name_carries_options():
-    assert backends.split_name("vbq:quantizer=uniform, prior = hyper") == (
+    assert split_codec("vbq:quantizer=uniform, prior = hyper") == (
         "vbq",
         {"quantizer": "uniform", "prior": "hyper"},
     )
-    assert backends.split_name("vbq") == ("vbq", {})
+    assert split_codec("vbq") == ("vbq", {})
 
 
 @pytest.mark.parametrize("name", ["vbq:", "vbq:quantizer", "vbq:=1", "vbq:a=,b=1"])
 def test_a_name_with_broken_options(name):
     with pytest.raises(OptionError, match="key=value"):
-        backends.split_name(name)
+        split_codec(name)
 
 
 @dataclass(frozen=True)
 class _Options:
-    rate_index: int
-    verify: bool = True
     kappa: int = 14
     select: str = "best"
     share: float = 0.5
@@ -557,9 +556,8 @@ class _Options:
 
 
 def test_options_are_read_as_their_fields_types():
-    module = types.SimpleNamespace(Options=_Options)
     given = {"kappa": "12", "select": "sample", "share": "1e-1", "fast": "yes"}
-    assert backends.make_options(module, 7, False, given) == _Options(7, False, 12, "sample", 0.1, True)
+    assert read_options(_Options, given) == _Options(12, "sample", 0.1, True)
 
 
 @pytest.mark.parametrize(
@@ -567,4 +565,4 @@ def test_options_are_read_as_their_fields_types():
                     ({"verify": "0"}, "unknown")])  # fmt: skip
 def test_wrong_options_are_told(given, text):
     with pytest.raises(OptionError, match=text):
-        backends.make_options(types.SimpleNamespace(Options=_Options), 7, True, given)
+        read_options(_Options, given)

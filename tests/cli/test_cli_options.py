@@ -7,12 +7,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from latcodec import api as codec
-from latcodec import options as codec_options
 from latcodec import weights
 from latcodec.cli import main as cli
 from latcodec.container import format as container
 from latcodec.errors import OptionError
 from latcodec.images import read as images
+from latcodec.settings import codec_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS = Path(cli.__file__).parents[2] / "weights"
@@ -102,16 +102,16 @@ def test_a_metric_chooses_the_weights(run):
 
 
 def test_a_folder_of_weights_does_not(run):
-    assert codec_options.name_for(None, str(WEIGHTS)) == codec_options.name_for(None, None) == "hyperprior-context"
+    assert codec_name(None, str(WEIGHTS)) == codec_name(None, None) == "hyperprior-context"
 
 
 def test_a_codec_and_weights_of_another(run, no_work):
     path = WEIGHTS / "nc-vae.safetensors"
     line = f"latcodec: {path}: weights of nc-vae, not of pln; name codec nc-vae, or weights of pln\n"
     assert run(f"--codec pln --effort 2 --weights {path}") == (2, line)
-    assert codec_options.name_for("nc-vae:effort=2", str(path)) == "nc-vae:effort=2"
+    assert codec_name("nc-vae:effort=2", str(path)) == "nc-vae:effort=2"
     with pytest.raises(OptionError, match="not of hyperprior-context"):
-        codec_options.name_for("hyperprior-context", str(path))
+        codec_name("hyperprior-context", str(path))
 
 
 def test_what_is_no_weights_file_is_one_line(run, no_work):

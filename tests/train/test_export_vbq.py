@@ -40,7 +40,7 @@ def test_what_is_fitted_codes_with_every_quantiser_and_prior(fitted, tmp_path):
     model = Model(load_file(path))
     for quantizer in vbq.QUANTIZERS:
         for prior in vbq.PRIORS:
-            coded = vbq.encode(model, pictures[0][:50, :70], vbq.Options(180, True, quantizer, prior))
+            coded = vbq.encode(model, pictures[0][:50, :70], vbq.Options(180, True, quantizer=quantizer, prior=prior))
             payload = Payload(2, model.weights_id, 180, 70, 50, False, 8, coded.integers_crc, coded.streams,
                               parameters=coded.parameters)  # fmt: skip
             assert vbq.decode(model, payload).shape == (50, 70, 3)

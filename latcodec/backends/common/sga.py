@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from latcodec.backends.base import Codec, EncodeRequest
 from latcodec.backends.common.distortion import bits_of_pictures, bits_of_tensors
 from latcodec.errors import DriftError, OptionError
 from latcodec.rates import STEP_ERROR_BITS
@@ -44,22 +45,17 @@ SETTLED = CERTAIN  # steps: how far a latent is, at the start, from what roundin
 FOUND_ERROR_BITS = (0.0, 30.0, 60.0, 100.0, 150.0)
 
 
-@dataclass(frozen=True)
-class Options:
-    """rate_index: 0..255, larger is better; some codecs go below 0. verify: decode the integers of what was
-    written (law 5).
+@dataclass(frozen=True, kw_only=True)
+class UserOptions:
+    """What a person may set of a codec that can search for better latents; raises OptionError for wrong values.
 
-    effort: 0 rounds by rate and distortion, others search better latents first, each for longer; max_seconds: of the
-    search, 0 for no limit; progress: called with 0..1; gray: the decoder will average the three channels. Raises
-    OptionError.
+    Attributes:
+        effort: 0..9; 0 rounds by rate and distortion, others search better latents first, each for longer.
+        max_seconds: The time that the search may take, in seconds; 0 for no limit.
     """
 
-    rate_index: int
-    verify: bool = True
     effort: int = 0
     max_seconds: float = 0.0
-    progress: Callable[[float], None] | None = None
-    gray: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.effort < len(STEPS):
@@ -76,6 +72,21 @@ class Options:
     def found_error_bits(self) -> tuple[float, ...]:
         """With which latents that were found are rounded, see FOUND_ERROR_BITS."""
         return FOUND_ERROR_BITS
+
+
+@dataclass(frozen=True)
+class Options(UserOptions, EncodeRequest):
+    """A person's options and the encoder's request, together."""
+
+
+class SearchingCodec(Codec):
+    """A codec whose options are `UserOptions`."""
+
+    options_class: type = UserOptions
+
+    def searches(self, options: UserOptions) -> bool:
+        """Return whether the effort is one that searches."""
+        return options.steps > 0
 
 
 def code(

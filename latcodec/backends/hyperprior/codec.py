@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from latcodec.backends.base import EncodeRequest
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common import sga as search
 from latcodec.backends.common.mean_scale import (
@@ -54,9 +55,10 @@ from latcodec.entropy.integer_net import quantise
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.entropy.tables import Tables
 from latcodec.nn.tiling import in_strips
+from latcodec.weights import Weights
 
-__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
-           "sigmas", "stored_config", "synthesise"]  # fmt: skip
+__all__ = ["RATES", "Codec", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
+           "shown", "sigmas", "stored_config", "synthesise"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -192,3 +194,23 @@ def export(network: Hyperprior, tables: Tables) -> dict[str, np.ndarray]:
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu()).to_arrays().items()}
     tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
     return tensors
+
+
+class Codec(search.SearchingCodec):
+    """The hyperprior codec as the rest of latcodec sees it."""
+
+    def load_model(self, weights: Weights, device: str) -> Model:
+        """Return the model of a weights file on a device; raises WeightsError."""
+        return Model(weights, device)
+
+    def analyse(self, model: Model, image: np.ndarray) -> Latents:
+        """Return the latents of an image, uint8 or uint16 [H, W, 3]."""
+        return analyse(model, image)
+
+    def code(self, model: Model, latents: Latents, options: search.UserOptions, request: EncodeRequest) -> Coded:
+        """Quantise and entropy-code latents at the requested rate; raises DriftError."""
+        return code(model, latents, Options(**vars(request), **vars(options)))
+
+    def decode(self, model: Model, payload: Payload, ignore_checksum: bool = False) -> np.ndarray:
+        """Decode a file to an image, uint8 or uint16 [H, W, 3]; raises FormatError or DriftError."""
+        return decode(model, payload)

@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from latcodec.backends.base import EncodeRequest
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common import sga as search
 from latcodec.backends.common.mean_scale import MEAN_BITS, SCALE_ROWS, Latents, values
@@ -49,6 +50,7 @@ from latcodec.container.format import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.errors import OptionError
 from latcodec.rates import METRICS
+from latcodec.weights import Weights
 
 SHORTEST_SEARCH_S = 0.01
 # A channel is not sent at rates at which one of its steps is heard by the contexts as more units than this. At the
@@ -57,14 +59,18 @@ SHORTEST_SEARCH_S = 0.01
 TOO_LOUD = 16.0
 STEPS = (0, 0, 15, 50, *search.STEPS[4:])  # of a search, by effort: 1 but fits a filter, where weights have one
 SOON, FOUND_SOON = 30, (30.0, 60.0, 100.0)  # steps of a search; the roundings one of which is best after fewer
-__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export", "shown",
-           "sigmas", "stored_config", "synthesise", "without_loss_at_once"]  # fmt: skip
+__all__ = ["RATES", "Codec", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
+           "shown", "sigmas", "stored_config", "synthesise", "without_loss_at_once"]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Options(search.Options):
-    """lossless: whether what looks drawn may be kept without loss, where that costs less; metric: what the weights are
-    to be trained for, one of `rates.METRICS`, "" for the default ones: who loads them sees to it. Raises OptionError.
+@dataclass(frozen=True, kw_only=True)
+class UserOptions(search.UserOptions):
+    """What a person may set; raises OptionError for wrong values.
+
+    Attributes:
+        lossless: Whether screen content may be stored losslessly where that costs less.
+        metric: The distortion that the weights were trained for, one of `rates.METRICS`; "" for the default weights.
+            The caller selects matching weights.
     """
 
     lossless: bool = True
@@ -83,6 +89,11 @@ class Options(search.Options):
     @property
     def found_error_bits(self) -> tuple[float, ...]:
         return FOUND_SOON if self.steps < SOON else search.FOUND_ERROR_BITS
+
+
+@dataclass(frozen=True)
+class Options(UserOptions, EncodeRequest):
+    """A person's options and the encoder's request, together."""
 
 
 @dataclass(frozen=True)
@@ -298,3 +309,43 @@ def decode(model: Model | None, payload: Payload) -> np.ndarray:
     y = walked.symbols, walked.means, walked.rows
     more = walked.filter_symbols, walked.detail_symbols
     return synthesise(model, y, more, rate, size, payload.gray, payload.depth)
+
+
+class Codec(search.SearchingCodec):
+    """The hyperprior-context codec as the rest of latcodec sees it."""
+
+    options_class = UserOptions
+
+    def load_model(self, weights: Weights, device: str) -> Model:
+        """Return the model of a weights file on a device; raises WeightsError."""
+        return Model(weights, device)
+
+    def analyse(self, model: Model, image: np.ndarray) -> Latents | LatentsAtRates:
+        """Return the latents of an image, uint8 or uint16 [H, W, 3]."""
+        return analyse(model, image)
+
+    def code(
+        self, model: Model, latents: Latents | LatentsAtRates, options: UserOptions, request: EncodeRequest
+    ) -> Coded:
+        """Quantise and entropy-code latents at the requested rate; raises DriftError."""
+        return code(model, latents, Options(**vars(request), **vars(options)))
+
+    def decode(self, model: Model | None, payload: Payload, ignore_checksum: bool = False) -> np.ndarray:
+        """Decode a file to an image, uint8 or uint16 [H, W, 3]; raises FormatError or DriftError."""
+        return decode(model, payload)
+
+    def lossy_options(self, options: UserOptions) -> UserOptions:
+        """Return these options with lossless=False."""
+        return replace(options, lossless=False)
+
+    def early_lossless(
+        self, model: Model, image: np.ndarray, options: UserOptions, request: EncodeRequest
+    ) -> Coded | None:
+        """Return the lossless encode of an image that a few squares show to be clearly cheapest; None elsewhere."""
+        if not options.lossless:
+            return None
+        return without_loss_at_once(model, image, Options(**vars(request), **vars(options)))
+
+    def lossless_trial(self, image: np.ndarray, options: UserOptions, request: EncodeRequest) -> Coded | None:
+        """Return the lossless encode of an image that looks as if that could cost less; None elsewhere."""
+        return without_loss(image, Options(**vars(request), **vars(options)))

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from latcodec.backends import BELOW, below
 from latcodec.backends.common.mean_scale import (
     GAIN_BITS,
     INVERSE_BITS,
@@ -34,6 +33,7 @@ from latcodec.backends.hyperprior_context import wiener
 from latcodec.backends.hyperprior_context.coding_order import from_coding_order, of_step, picked, there
 from latcodec.backends.hyperprior_context.network import HYPER_STRIDE, IMAGE_STRIDE, Config, ContextHyperprior
 from latcodec.backends.hyperprior_context.quadtree import STEPS, places
+from latcodec.backends.hyperprior_context.wire import NEGATIVE_RATE_TAG, negative_rate_index
 from latcodec.entropy.integer_net import FRACTION_BITS, LIMIT, IntegerNet
 from latcodec.errors import FormatError, WeightsError
 from latcodec.nn.layers import round_straight_through
@@ -119,10 +119,10 @@ class Model(HyperModel):
     def rate(self, index: int, parameters: bytes | None = None) -> Rate:
         """What the rate index and the parameters of a file mean. One byte: the rate index of the latents, up to that of
         the file, beside which there are details; None: that of the file or where the weights say that latents end, with
-        details if they say so. Two bytes, the first of them BELOW: how far below index 0 the file is, which then says
-        0; a negative index stands for both. Raises FormatError."""
+        details if they say so. Two bytes, the first of them NEGATIVE_RATE_TAG: how far below index 0 the file is, which
+        then says 0; a negative index stands for both. Raises FormatError."""
         config = self.network.config
-        if (said := below(parameters)) is not None:
+        if (said := negative_rate_index(parameters)) is not None:
             if index not in (0, said) or not self.lowest_index <= said < 0:
                 raise FormatError(
                     f"field parameters: rate index {said} beside {index}, the lowest is {self.lowest_index}"
@@ -141,7 +141,7 @@ class Model(HyperModel):
     def parameters(self, rate: Rate) -> bytes | None:
         """What a file of that rate says besides its index: the inverse of `rate`."""
         if rate.index < 0:
-            return bytes((BELOW, -rate.index))
+            return bytes((NEGATIVE_RATE_TAG, -rate.index))
         return None if rate == self.rate(rate.index) else bytes((rate.base,))
 
     def at_rate(self, rate: Rate) -> dict[str, torch.Tensor]:

@@ -14,13 +14,13 @@ import zlib
 
 import numpy as np
 
-from latcodec.backends import WITHOUT_LOSS
 from latcodec.backends.common.shared import integers_of, must_hold
+from latcodec.backends.hyperprior_context.wire import LOSSLESS_PARAMETERS
 from latcodec.container.format import Payload
 from latcodec.errors import DriftError, FormatError
 from latcodec.images.read import pack_pixels, unpack_pixels
 
-PARAMETERS = WITHOUT_LOSS
+PARAMETERS = LOSSLESS_PARAMETERS
 PIXELS_A_BYTE = 4096
 QUICK, THOROUGH = 75, 100  # of libwebp: the second saves 1 to 3 % more, in two to three times the time
 

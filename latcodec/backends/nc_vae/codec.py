@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from latcodec.backends.base import EncodeRequest
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common import sga as search
 from latcodec.backends.common.shared import (
@@ -44,7 +45,7 @@ from latcodec.nn.tiling import in_strips
 from latcodec.runtime import bf16_is_fast
 from latcodec.weights import Weights, trained_for
 
-__all__ = ["RATES", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
+__all__ = ["RATES", "Codec", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
            "shown", "stored_config", "synthesise", "transcribe"]  # fmt: skip
 
 _HALO = 4  # latents: the residual blocks reach further than the strided layers
@@ -80,6 +81,8 @@ class Coded:
 
 class Model:
     """Transforms, frozen contexts and tables, ready to code on a device. autocast runs synthesis in bf16."""
+
+    lowest_index = 0
 
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
         tensors = weights.tensors
@@ -270,3 +273,23 @@ def export(network: NCVAE, tables: Tables) -> dict[str, np.ndarray]:
     tensors |= {f"contexts.{k}": v.astype(np.int32) for k, v in integers.items()}
     tensors |= {f"tables.{k}": getattr(tables, k) for k in ("weights", "offsets", "minimums")}
     return tensors
+
+
+class Codec(search.SearchingCodec):
+    """The nc-vae codec as the rest of latcodec sees it."""
+
+    def load_model(self, weights: Weights, device: str) -> Model:
+        """Return the model of a weights file on a device; raises WeightsError."""
+        return Model(weights, device)
+
+    def analyse(self, model: Model, image: np.ndarray) -> Latents:
+        """Return the latents of an image, uint8 or uint16 [H, W, 3]."""
+        return analyse(model, image)
+
+    def code(self, model: Model, latents: Latents, options: search.UserOptions, request: EncodeRequest) -> Coded:
+        """Quantise and entropy-code latents at the requested rate; raises DriftError."""
+        return code(model, latents, Options(**vars(request), **vars(options)))
+
+    def decode(self, model: Model, payload: Payload, ignore_checksum: bool = False) -> np.ndarray:
+        """Decode a file to an image, uint8 or uint16 [H, W, 3]; raises FormatError or DriftError."""
+        return decode(model, payload)

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from latcodec.backends.base import Codec as BaseCodec
+from latcodec.backends.base import EncodeRequest
 from latcodec.backends.common.shared import latent_shapes, replicate, timed, to_image, to_tensor
 from latcodec.backends.pln import coded_sampling, samplers
 from latcodec.backends.pln import parity as pln_parity
@@ -29,16 +31,16 @@ from latcodec.backends.pln.entropy_model import FACTOR_BITS, VALUE_BITS, Model, 
 from latcodec.backends.pln.integers import Integers, bands, decode_integers
 from latcodec.backends.pln.measure import Level
 from latcodec.backends.pln.network import HYPER_STRIDE, IMAGE_STRIDE
-from latcodec.backends.pln.options import Options
+from latcodec.backends.pln.options import Options, UserOptions
 from latcodec.backends.pln.samplers import Layout
 from latcodec.container.format import Payload
 from latcodec.entropy.integer_net import FRACTION_BITS
 from latcodec.entropy.range_coder import RangeEncoder, ideal_bits
 from latcodec.errors import DriftError, FormatError
 from latcodec.nn.tiling import in_strips
+from latcodec.weights import Weights
 
 REACH = (1.03, 0.86, -2.5, 1.08)  # of `jumps_to`; encoder only
-GUARDED = True  # files get the container's guard: `decode` can ignore the checksum of the rest
 _HALO = 2  # latents, as in the hyperprior
 
 
@@ -248,3 +250,26 @@ def decode(model: Model, payload: Payload, ignore_checksum: bool = False) -> np.
         )
     size = (payload.height, payload.width)
     return synthesise(model, integers, payload.rate_index, size, payload.gray, payload.depth)
+
+
+class Codec(BaseCodec):
+    """The pln codec as the rest of latcodec sees it."""
+
+    options_class = UserOptions
+    decodes_damaged = True
+
+    def load_model(self, weights: Weights, device: str) -> Model:
+        """Return the model of a weights file on a device; raises WeightsError."""
+        return Model(weights, device)
+
+    def analyse(self, model: Model, image: np.ndarray) -> Latents:
+        """Return the latents of an image, uint8 or uint16 [H, W, 3]."""
+        return analyse(model, image)
+
+    def code(self, model: Model, latents: Latents, options: UserOptions, request: EncodeRequest) -> Coded:
+        """Quantise and entropy-code latents at the requested rate; raises DriftError."""
+        return code(model, latents, Options(**vars(request), **vars(options)))
+
+    def decode(self, model: Model, payload: Payload, ignore_checksum: bool = False) -> np.ndarray:
+        """Decode a file to an image, uint8 or uint16 [H, W, 3]; raises FormatError or DriftError."""
+        return decode(model, payload, ignore_checksum)

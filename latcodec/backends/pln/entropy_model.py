@@ -16,7 +16,7 @@ from latcodec.entropy.integer_net import FRACTION_BITS, IntegerNet, shift_round
 from latcodec.entropy.philox import SCALE_BITS
 from latcodec.entropy.tables import Tables
 from latcodec.errors import WeightsError
-from latcodec.weights import Weights
+from latcodec.weights import Weights, trained_for
 
 VALUE_BITS = 8  # of z1
 GAIN_BITS = 16  # of the gains that prior means are multiplied by
@@ -49,6 +49,8 @@ class Model:
     row_jump: what a class adds to a channel's table of jumps.
     """
 
+    lowest_index = 0
+
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
         tensors = weights.tensors
         try:
@@ -66,7 +68,7 @@ class Model:
             _check(self.network.config, self.rates, rows, amplitudes)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not pln weights: {error}") from None
-        self.weights_id = weights.id
+        self.weights_id, self.metric = weights.id, trained_for(weights.config)
         self.device, self.autocast = torch.device(device), autocast
         self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from latcodec.backends.base import EncodeRequest
 from latcodec.backends.pln import samplers
 from latcodec.errors import OptionError
 
@@ -9,17 +10,15 @@ EFFORTS = (10, 11, 12, 13, 14, 15, 16, 17, 18, 20)  # kappa; each bit more costs
 THESIS_KAPPA = 14  # with the thesis' samplers of z1
 
 
-@dataclass(frozen=True)
-class Options:
-    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
+@dataclass(frozen=True, kw_only=True)
+class UserOptions:
+    """What a person may set; raises OptionError for wrong values and contradictions.
 
     sampler: of z1. kappa: bits of an index. select: the likeliest candidate, or a sample of the posterior. shards of a
     block and beams of their search: with sampler=greedy. effort 0..9: kappa 10 .. 20, with sampler=blocks. What is left
     open ("", 0, -1) gets its default; an option that would do nothing is refused.
     """
 
-    rate_index: int
-    verify: bool = True
     sampler: str = ""
     kappa: int = 0
     select: str = ""
@@ -57,3 +56,8 @@ class Options:
         if self.sampler in ("importance", "rejection"):
             return self.sampler, self.kappa or THESIS_KAPPA, 1, 1, "sample"
         return "blocks", self.kappa or EFFORTS[5 if self.effort < 0 else self.effort], 1, 1, self.select or "best"
+
+
+@dataclass(frozen=True)
+class Options(UserOptions, EncodeRequest):
+    """A person's options and the encoder's request, together."""

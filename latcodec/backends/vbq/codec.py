@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from latcodec.backends.base import Codec as BaseCodec
+from latcodec.backends.base import EncodeRequest
 from latcodec.backends.common.mean_scale import MEAN_BITS
 from latcodec.backends.common.shared import (
     crc_of,
@@ -35,6 +37,7 @@ from latcodec.container.format import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder, ideal_bits
 from latcodec.errors import DriftError, FormatError, OptionError
 from latcodec.nn.tiling import in_strips
+from latcodec.weights import Weights
 
 QUANTIZERS = ("vbq", "algorithm1", "uniform", "kmeans", "lloyd")  # ids on the wire, append-only
 PRIORS = ("hyper", "factorized")
@@ -43,16 +46,14 @@ _LOG2_20 = 4752010194740  # of the largest lambda, 40 bits after the point; the 
 _HALO = 2
 
 
-@dataclass(frozen=True)
-class Options:
-    """rate_index: 0..255, larger is better. verify: decode the integers of the written stream (law 5).
+@dataclass(frozen=True, kw_only=True)
+class UserOptions:
+    """What a person may set; raises OptionError for wrong values.
 
     quantizer: vbq; algorithm1, the paper's with bit length as rate; uniform, kmeans, lloyd, which ignore the posterior.
     prior: hyper, or factorized as in the paper. free_lambda: 2**-8..2**7 instead of that of the rate index; 0: not.
     """
 
-    rate_index: int
-    verify: bool = True
     quantizer: str = "vbq"
     prior: str = "hyper"
     free_lambda: float = 0.0
@@ -70,6 +71,11 @@ class Options:
     def lambda_code(self) -> int:
         """int16 of the parameters section."""
         return round(256 * math.log2(self.free_lambda)) if self.free_lambda else NO_LAMBDA
+
+
+@dataclass(frozen=True)
+class Options(UserOptions, EncodeRequest):
+    """A person's options and the encoder's request, together."""
 
     @property
     def nearest_index(self) -> int:
@@ -186,7 +192,7 @@ def _unpack(payload: Payload) -> Options:
     if quantizer >= len(QUANTIZERS) or prior >= len(PRIORS) or not (code_ == NO_LAMBDA or -2048 <= code_ <= 1792):
         raise FormatError(f"field parameters: {payload.parameters.hex()} is no option of the vbq codec")
     free = 0.0 if code_ == NO_LAMBDA else 2 ** (code_ / 256)
-    return Options(payload.rate_index, True, QUANTIZERS[quantizer], PRIORS[prior], free)
+    return Options(payload.rate_index, quantizer=QUANTIZERS[quantizer], prior=PRIORS[prior], free_lambda=free)
 
 
 def decode_integers(model: Model, stream: bytes, options: Options, shape: tuple[int, int]):
@@ -251,3 +257,33 @@ def channel_bits(model: Model, payload: Payload) -> np.ndarray:
     _, symbols, _, rows = _integers_of(model, payload)
     rows = rows.reshape(len(symbols), -1)
     return np.array([ideal_bits(s.ravel(), r, model.tables) for s, r in zip(symbols, rows, strict=True)])
+
+
+class Codec(BaseCodec):
+    """The vbq codec as the rest of latcodec sees it."""
+
+    options_class = UserOptions
+
+    def load_model(self, weights: Weights, device: str) -> Model:
+        """Return the model of a weights file on a device; raises WeightsError."""
+        return Model(weights, device)
+
+    def analyse(self, model: Model, image: np.ndarray) -> Latents:
+        """Return the latents of an image, uint8 or uint16 [H, W, 3]."""
+        return analyse(model, image)
+
+    def code(self, model: Model, latents: Latents, options: UserOptions, request: EncodeRequest) -> Coded:
+        """Quantise and entropy-code latents at the requested rate; raises DriftError."""
+        return code(model, latents, Options(**vars(request), **vars(options)))
+
+    def decode(self, model: Model, payload: Payload, ignore_checksum: bool = False) -> np.ndarray:
+        """Decode a file to an image, uint8 or uint16 [H, W, 3]; raises FormatError or DriftError."""
+        return decode(model, payload)
+
+    def fixed_lambda(self, options: UserOptions) -> float | None:
+        """Return free_lambda, None if it is not set."""
+        return options.free_lambda or None
+
+    def channel_bits(self, model: Model, payload: Payload) -> np.ndarray:
+        """Return the bits of each channel of y in a file, float64 [C]; raises what `decode` raises."""
+        return channel_bits(model, payload)

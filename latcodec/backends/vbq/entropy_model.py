@@ -27,7 +27,7 @@ from latcodec.entropy.integer_net import FRACTION_BITS, IntegerNet, quantise, sh
 from latcodec.entropy.tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.rates import lambda_of_index
-from latcodec.weights import Weights
+from latcodec.weights import Weights, trained_for
 
 NO_LAMBDA = -(2**15)
 
@@ -48,6 +48,8 @@ class RateTables:
 
 class Model:
     """Networks, integer network, frozen tables, ready to code on a device. autocast runs synthesis in bf16."""
+
+    lowest_index = 0
 
     def __init__(self, weights: Weights, device: str = "cpu", autocast: bool = False):
         tensors = weights.tensors
@@ -80,7 +82,7 @@ class Model:
                 self.sets[quantizer, prior] = (first, count, grid)
         except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
             raise WeightsError(f"{weights.path}: not vbq weights: {error}") from None
-        self.weights_id = weights.id
+        self.weights_id, self.metric = weights.id, trained_for(weights.config)
         self.device, self.autocast = torch.device(device), autocast
         self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 

@@ -168,7 +168,7 @@ class Fit:
                 model.caution = np.full_like(self.tensors["prior.caution"], factor)
                 price = 0.0
                 for latents, picture in list(zip(self.latents, self.pictures, strict=True))[:CAUTION_PICTURES]:
-                    coded = backend.code(model, latents, backend.Options(int(index), False, "vbq", prior))
+                    coded = backend.code(model, latents, backend.Options(int(index), verify=False, prior=prior))
                     decoded = backend.synthesise(model, coded.latents, picture.shape[:2], False, 8)
                     error = np.square((decoded.astype(np.float64) - picture) / 255).sum()
                     price += coded.estimated_bits + error / (2 * LIKELIHOOD_VARIANCE * lambda_of_index(index))

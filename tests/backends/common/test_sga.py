@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from latcodec.errors import OptionError
 from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SEARCHING = [b for b in backends.BACKENDS if hasattr(b.load().Options(0), "max_seconds")]
+SEARCHING = [b for b in backends.BACKENDS if issubclass(b.load().options_class, search.UserOptions)]
 
 
 @pytest.fixture(params=SEARCHING, ids=lambda b: b.name)
@@ -29,7 +30,7 @@ def backend(request):
 
 @pytest.fixture
 def module(backend):
-    return backend.load()
+    return import_module(backend.module)
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_tiles_join(backend, module, model, monkeypatch):
 
 def test_a_search_is_for_what_the_weights_are_for(monkeypatch):
     """With weights for MS-SSIM it finds what costs less by that, which a search for less squared error does not."""
-    module = backends.by_name("hyperprior-context").load()
+    module = import_module(backends.by_name("hyperprior-context").module)
     model = codec.load_model(backends.by_name("hyperprior-context"), None, None, "cpu", "ms-ssim")
     image, index = crop(176, 192), 60
     latents = module.analyse(model, image)

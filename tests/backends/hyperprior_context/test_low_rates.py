@@ -13,6 +13,7 @@ from latcodec import backends, rates
 from latcodec.backends.common import sga as search
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context.network import LATENT_FUNCTIONS, Config, ContextHyperprior
+from latcodec.backends.hyperprior_context.wire import NEGATIVE_RATE_TAG
 from latcodec.bench.contenders import LAMBDAS, Settings, learned
 from latcodec.container import format as container
 from latcodec.container.format import Payload
@@ -74,7 +75,7 @@ def written(coded, width: int, height: int) -> Payload:
 @pytest.mark.parametrize("index", [LOWEST_INDEX, -34, -13, -1])
 def test_integers_cost_and_show_what_the_floats_say(network, model, photograph, index):
     coded = backend.encode(model, photograph, backend.Options(index))
-    assert coded.parameters == bytes((backends.BELOW, -index))
+    assert coded.parameters == bytes((NEGATIVE_RATE_TAG, -index))
     x = torch.from_numpy(photograph).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
         out = network(x, torch.tensor([index / 255]), noise=False)
@@ -90,7 +91,7 @@ def test_odd_sizes_and_parameters_that_say_nothing(model, photograph):
     file = written(coded, 131, 150)
     assert backend.decode(model, file).shape == (150, 131, 3)
     with pytest.raises(FormatError, match="rate index -36"):
-        backend.decode(model, replace(file, parameters=bytes((backends.BELOW, 36))))
+        backend.decode(model, replace(file, parameters=bytes((NEGATIVE_RATE_TAG, 36))))
     with pytest.raises(FormatError, match="beside 7"):
         backend.decode(model, replace(file, rate_index=7))
 
@@ -229,9 +230,13 @@ def test_what_says_a_lower_rate_is_not_larger_than_what_it_saves():
 
 @pytest.mark.parametrize("written, said", [(0, (1, 255)), (0, (1, 36)), (7, (1, 5)), (0, (0, 5)), (0, (5,)), (0, ())])
 def test_parameters_that_say_no_lower_rate(written, said):
-    assert backends.by_name("hyperprior-context").rate_index(written, bytes(said)) == written
-    assert backends.by_name("hyperprior").rate_index(0, bytes((1, 5))) == 0
-    assert backends.by_name("hyperprior-context").rate_index(0, bytes((1, 35))) == -35
+    def rate_index(codec_name: str, header_index: int, parameters: bytes) -> int:
+        payload = Payload(5, b"abcd", header_index, 4, 4, False, 8, 0, (b"",), parameters=parameters)
+        return backends.by_name(codec_name).wire_format.rate_index_of(payload)
+
+    assert rate_index("hyperprior-context", written, bytes(said)) == written
+    assert rate_index("hyperprior", 0, bytes((1, 5))) == 0
+    assert rate_index("hyperprior-context", 0, bytes((1, 35))) == -35
 
 
 def test_a_drawing_without_loss_has_the_rate_its_file_says():

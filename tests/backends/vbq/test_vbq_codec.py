@@ -47,7 +47,7 @@ def filed(model, image: np.ndarray, options: vbq.Options):
 def test_every_quantiser_with_every_prior_is_a_real_file(model, quantizer, prior):
     image = crop()
     for index in (40, 220):
-        payload, coded = filed(model, image, vbq.Options(index, True, quantizer, prior))
+        payload, coded = filed(model, image, vbq.Options(index, True, quantizer=quantizer, prior=prior))
         expected = vbq.synthesise(model, coded.latents, image.shape[:2], False, 8)
         assert np.array_equal(vbq.decode(model, payload), expected)
         size = len(container.pack(payload))
@@ -63,7 +63,7 @@ def test_the_posterior_and_the_true_code_length_pay(model):
     for quantizer, prior in SETS:
         costs = []
         for index in (60, 130, 200):
-            coded = vbq.encode(model, image, vbq.Options(index, False, quantizer, prior))
+            coded = vbq.encode(model, image, vbq.Options(index, False, quantizer=quantizer, prior=prior))
             decoded = vbq.synthesise(model, coded.latents, image.shape[:2], False, 8)
             noise = np.exp(model.noise(index, NO_LAMBDA) / 4096) * np.log(2)
             costs.append(coded.estimated_bits + np.square(decoded / 255 - image / 255).sum() / (0.002 * noise))
@@ -112,7 +112,7 @@ def test_pictures_like_no_photograph(model, quantizer, prior):
     stripes[::2, :, 0], stripes[:, ::3, 1] = 255, 255
     for image in (rng.integers(0, 256, (48, 64, 3), np.uint8), stripes, np.full((1, 1, 3), 255, np.uint8)):
         for index in (0, 255):
-            payload, coded = filed(model, image, vbq.Options(index, True, quantizer, prior))
+            payload, coded = filed(model, image, vbq.Options(index, True, quantizer=quantizer, prior=prior))
             expected = vbq.synthesise(model, coded.latents, image.shape[:2], False, 8)
             assert np.array_equal(vbq.decode(model, payload), expected)
 
@@ -122,7 +122,7 @@ def test_pictures_like_no_photograph(model, quantizer, prior):
 def test_code_points_never_seen_are_escaped(model, quantizer, prior):
     latents = vbq.analyse(model, crop(64))
     wild = replace(latents, y=latents.y * torch.linspace(1, 30, len(latents.y))[:, None, None])
-    coded = vbq.code(model, wild, vbq.Options(255, True, quantizer, prior))
+    coded = vbq.code(model, wild, vbq.Options(255, True, quantizer=quantizer, prior=prior))
     first, _, grid = model.sets[quantizer, prior]
     escaped = coded.symbols.ravel() >= grid.sizes[coded.rows.astype(int) - first]
     assert escaped.sum() > 100
@@ -198,7 +198,7 @@ def test_other_parameters_are_told(model):
 
 
 def test_a_small_file_cannot_ask_for_much(model):
-    payload, _ = filed(model, crop(32), vbq.Options(100, True, "vbq", "factorized"))
+    payload, _ = filed(model, crop(32), vbq.Options(100, prior="factorized"))
     with pytest.raises(FormatError, match="cannot hold"):
         vbq.decode(model, replace(payload, width=2**14, height=2**14))
 
