@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from latcodec.backends.common.shared import config_from
+from latcodec.backends.common.weights_parts import config_from
 from latcodec.backends.nc_vae.network import NCVAE, Config, loss
 from latcodec.images import read as images
 from latcodec.train import data

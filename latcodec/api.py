@@ -142,9 +142,9 @@ def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[floa
         return float(psnr_db(picture.pixels, decoded(data), 65535 if frame.depth == 16 else 255))
 
     def quality(trial: codec_targets.Trial) -> float:
-        from latcodec.backends.common.distortion import bits_of_pictures
+        from latcodec.backends.common.distortion import distortion_bits
 
-        return -bits_of_pictures(decoded(trial.data), picture.pixels, 0, model.metric)
+        return -distortion_bits(decoded(trial.data), picture.pixels, 0, model.metric)
 
     trials, missed, notes = 1, "", []
     lowest_index = model.lowest_index

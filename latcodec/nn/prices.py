@@ -52,7 +52,7 @@ def rounded_by_price(residual: Tensor, sigma: Tensor, prices: Tensor, error_bits
     """What an encoder that rounds by rate and distortion makes of residuals; the gradient is that of residuals.
 
     residual: float32, in steps; sigma: what tells its table; prices: of its kind; error_bits: bits that a squared error
-    of one step counts as. In encoders: `backends.pricing.round_by_price`. Source: rate-distortion optimised
+    of one step counts as. In encoders: `backends.common.rdoq`. Source: rate-distortion optimised
     quantisation as video encoders do it.
     """
     with torch.no_grad():

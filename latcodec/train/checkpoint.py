@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latcodec import files, weights
 from latcodec.backends.common import rdoq as pricing
-from latcodec.backends.common.shared import floats_from_arrays, floats_of_integers, integer_nets
+from latcodec.backends.common.weights_parts import floats_from_arrays, floats_of_integers, integer_nets
 from latcodec.backends.nc_vae import contexts
 from latcodec.entropy.tables import Tables
 from latcodec.errors import LatcodecError, OptionError, WeightsError
@@ -133,7 +133,7 @@ def _prices_of_tables(found: weights.Weights) -> dict[str, Tensor]:
     if found.backend != "hyperprior-context":
         return {}
     tables = Tables(*(found.tensors[f"tables.{name}"] for name in ("weights", "offsets", "minimums")))
-    return {"prices": pricing.prices_of_rows(tables, torch.device("cpu"))}
+    return {"prices": pricing.bits_of_tables(tables, torch.device("cpu"))}
 
 
 def _floats_of_contexts(found: weights.Weights) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from torch_threads import threads
 
 from latcodec import api as codec
 from latcodec import backends
-from latcodec.backends.common import mean_scale as hyper
 from latcodec.backends.hyperprior.network import Config, Hyperprior
 from latcodec.container import format as container
 from latcodec.entropy.integer_net import IntegerNet
@@ -23,6 +22,7 @@ from latcodec.errors import DriftError, FormatError, OptionError, VersionError, 
 from latcodec.metrics import psnr_db
 from latcodec.nn import tiling as strips
 from latcodec.nn.layers import conv, deconv
+from latcodec.nn.prices import ROWS_PER_NAT
 from latcodec.rates import index_of_lambda
 from latcodec.settings import read_options, split_codec
 
@@ -522,7 +522,7 @@ def test_exported_integers_are_close_to_the_float_network(backend, module):
             log_sigma = (log_scale + rate["scale_offset"])[0].numpy()
         # z_mean is rounded to 1/64, and h_s and the gain pass that on.
         assert np.abs(means / 64 - mu).max() < 1 / 64 + 0.02 * float(rate["mean_log_gain"].exp().max())
-        expected = np.clip((log_sigma - np.log(0.08)) * hyper.ROWS_PER_NAT, 0, 63)
+        expected = np.clip((log_sigma - np.log(0.08)) * ROWS_PER_NAT, 0, 63)
         assert np.abs(rows.reshape(expected.shape) - expected).max() < 0.8
 
 

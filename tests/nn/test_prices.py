@@ -46,7 +46,7 @@ def exported(tables: Tables) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def of_y(tables) -> torch.Tensor:
-    return pricing.prices_of_rows(tables, CPU)[: prices.ROWS]
+    return pricing.bits_of_tables(tables, CPU)[: prices.ROWS]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_rows_are_those_of_files():
 
 
 def test_before_any_table_is_fitted_symbols_cost_what_the_logistic_says():
-    found, fitted = prices.logistic_prices(), pricing.prices_of_rows(logistic_tables(backend.sigmas()), CPU)
+    found, fitted = prices.logistic_prices(), pricing.bits_of_tables(logistic_tables(backend.sigmas()), CPU)
     near = fitted < 11  # dearer ones have a share of outliers and 24 bits at most
     assert found.shape == fitted.shape and near.sum() > 10000
     assert (found - fitted)[near].abs().max() < 0.4
@@ -148,7 +148,7 @@ def test_what_is_no_number_stays_none(of_y):
 
 def test_a_wider_network_pays_the_same(tables):
     old = ContextHyperprior(SMALL)
-    old.prices.copy_(pricing.prices_of_rows(tables, CPU))
+    old.prices.copy_(pricing.bits_of_tables(tables, CPU))
     assert torch.equal(widened(old, replace(SMALL, blocks=(0, 1, 1))).prices, old.prices)
 
 
@@ -180,7 +180,7 @@ def test_training_pays_what_the_tables_of_its_start_say(tables, of_y, tmp_path):
     assert not torch.equal(started.prices_of("y"), of_y)
     taken, total = initialise(started, "hyperprior-context", tmp_path / "weights.safetensors")
     assert taken == total
-    every = pricing.prices_of_rows(tables, CPU)
+    every = pricing.bits_of_tables(tables, CPU)
     for number, kind in enumerate(prices.KINDS):
         assert torch.equal(started.prices_of(kind), every[number * prices.ROWS :][: prices.ROWS])
     assert torch.equal(stored(tmp_path / "weights.safetensors")[2]["prices"], every)

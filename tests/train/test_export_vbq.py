@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage import data
 
-from latcodec.backends.common.shared import stored_config
+from latcodec.backends.common.weights_parts import stored_config
 from latcodec.backends.vbq import codec as vbq
 from latcodec.backends.vbq.codebooks import entropy_constrained, k_means, uniform_start
 from latcodec.backends.vbq.entropy_model import Model

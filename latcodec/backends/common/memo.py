@@ -1,4 +1,4 @@
-"""What an encoder's walk through its symbols has computed, for the decoder's walk that verifies them."""
+"""What the entropy model computed while encoding, kept for the decoding pass that verifies the stream."""
 
 from __future__ import annotations
 
@@ -9,39 +9,49 @@ import numpy as np
 from latcodec.entropy.integer_net import IntegerNet
 from latcodec.errors import DriftError
 
-Found = tuple[np.ndarray, ...] | np.ndarray
-Ask = Callable[..., Found]  # (compute, *given): see `ask`
+Result = tuple[np.ndarray, ...] | np.ndarray
+Evaluate = Callable[..., Result]  # (compute, *inputs): see `evaluate`
 
 
-def ask(compute: Callable[[], Found], *given: np.ndarray | IntegerNet) -> Found:
-    """compute(), an exact function of what was given here and before: how it is where nothing is replayed."""
+def evaluate(compute: Callable[[], Result], *inputs: np.ndarray | IntegerNet) -> Result:
+    """Return compute(), an exact function of the inputs given here and before; this is evaluation without a memo."""
     return compute()
 
 
-class Replay:
-    """Computes and keeps what it is asked for. After `rewind`, given the same as before in the same order, arrays and
-    networks, it answers the same without computing it: an exact function has one value. Nobody may change the arrays
-    that are given or got."""
+class EvaluationMemo:
+    """Computes and keeps exact functions, and after `rewind` returns them without computing them.
+
+    An exact function has one value: given the same inputs in the same order, arrays and networks, it is what it was.
+    Nobody may change the arrays that are given or returned.
+    """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[tuple, Found]] = []
-        self._answers: Iterator | None = None
+        self._kept: list[tuple[tuple, Result]] = []
+        self._replayed: Iterator | None = None
 
     def rewind(self) -> None:
-        """Answer from the first time on."""
-        self._answers = iter(self._kept)
+        """Return the kept results from now on, beginning with the first."""
+        self._replayed = iter(self._kept)
 
-    def ask(self, compute: Callable[[], Found], *given: np.ndarray | IntegerNet) -> Found:
-        """As `ask`; raises DriftError where something else is given than before."""
-        if self._answers is None:
-            self._kept.append((given, compute()))
+    def evaluate(self, compute: Callable[[], Result], *inputs: np.ndarray | IntegerNet) -> Result:
+        """Return compute(), or after `rewind` the result that was kept.
+
+        Args:
+            compute: an exact function of the inputs given here and before.
+            inputs: what it depends on that is not known to be equal from earlier calls.
+
+        Raises:
+            DriftError: after `rewind`, the inputs differ from those of the first pass.
+        """
+        if self._replayed is None:
+            self._kept.append((inputs, compute()))
             return self._kept[-1][1]
-        known, found = next(self._answers, (None, None))
-        if known is None or len(known) != len(given) or not all(map(_same, known, given)):
+        known, result = next(self._replayed, (None, None))
+        if known is None or len(known) != len(inputs) or not all(map(_is_same, known, inputs)):
             raise DriftError("a decoder of the stream just written goes another way than the encoder")
-        return found
+        return result
 
 
-def _same(one: np.ndarray | IntegerNet, other: np.ndarray | IntegerNet) -> bool:
-    arrays = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
-    return one is other or (arrays and np.array_equal(one, other))
+def _is_same(a: np.ndarray | IntegerNet, b: np.ndarray | IntegerNet) -> bool:
+    arrays = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    return a is b or (arrays and np.array_equal(a, b))

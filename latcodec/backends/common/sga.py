@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from latcodec.backends.base import Codec, EncodeRequest
-from latcodec.backends.common.distortion import bits_of_pictures, bits_of_tensors
+from latcodec.backends.common.distortion import distortion_bits, relaxed_distortion_bits
 from latcodec.errors import DriftError, OptionError
 from latcodec.rates import STEP_ERROR_BITS
 
@@ -41,7 +41,7 @@ SECTION_BITS = 16  # of a file, beside what a section contains, or more where th
 JUDGED = 4  # times that the second half of a search is rounded and priced, to keep the best: a search may go too far
 CERTAIN = 0.15  # steps: what is as near to an integer is rounded to it; noise on all of many zeros would drown the rest
 SETTLED = CERTAIN  # steps: how far a latent is, at the start, from what rounding by rate and distortion chose, at most
-# What `pricing.round_by_price` takes for latents that were found, one after another: the search has weighed most of it.
+# What `rdoq.rdoq` takes for latents that were found, one after another: the search has weighed most of it.
 FOUND_ERROR_BITS = (0.0, 30.0, 60.0, 100.0, 150.0)
 
 
@@ -99,7 +99,7 @@ def code(
     decoder finds the same integers; shown(model, coded, rate_index, size, gray, depth): its picture; soft(model,
     rate_index, coded) -> (transmit, gains) of `refine`, coded being what `plain` makes; settled(model, coded, latents):
     y as it was coded, and z where that is not always the nearest integers, float32 [C, h, w] in steps; step_error_bits:
-    what `pricing.round_by_price` takes for an error of one step, STEP_ERROR_BITS if None, 0 for the nearest integers;
+    what `rdoq.rdoq` takes for an error of one step, STEP_ERROR_BITS if None, 0 for the nearest integers;
     first: what `plain` makes, if it is known already; other: a Coded of another kind, than which a search is to find no
     dearer one. Raises DriftError if what was written does not decode (law 5).
     """
@@ -161,7 +161,7 @@ def price(coded, decoded: np.ndarray, image: np.ndarray, rate_index: int, metric
     decoded, image: uint8 or uint16 [H, W, 3]; metric: of `rates.METRICS`."""
     sections = [*coded.streams, *([coded.parameters] if coded.parameters is not None else [])]
     bits = 8 * sum(map(len, sections)) + SECTION_BITS * len(sections)
-    return bits + bits_of_pictures(decoded, image, rate_index, metric)
+    return bits + distortion_bits(decoded, image, rate_index, metric)
 
 
 def _gray(transmit: Transmit) -> Transmit:
@@ -258,7 +258,8 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
 
     def cost_of(now: tuple[Tensor, ...], quantise: Callable[[Tensor], Tensor]) -> Tensor:
         x_hat, bits = transmit(now, quantise, pixels)
-        return bits + bits_of_tensors(x_hat[:, :, : pixels.shape[2], : pixels.shape[3]], pixels, rate_index, metric)
+        inside = x_hat[:, :, : pixels.shape[2], : pixels.shape[3]]
+        return bits + relaxed_distortion_bits(inside, pixels, rate_index, metric)
 
     while True:
         # With a deadline the schedule runs by the clock where that is faster, so that it always comes to its end.

@@ -1,7 +1,7 @@
 """The hyperprior codec: network, integers, bytes.
 
 One stream: the symbols of z, then those of y, both coded with the logistic tables; the row of each is computed in
-integers. Fixed point: see `hyper.py`.
+integers. Fixed point: see `fixed_point.py`.
 """
 
 from __future__ import annotations
@@ -15,41 +15,38 @@ import torch
 from latcodec.backends.base import EncodeRequest
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common import sga as search
-from latcodec.backends.common.mean_scale import (
+from latcodec.backends.common.checks import check_single_stream, check_stream_length, crc_of, decode_checked
+from latcodec.backends.common.fixed_point import (
     INVERSE_BITS,
     MEAN_BITS,
-    Coded,
+    bounded,
+    dequantise,
+    fixed_point_means,
+    latents_in_steps,
+    round_to_int32,
+    table_index_of_scale,
+)
+from latcodec.backends.common.mean_scale import (
     Latents,
+    MeanScaleCoded,
     Options,
     analyse,
-    dequantised,
-    fixed_prior_of_z,
-    functions_of_rate,
-    means_of,
-    rows_of,
-    rows_of_channels,
-    settled,
+    dequantised_start,
+    relaxed_rd,
     sigmas,
-    soft,
-    values,
 )
-from latcodec.backends.common.mean_scale import Model as HyperModel
-from latcodec.backends.common.mean_scale import RateTables as HyperRateTables
-from latcodec.backends.common.shared import (
+from latcodec.backends.common.mean_scale import MeanScaleModel as HyperModel
+from latcodec.backends.common.pixels import HYPER_STRIDE, IMAGE_STRIDE, latent_shapes, to_image
+from latcodec.backends.common.rate_tables import (
     RATES,
-    bounded,
-    crc_of,
-    floats_to_arrays,
-    integers_of,
-    latent_shapes,
-    must_be_one_stream,
-    must_hold,
-    rounded,
-    stored_config,
-    timed,
-    to_image,
+    fixed_prior_of_z,
+    rate_params_of_every_index,
+    table_index_of_channels,
 )
-from latcodec.backends.hyperprior.network import HYPER_STRIDE, IMAGE_STRIDE, Config, Hyperprior
+from latcodec.backends.common.rate_tables import RateTables as HyperRateTables
+from latcodec.backends.common.timing import timed_encode
+from latcodec.backends.common.weights_parts import floats_to_arrays, stored_config
+from latcodec.backends.hyperprior.network import Config, Hyperprior
 from latcodec.container.format import Payload
 from latcodec.entropy.integer_net import quantise
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
@@ -57,7 +54,7 @@ from latcodec.entropy.tables import Tables
 from latcodec.nn.tiling import in_strips
 from latcodec.weights import Weights
 
-__all__ = ["RATES", "Codec", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
+__all__ = ["RATES", "Codec", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
            "shown", "sigmas", "stored_config", "synthesise"]  # fmt: skip
 
 
@@ -70,7 +67,7 @@ class RateTables(HyperRateTables):
     @classmethod
     def of(cls, rate: dict[str, np.ndarray], **more: np.ndarray) -> RateTables:
         """See `hyper.RateTables.of`."""
-        return super().of(rate, z_row=rows_of_channels(rate), **more)
+        return super().of(rate, z_row=table_index_of_channels(rate), **more)
 
 
 class Model(HyperModel):
@@ -89,7 +86,7 @@ class Model(HyperModel):
     def hyper_synthesis(self, z_symbols: np.ndarray, rate_index: int) -> np.ndarray:
         """Means and log scales, int64 [2 C, 4 h', 4 w'], from z's symbols int32 [Z, h', w']. Law 1: integers only."""
         mean, inverse_gain = (v[rate_index][:, None, None] for v in (self.rates.z_mean, self.rates.z_inverse_gain))
-        return self.hyper(dequantised(z_symbols, mean, inverse_gain, INVERSE_BITS))
+        return self.hyper(dequantise(z_symbols, mean, inverse_gain, INVERSE_BITS))
 
     def prior_of_y(
         self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]
@@ -101,30 +98,37 @@ class Model(HyperModel):
         out = self.hyper_synthesis(z_symbols, rate_index)[:, : shape[0], : shape[1]]
         mean, log_scale = out[: len(out) // 2], out[len(out) // 2 :]
         gain, offset = (v[rate_index][:, None, None] for v in (self.rates.mean_gain, self.rates.scale_offset))
-        return means_of(mean, gain), rows_of(log_scale, offset).ravel()
+        return fixed_point_means(mean, gain), table_index_of_scale(log_scale, offset).ravel()
 
 
-def code(model: Model, latents: Latents, options: Options) -> Coded:
+def code(model: Model, latents: Latents, options: Options) -> MeanScaleCoded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
     return search.code(
-        model, latents, options, _code, _verify, shown, lambda model, rate_index, _: soft(model, rate_index), settled
+        model,
+        latents,
+        options,
+        _code,
+        _verify,
+        shown,
+        lambda model, rate_index, _: relaxed_rd(model, rate_index),
+        dequantised_start,
     )
 
 
 @torch.inference_mode()
-def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
+def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> MeanScaleCoded:
     start = time.perf_counter()
     index = options.rate_index
     rate = {k: v[0].cpu() for k, v in model.at_rate(index).items()}
     z_mean, z_rows = model.prior_of_z(index, latents.z.shape[1:])
-    z_symbols = rounded(latents.z.cpu() * rate["z_log_gain"].exp() - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
+    z_symbols = round_to_int32(latents.z.cpu() * rate["z_log_gain"].exp() - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
     means, y_rows = model.prior_of_y(z_symbols, index, latents.y.shape[1:])
     networks = time.perf_counter()
     residual = latents.y.cpu() * rate["y_log_gain"].exp() - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
-    y_symbols = rounded(residual)
+    y_symbols = round_to_int32(residual)
     if error_bits:
         flat = bounded(residual).numpy().ravel()
-        y_symbols = pricing.round_by_price(flat, y_rows, model.tables, error_bits).reshape(y_symbols.shape)
+        y_symbols = pricing.rdoq(flat, y_rows, model.tables, error_bits).reshape(y_symbols.shape)
     encoder = RangeEncoder(model.tables)
     encoder.encode(z_symbols.ravel(), z_rows)
     encoder.encode(y_symbols.ravel(), y_rows)
@@ -132,19 +136,21 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
     crc = crc_of(z_symbols, y_symbols, means, y_rows)
     coded = time.perf_counter()
     seconds = {"hyper": networks - start, "entropy": coded - networks}
-    return Coded((stream,), crc, encoder.bits, y_symbols, means, y_rows, seconds)
+    return MeanScaleCoded((stream,), crc, encoder.bits, y_symbols, means, y_rows, seconds)
 
 
-def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
+def shown(
+    model: Model, coded: MeanScaleCoded, rate_index: int, size: tuple[int, int], gray: bool, depth: int
+) -> np.ndarray:
     """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
 
 
-def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
+def _verify(model: Model, coded: MeanScaleCoded, rate_index: int, shape: tuple[int, int]) -> bool:
     return crc_of(*decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
 
 
-encode = timed(analyse, code)
+encode = timed_encode(analyse, code)
 
 
 def decode_integers(model: Model, stream: bytes, rate_index: int, shape: tuple[int, int]):
@@ -165,7 +171,9 @@ def synthesise(
 ) -> np.ndarray:
     """Latents of one rate, int32 [C, h, w] both, to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     inverse = model.at_rate(rate_index)["y_log_inverse_gain"].exp()
-    y = (values(symbols, means).to(model.device)[None] * inverse).contiguous(memory_format=torch.channels_last)
+    y = (latents_in_steps(symbols, means).to(model.device)[None] * inverse).contiguous(
+        memory_format=torch.channels_last
+    )
     x = in_strips(lambda some: model.network.synthesis(some, model.autocast), y, 1, IMAGE_STRIDE, model.halo())
     return to_image(x, size, gray, depth)
 
@@ -176,10 +184,10 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
     codec writes.
     """
-    must_be_one_stream(payload, "hyperprior")
+    check_single_stream(payload, "hyperprior")
     shape, z_shape = latent_shapes(payload.width, payload.height)
-    must_hold(payload, model.least_bits_of_z(payload.rate_index, z_shape))
-    _, y, means, _ = integers_of(
+    check_stream_length(payload, model.least_bits_of_z(payload.rate_index, z_shape))
+    _, y, means, _ = decode_checked(
         lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape),
         payload, lambda found: crc_of(*found),
     )  # fmt: skip
@@ -190,7 +198,7 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
 def export(network: Hyperprior, tables: Tables) -> dict[str, np.ndarray]:
     """Everything a weights file holds: float16 networks, the integer network, frozen tables, integers of each rate."""
     tensors = floats_to_arrays(network, Model.runs_as_floats)
-    tensors |= RateTables.of(functions_of_rate(network.cpu().at_rate)).to_arrays()
+    tensors |= RateTables.of(rate_params_of_every_index(network.cpu().at_rate)).to_arrays()
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s.cpu()).to_arrays().items()}
     tensors |= {"tables.weights": tables.weights, "tables.offsets": tables.offsets, "tables.minimums": tables.minimums}
     return tensors
@@ -207,7 +215,9 @@ class Codec(search.SearchingCodec):
         """Return the latents of an image, uint8 or uint16 [H, W, 3]."""
         return analyse(model, image)
 
-    def code(self, model: Model, latents: Latents, options: search.UserOptions, request: EncodeRequest) -> Coded:
+    def code(
+        self, model: Model, latents: Latents, options: search.UserOptions, request: EncodeRequest
+    ) -> MeanScaleCoded:
         """Quantise and entropy-code latents at the requested rate; raises DriftError."""
         return code(model, latents, Options(**vars(request), **vars(options)))
 

@@ -40,8 +40,6 @@ from latcodec.nn.layers import (
 from latcodec.nn.prices import SIGMA_MAX, SIGMA_MIN
 from latcodec.rates import distortion_weight, lambda_of_index
 
-IMAGE_STRIDE, HYPER_STRIDE = 16, 4
-
 
 @dataclass(frozen=True)
 class Config:

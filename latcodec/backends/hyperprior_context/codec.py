@@ -21,22 +21,16 @@ import torch
 from latcodec.backends.base import EncodeRequest
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common import sga as search
-from latcodec.backends.common.mean_scale import MEAN_BITS, SCALE_ROWS, Latents, values
-from latcodec.backends.common.mean_scale import Coded as HyperCoded
+from latcodec.backends.common.checks import check_single_stream, check_stream_length, crc_of, decode_checked
+from latcodec.backends.common.fixed_point import MEAN_BITS, SCALE_ROWS, bounded, latents_in_steps, round_to_int32
+from latcodec.backends.common.mean_scale import Latents
+from latcodec.backends.common.mean_scale import MeanScaleCoded as HyperCoded
 from latcodec.backends.common.mean_scale import sigmas as sigmas_of_latents
-from latcodec.backends.common.memo import Ask, Replay, ask
-from latcodec.backends.common.shared import (
-    RATES,
-    bounded,
-    crc_of,
-    integers_of,
-    latent_shapes,
-    must_be_one_stream,
-    must_hold,
-    rounded,
-    stored_config,
-    timed,
-)
+from latcodec.backends.common.memo import Evaluate, EvaluationMemo, evaluate
+from latcodec.backends.common.pixels import latent_shapes
+from latcodec.backends.common.rate_tables import RATES
+from latcodec.backends.common.timing import timed_encode
+from latcodec.backends.common.weights_parts import stored_config
 from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import lossless, wiener
 from latcodec.backends.hyperprior_context import mode_decision as choice
@@ -107,7 +101,7 @@ class Coded(HyperCoded):
     detail_symbols: np.ndarray | None = None
     detail_rows: np.ndarray | None = None
     filter_symbols: np.ndarray | None = None
-    replay: Replay | None = None
+    replay: EvaluationMemo | None = None
     z: tuple[np.ndarray, np.ndarray] | None = None
 
     def counted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +188,7 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
     functions = model.at_rate(rate)
     shape = tuple(latents.y.shape[1:])
     encoder = RangeEncoder(model.tables)
-    replay = Replay() if options.verify else None
+    replay = EvaluationMemo() if options.verify else None
 
     def put(symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
         encoder.encode(symbols, rows)
@@ -209,9 +203,9 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
             residual = torch.from_numpy(picked(wanted, there))
             residual -= torch.from_numpy(picked(means, there)) * 2.0**-MEAN_BITS
             if weight:
-                symbols = pricing.round_by_price(bounded(residual).numpy(), rows, model.tables, weight)
+                symbols = pricing.rdoq(bounded(residual).numpy(), rows, model.tables, weight)
             else:
-                symbols = rounded(residual)
+                symbols = round_to_int32(residual)
             return spread(put(symbols, rows), there)
 
         return take
@@ -232,7 +226,7 @@ def _code(model: Model, latents: Latents | LatentsAtRates, options: Options, err
             lambda group, rows: put(choose(group, rows), rows),
         )
 
-    walked = model.walk(rate, shape, take_z, take_y, begin_details, replay.ask if replay else ask)
+    walked = model.walk(rate, shape, take_z, take_y, begin_details, replay.evaluate if replay else evaluate)
     stream = encoder.finish()
     crc = _crc(walked)
     z_symbols = picked(walked.z_symbols, np.concatenate(there(len(latents.z), latents.z.shape[1:])))
@@ -256,7 +250,7 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
 
 def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
     """y and z of latents as they were coded, float32 [C, h, w] in steps."""
-    y, z = (values(*one).numpy() for one in ((coded.symbols, coded.means), coded.z))
+    y, z = (latents_in_steps(*one).numpy() for one in ((coded.symbols, coded.means), coded.z))
     pairs = (y, latents.y), (z, latents.z)
     return tuple(torch.from_numpy(from_coding_order(one, of.shape[1:])) for one, of in pairs)
 
@@ -264,17 +258,19 @@ def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor
 def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
     rate = model.rate(rate_index, coded.parameters)
     coded.replay.rewind()
-    return _crc(decode_integers(model, coded.streams[0], rate, shape, coded.replay.ask)) == coded.integers_crc
+    return _crc(decode_integers(model, coded.streams[0], rate, shape, coded.replay.evaluate)) == coded.integers_crc
 
 
-encode = timed(analyse, code)
+encode = timed_encode(analyse, code)
 
 
 def _crc(walked: Walked) -> int:
     return crc_of(*vars(walked).values())
 
 
-def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, int], ask: Ask = ask) -> Walked:
+def decode_integers(
+    model: Model, stream: bytes, rate: Rate, shape: tuple[int, int], evaluate: Evaluate = evaluate
+) -> Walked:
     """The integers of a stream; shape is (h, w) of y; ask: see `Model.walk`."""
     decoder = RangeDecoder(stream, model.tables)
 
@@ -287,7 +283,7 @@ def decode_integers(model: Model, stream: bytes, rate: Rate, shape: tuple[int, i
         shifts = lambda group, rows: decoder.decode(details.shift_rows(len(rows)))  # noqa: E731
         return filter_symbols, sixteenths, shifts, lambda group, rows: decoder.decode(rows)
 
-    walked = model.walk(rate, shape, take, take, begin_details, ask)
+    walked = model.walk(rate, shape, take, take, begin_details, evaluate)
     decoder.finish()
     return walked
 
@@ -298,13 +294,13 @@ def decode(model: Model | None, payload: Payload) -> np.ndarray:
     Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
     codec writes, or parameters that say nothing.
     """
-    must_be_one_stream(payload, "hyperprior-context", parameters=True)
+    check_single_stream(payload, "hyperprior-context", parameters=True)
     if payload.parameters == lossless.PARAMETERS:
         return lossless.unpack(payload)
     shape, z_shape = latent_shapes(payload.width, payload.height)
     rate = model.rate(payload.rate_index, payload.parameters)
-    must_hold(payload, model.least_bits_of_z(rate, z_shape))
-    walked = integers_of(lambda: decode_integers(model, payload.streams[0], rate, shape), payload, _crc)
+    check_stream_length(payload, model.least_bits_of_z(rate, z_shape))
+    walked = decode_checked(lambda: decode_integers(model, payload.streams[0], rate, shape), payload, _crc)
     size = (payload.height, payload.width)
     y = walked.symbols, walked.means, walked.rows
     more = walked.filter_symbols, walked.detail_symbols

@@ -14,20 +14,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from latcodec.backends.common.mean_scale import (
+from latcodec.backends.common.fixed_point import (
     GAIN_BITS,
     INVERSE_BITS,
     MEAN_BITS,
     SCALE_ROWS,
-    dequantised,
+    dequantise,
+    fixed_point_means,
     leaky_relu,
-    means_of,
-    rows_of,
+    table_index_of_scale,
 )
-from latcodec.backends.common.mean_scale import Model as HyperModel
-from latcodec.backends.common.mean_scale import RateTables as HyperRateTables
-from latcodec.backends.common.memo import Ask, ask
-from latcodec.backends.common.shared import RATES
+from latcodec.backends.common.mean_scale import MeanScaleModel as HyperModel
+from latcodec.backends.common.memo import Evaluate, evaluate
+from latcodec.backends.common.rate_tables import RATES
+from latcodec.backends.common.rate_tables import RateTables as HyperRateTables
 from latcodec.backends.hyperprior_context import residual as details
 from latcodec.backends.hyperprior_context import wiener
 from latcodec.backends.hyperprior_context.coding_order import from_coding_order, of_step, picked, there
@@ -194,14 +194,20 @@ class Model(HyperModel):
         The other steps of z are decoded, or found too short, before anything larger is allocated.
         """
         offsets = self.rates.z_scale_offset[rate.base - self.lowest_index]
-        rows = rows_of(np.zeros(len(offsets), np.int64), offsets)
+        rows = table_index_of_scale(np.zeros(len(offsets), np.int64), offsets)
         counts = np.zeros(len(offsets), np.int64)
         for channels, down, across in places(0):
             counts[channels] = len(range(shape[0])[down]) * len(range(shape[1])[across])
         return float((self.least_bits(rows + Z_ROW) * counts).sum())
 
     def walk(
-        self, rate: Rate, shape: tuple[int, int], take_z: Take, take: Take, begin_details: Callable, ask: Ask = ask
+        self,
+        rate: Rate,
+        shape: tuple[int, int],
+        take_z: Take,
+        take: Take,
+        begin_details: Callable,
+        evaluate: Evaluate = evaluate,
     ) -> Walked:
         """Go through the steps of z, of y and the details, in either direction; shape (h, w) of y.
 
@@ -210,13 +216,13 @@ class Model(HyperModel):
         begin_details(symbols of y, means of y, rows of y) gives the symbols of a filter, and `sixteenths`, `shift` and
         `take` of `details.IntegerDetails.walk`. ask: of `replay.py`, of whom all is asked that follows from symbols.
         """
-        z = self._walk_z(rate, shape, take_z, ask)
+        z = self._walk_z(rate, shape, take_z, evaluate)
         gains, offsets, context_gains = self._at_base(rate, "mean_gain", "scale_offset", "context_gain")
         all_there = there(len(gains), shape)
         symbols, means, rows, seen, hyper = [], [], [], [], []
 
         def see() -> None:
-            y_hat = dequantised(symbols[-1], means[-1], context_gains, GAIN_BITS)
+            y_hat = dequantise(symbols[-1], means[-1], context_gains, GAIN_BITS)
             # The networks clip what they see to LIMIT in any case.
             seen.append(y_hat.clip(-LIMIT, LIMIT).astype(np.int32))
 
@@ -228,7 +234,7 @@ class Model(HyperModel):
                 see()
                 more = self._correction(CONTEXTS, step, seen, mean, log_scale)
                 mean, log_scale = mean + more[0], log_scale + more[1]
-            return means_of(mean, gains), picked(rows_of(log_scale, offsets), all_there[step])
+            return fixed_point_means(mean, gains), picked(table_index_of_scale(log_scale, offsets), all_there[step])
 
         def begin() -> tuple[np.ndarray, np.ndarray]:
             see()
@@ -237,7 +243,7 @@ class Model(HyperModel):
 
         for step in range(STEPS):
             networks = self._networks(CONTEXTS, step) or [self.hyper]
-            mean, row = ask(partial(tell, step), (symbols or z[0])[-1], *networks)
+            mean, row = evaluate(partial(tell, step), (symbols or z[0])[-1], *networks)
             means.append(mean)
             rows.append(row)
             symbols.append(take(step, mean, row, all_there[step]))
@@ -245,10 +251,12 @@ class Model(HyperModel):
         if not rate.details:
             return Walked(*walked, *details.none(shape), wiener.none())
         filter_symbols, *how = begin_details(*walked[3:])
-        found = self.details.walk(begin, shape, symbols[-1], rate.index, rate.base, *how, ask)
+        found = self.details.walk(begin, shape, symbols[-1], rate.index, rate.base, *how, evaluate)
         return Walked(*walked, *found, filter_symbols)
 
-    def _walk_z(self, rate: Rate, shape: tuple[int, int], take: Take, ask: Ask) -> tuple[list[np.ndarray], ...]:
+    def _walk_z(
+        self, rate: Rate, shape: tuple[int, int], take: Take, evaluate: Evaluate
+    ) -> tuple[list[np.ndarray], ...]:
         """Symbols, means and rows of z of each step, as in `Walked`; shape (h, w) of y."""
         names = "z_gain", "z_inverse_gain", "z_mean", "z_scale_offset"
         gains, inverse_gains, prior_means, offsets = self._at_base(rate, *names)
@@ -258,14 +266,14 @@ class Model(HyperModel):
         def tell(step: int) -> tuple[np.ndarray, np.ndarray]:
             mean = log_scale = np.zeros(all_there[step].shape, np.int64)
             if step:
-                seen.append(dequantised(symbols[-1], means[-1], inverse_gains, INVERSE_BITS))
+                seen.append(dequantise(symbols[-1], means[-1], inverse_gains, INVERSE_BITS))
                 mean, log_scale = self._correction(Z_CONTEXTS, step, seen)
-            row = picked(rows_of(log_scale, offsets), all_there[step]) + np.uint16(Z_ROW)
-            return (prior_means + means_of(mean, gains)).astype(np.int32), row
+            row = picked(table_index_of_scale(log_scale, offsets), all_there[step]) + np.uint16(Z_ROW)
+            return (prior_means + fixed_point_means(mean, gains)).astype(np.int32), row
 
         for step in range(STEPS):
             given = [symbols[-1], *self._networks(Z_CONTEXTS, step)] if step else [np.array([*shape, *astuple(rate)])]
-            mean, row = ask(partial(tell, step), *given)
+            mean, row = evaluate(partial(tell, step), *given)
             means.append(mean)
             rows.append(row)
             symbols.append(take(step, mean, row, all_there[step]))
@@ -277,7 +285,7 @@ class Model(HyperModel):
         """What the hyper-synthesis makes of symbols and means of z, int32, which all of it fits, [2, C, h, w], sides
         rounded up to even ones."""
         gains = self._at_base(rate, "z_inverse_gain") * STEPS
-        seen = [dequantised(*one, INVERSE_BITS) for one in zip(symbols, means, gains, strict=True)]
+        seen = [dequantise(*one, INVERSE_BITS) for one in zip(symbols, means, gains, strict=True)]
         found = self.hyper(from_coding_order(seen, _shape_of_z(shape))).astype(np.int32)
         return found.reshape(2, -1, *found.shape[1:])[..., : shape[0] + shape[0] % 2, : shape[1] + shape[1] % 2]
 

@@ -8,8 +8,8 @@ from copy import deepcopy
 import numpy as np
 import torch
 
-from latcodec.backends.common.mean_scale import functions_of_rate
-from latcodec.backends.common.shared import floats_to_arrays, some_rates
+from latcodec.backends.common.rate_tables import rate_params_of_every_index, subsample_rates
+from latcodec.backends.common.weights_parts import floats_to_arrays
 from latcodec.backends.hyperprior_context import residual as details
 from latcodec.backends.hyperprior_context.entropy_model import CONTEXTS, Z_CONTEXTS, Model, RateTables
 from latcodec.backends.hyperprior_context.network import LOUDEST, ContextHyperprior
@@ -54,8 +54,8 @@ def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     network = equalised(network.cpu())
     blocks = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Residual))
     tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.", *blocks))
-    rate = functions_of_rate(lambda every: network.at_rate(every, every), network.config.lowest_index)
-    tensors |= {name: some_rates(table) for name, table in RateTables.of(rate).to_arrays().items()}
+    rate = rate_params_of_every_index(lambda every: network.at_rate(every, every), network.config.lowest_index)
+    tensors |= {name: subsample_rates(table) for name, table in RateTables.of(rate).to_arrays().items()}
     tensors |= {f"hyper.{k}": v for k, v in quantise(network.h_s, small=True).to_arrays().items()}
     for one in CONTEXTS + Z_CONTEXTS:
         for step, layer in enumerate(getattr(network, one), 1):

@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from latcodec.backends.common.shared import integers_of, must_hold
+from latcodec.backends.common.checks import check_stream_length, decode_checked
 from latcodec.backends.hyperprior_context.wire import LOSSLESS_PARAMETERS
 from latcodec.container.format import Payload
 from latcodec.errors import DriftError, FormatError
@@ -52,9 +52,9 @@ def unpack(payload: Payload) -> np.ndarray:
     """
     if payload.depth != 8:
         raise FormatError(f"field flags: {payload.depth} bits, but the stream without loss has 8")
-    must_hold(payload, 8 * payload.width * payload.height / PIXELS_A_BYTE)
+    check_stream_length(payload, 8 * payload.width * payload.height / PIXELS_A_BYTE)
     pixels = unpack_pixels(payload.streams[0], payload.width, payload.height)
-    integers_of(lambda: pixels, payload, crc)
+    decode_checked(lambda: pixels, payload, crc)
     if payload.gray and (pixels != pixels[..., :1]).any():
         raise FormatError("field flags: gray, but the stream is of a picture with colours")
     return pixels

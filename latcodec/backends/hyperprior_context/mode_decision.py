@@ -17,7 +17,7 @@ import torch
 
 from latcodec.backends.common import sga as search
 from latcodec.backends.common.mean_scale import Latents
-from latcodec.backends.common.shared import to_tensor
+from latcodec.backends.common.pixels import to_tensor
 from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import residual as details
 from latcodec.backends.hyperprior_context import residual_trial as details_look

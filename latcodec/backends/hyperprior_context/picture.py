@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from latcodec.backends.common import sga as search
-from latcodec.backends.common.mean_scale import MEAN_BITS, Latents, soft
+from latcodec.backends.common.fixed_point import MEAN_BITS
+from latcodec.backends.common.mean_scale import Latents, relaxed_rd
 from latcodec.backends.common.mean_scale import analyse as analyse_at
 from latcodec.backends.common.mean_scale import sigmas as sigmas_of_latents
-from latcodec.backends.common.shared import latent_shapes, to_image
+from latcodec.backends.common.pixels import latent_shapes, to_image
 from latcodec.backends.hyperprior_context import residual as details
 from latcodec.backends.hyperprior_context import wiener
 from latcodec.backends.hyperprior_context.coding_order import from_coding_order, picked, spread, there
@@ -98,10 +99,10 @@ def synthesise(
 def soft_beside(
     model: Model, rate_index: int, plain, rate: Rate, pixels: int
 ) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
-    """`hyper.soft` at a rate, with the filter of the plain Coded of so many pixels, and with details if that has any:
+    """`relaxed_rd` at a rate, with the filter of the plain Coded of so many pixels, and with details if that has any:
     where it has none they cost a search half as much time again and say nothing."""
     rate = replace(rate, details=bool(len(plain.detail_symbols)))
     if not len(plain.filter_symbols):
-        return soft(model, rate)
+        return relaxed_rd(model, rate)
     kernel, shift = (part.to(model.device) for part in wiener.kernel_of(plain.filter_symbols, rate_index, pixels))
-    return soft(model, rate, filtered=partial(wiener.filtered, kernel=kernel, shift=shift))
+    return relaxed_rd(model, rate, filtered=partial(wiener.filtered, kernel=kernel, shift=shift))

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common.distortion import error_weight
-from latcodec.backends.common.mean_scale import SCALE_ROWS, leaky_relu, rows_of
-from latcodec.backends.common.memo import Ask, ask
-from latcodec.backends.common.shared import RATES, bounded, every_rate, part, some_rates
+from latcodec.backends.common.fixed_point import SCALE_ROWS, bounded, leaky_relu, table_index_of_scale
+from latcodec.backends.common.memo import Evaluate, evaluate
+from latcodec.backends.common.rate_tables import RATES, interpolate_rates, subsample_rates
+from latcodec.backends.common.weights_parts import with_prefix
 from latcodec.backends.hyperprior_context.reconstruction import near
 from latcodec.backends.hyperprior_context.residual_network import (
     BLOCK,
@@ -74,11 +75,11 @@ class IntegerDetails:
         self.nets = {
             name: [net for key, net in nets.items() if key.startswith(f"details.{name}.")] for name in NETWORKS
         }
-        self.rates = Rates(**{k: every_rate(v) for k, v in part(tensors, "details.rates.").items()})
+        self.rates = Rates(**{k: interpolate_rates(v) for k, v in with_prefix(tensors, "details.rates.").items()})
 
     def walk(
         self, begin: Callable[[], tuple[np.ndarray, np.ndarray]], shape: tuple[int, int], last: np.ndarray,
-        rate_index: int, base: int, sixteenths: int, shift: Shift, take: Take, ask: Ask = ask,
+        rate_index: int, base: int, sixteenths: int, shift: Shift, take: Take, evaluate: Evaluate = evaluate,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """Go through the groups, in either direction: symbols int32 [S, 2 h, 2 w] of the S channels that are sent, and
         their rows uint16 [4 S h w].
@@ -107,7 +108,9 @@ class IntegerDetails:
                 h = features[0]
             log_scale = self.nets["to_scales"][k](leaky_relu(h))[:count]
             firsts = range(0, count, some)  # one sixteenth after another: all at once takes much memory
-            return np.stack([rows_of(log_scale[n:][:some], offsets[begun + n :][:some]).ravel() for n in firsts])
+            return np.stack(
+                [table_index_of_scale(log_scale[n:][:some], offsets[begun + n :][:some]).ravel() for n in firsts]
+            )
 
         for k, (begun, end) in enumerate(itertools.pairwise([0, *ends])):
             if begun >= sent:
@@ -116,7 +119,7 @@ class IntegerDetails:
             names = {"from_details": k - 1} if k else {"from_latents": 0, "from_first": 0}
             networks = (self.nets[name][n] for name, n in (names | {"to_scales": k}).items())
             how = np.array([rate_index, base, count])
-            said = ask(partial(tell, k, begun, count), how, (symbols or [last])[-1], *networks)
+            said = evaluate(partial(tell, k, begun, count), how, (symbols or [last])[-1], *networks)
             rows.append(_moved(said, shift(k, said)).ravel())
             symbols.append(take(k, rows[-1]).reshape(count, *(PER_LATENT * side for side in shape)))
         return (np.concatenate(symbols), np.concatenate(rows)) if symbols else none(shape)
@@ -173,7 +176,7 @@ def export(details: nn.Module) -> dict[str, np.ndarray]:
         values = interpolate_knots(getattr(details, name).detach().cpu(), every).double().numpy()
         origin = np.log(SIGMA_MIN) if name == "scale_offset" else 0.0
         fixed = np.rint((values - origin) * 2**FRACTION_BITS).astype(np.int32)
-        tensors[f"details.rates.{name}"] = some_rates(fixed)
+        tensors[f"details.rates.{name}"] = subsample_rates(fixed)
     for name in NETWORKS:
         found = getattr(details, name)
         for n, layer in enumerate(found if isinstance(found, nn.ModuleList) else [found]):
@@ -211,14 +214,14 @@ def chooser(
         wanted = groups[k].numpy().ravel()[: len(rows)]
         some = range(0, len(rows), AT_ONCE)  # all of a large picture at once takes much memory
         parts = ((wanted[n:][:AT_ONCE], rows[n:][:AT_ONCE]) for n in some)
-        return np.concatenate([pricing.round_by_price(*part, tables, weight, stand_for) for part in parts])
+        return np.concatenate([pricing.rdoq(*part, tables, weight, stand_for) for part in parts])
 
     return sixteenths, shift, take
 
 
 def signed_prices(tables: Tables) -> np.ndarray:
     """Bits of symbols -LARGEST_PRICED ... LARGEST_PRICED in each row of the details, float64 [SCALE_ROWS, symbols]."""
-    return pricing.prices_of_rows(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
+    return pricing.bits_of_tables(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
 
 
 def _prices(tables: Tables) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latcodec.backends.common.shared import RATES
+from latcodec.backends.common.rate_tables import RATES
 from latcodec.backends.hyperprior_context.residual import SIXTEENTHS, ZERO_BITS, saved_by_sixteenths, step_and_weight
 from latcodec.backends.hyperprior_context.residual_network import BLOCK
 from latcodec.nn.layers import interpolate_knots

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common.distortion import error_weight
-from latcodec.backends.common.mean_scale import SCALE_ROWS
+from latcodec.backends.common.fixed_point import SCALE_ROWS
 from latcodec.backends.hyperprior_context.residual import COUNT_ROW, signed_prices
 from latcodec.backends.hyperprior_context.residual_network import BLOCK, colour_transform, cosines
 from latcodec.entropy.tables import Tables

@@ -16,22 +16,12 @@ import torch.nn.functional as F
 from latcodec.backends.base import EncodeRequest
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common import sga as search
-from latcodec.backends.common.shared import (
-    RATES,
-    bounded,
-    config_from,
-    crc_of,
-    floats_to_arrays,
-    integers_of,
-    latent_shapes,
-    load_floats,
-    must_be_one_stream,
-    must_hold,
-    stored_config,
-    timed,
-    to_image,
-    to_tensor,
-)
+from latcodec.backends.common.checks import check_single_stream, check_stream_length, crc_of, decode_checked
+from latcodec.backends.common.fixed_point import bounded
+from latcodec.backends.common.pixels import latent_shapes, to_image, to_tensor
+from latcodec.backends.common.rate_tables import RATES
+from latcodec.backends.common.timing import timed_encode
+from latcodec.backends.common.weights_parts import config_from, floats_to_arrays, load_floats, stored_config
 from latcodec.backends.nc_vae import contexts as ctx
 from latcodec.backends.nc_vae.adaptive import Step, walk
 from latcodec.backends.nc_vae.contexts import MEAN_BITS, Contexts
@@ -122,7 +112,7 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
 def transcribe(
     model: Model, latents: Latents, options: Options, coder, adaptive: bool = True, error_bits: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise latents, put them into a coder: (symbols, means) of `walk`; error_bits: see `pricing.round_by_price`."""
+    """Quantise latents, put them into a coder: (symbols, means) of `walk`; error_bits: see `rdoq.rdoq`."""
     gain = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))["gain"][0].cpu()
     # NaN and infinities of a strange picture must not reach the coder as undefined integers.
     scaled = bounded(latents.y.cpu() * gain).numpy()
@@ -131,7 +121,7 @@ def transcribe(
 
     def by_price(step: Step) -> np.ndarray:
         residual = step.sign * (step.pick(scaled) - step.centre)
-        chosen = pricing.round_by_price(residual.ravel(), step.rows.ravel(), model.tables, error_bits)
+        chosen = pricing.rdoq(residual.ravel(), step.rows.ravel(), model.tables, error_bits)
         return step.sign * chosen.reshape(residual.shape) + step.centre
 
     choose = by_price if error_bits else lambda step: step.pick(nearest)
@@ -202,7 +192,7 @@ def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int])
     return crc_of(*decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
 
 
-encode = timed(analyse, code)
+encode = timed_encode(analyse, code)
 
 
 def decode_integers(
@@ -236,10 +226,10 @@ def decode(model: Model, payload: Payload) -> np.ndarray:
     Raises DriftError if the integers differ from the encoder's, FormatError if the file has not the one stream this
     codec writes.
     """
-    must_be_one_stream(payload, "nc-vae")
+    check_single_stream(payload, "nc-vae")
     shape, _ = latent_shapes(payload.width, payload.height)
-    must_hold(payload, model.least_bits[payload.rate_index] * shape[0] * shape[1])
-    symbols, means = integers_of(
+    check_stream_length(payload, model.least_bits[payload.rate_index] * shape[0] * shape[1])
+    symbols, means = decode_checked(
         lambda: decode_integers(model, payload.streams[0], payload.rate_index, shape),
         payload, lambda found: crc_of(*found),
     )  # fmt: skip

@@ -22,7 +22,8 @@ import torch
 
 from latcodec.backends.base import Codec as BaseCodec
 from latcodec.backends.base import EncodeRequest
-from latcodec.backends.common.shared import latent_shapes, replicate, timed, to_image, to_tensor
+from latcodec.backends.common.pixels import latent_shapes, pad_to_multiple, to_image, to_tensor
+from latcodec.backends.common.timing import timed_encode
 from latcodec.backends.pln import coded_sampling, samplers
 from latcodec.backends.pln import parity as pln_parity
 from latcodec.backends.pln import wire as pln_wire
@@ -68,7 +69,7 @@ class Coded:
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
     y = in_strips(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, _HALO)
-    z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE))
+    z = model.network.hyper_analysis(pad_to_multiple(y, HYPER_STRIDE))
     # NaN and infinities of a strange picture must not reach the samplers.
     return Latents(torch.nan_to_num(y[0]).clamp(-1e6, 1e6).cpu(), torch.nan_to_num(z[0]).clamp(-1e6, 1e6).cpu())
 
@@ -209,7 +210,7 @@ def first_look(model: Model, latents: Latents, index: int) -> tuple[np.ndarray, 
     return jumps2, latents.y.double().numpy() / sigma1[:, None, None] * 2.0**VALUE_BITS - means, rows
 
 
-encode = timed(analyse, code)
+encode = timed_encode(analyse, code)
 
 
 @torch.inference_mode()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from latcodec.backends.common.shared import RATES, config_from, load_floats, part
+from latcodec.backends.common.rate_tables import RATES
+from latcodec.backends.common.weights_parts import config_from, load_floats, with_prefix
 from latcodec.backends.pln import coded_sampling
 from latcodec.backends.pln.coded_sampling import Plan
 from latcodec.backends.pln.network import Config, Ladder
@@ -56,14 +57,14 @@ class Model:
         try:
             self.network = Ladder(config_from(Config, weights.config))
             load_floats(self.network, tensors, floats)
-            self.hyper = IntegerNet.from_arrays(part(tensors, "hyper."))
+            self.hyper = IntegerNet.from_arrays(with_prefix(tensors, "hyper."))
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
-            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in part(tensors, "rates.").items()})
-            rows = {k: v.astype(np.int64) for k, v in part(tensors, "rows.").items()}
+            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in with_prefix(tensors, "rates.").items()})
+            rows = {k: v.astype(np.int64) for k, v in with_prefix(tensors, "rows.").items()}
             self.row_scale, self.row_step = rows["scale"], rows["step"]
             self.first_place, self.index_row = int(rows["first_place"][0]), rows["index_row"].astype(np.uint16)
             self.row_jump, self.jump_rows = rows["jump"], int(self.index_row.min())
-            amplitudes = {int(k): v for k, v in part(rows, "amplitudes.").items()}
+            amplitudes = {int(k): v for k, v in with_prefix(rows, "amplitudes.").items()}
             self.classes = Classes(rows["bits"], amplitudes)
             _check(self.network.config, self.rates, rows, amplitudes)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, WeightsError) as error:

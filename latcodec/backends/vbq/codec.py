@@ -17,18 +17,10 @@ import torch
 
 from latcodec.backends.base import Codec as BaseCodec
 from latcodec.backends.base import EncodeRequest
-from latcodec.backends.common.mean_scale import MEAN_BITS
-from latcodec.backends.common.shared import (
-    crc_of,
-    integers_of,
-    latent_shapes,
-    must_hold,
-    replicate,
-    rounded,
-    timed,
-    to_image,
-    to_tensor,
-)
+from latcodec.backends.common.checks import check_stream_length, crc_of, decode_checked
+from latcodec.backends.common.fixed_point import MEAN_BITS, round_to_int32
+from latcodec.backends.common.pixels import latent_shapes, pad_to_multiple, to_image, to_tensor
+from latcodec.backends.common.timing import timed_encode
 from latcodec.backends.vbq.entropy_model import NO_LAMBDA, Model
 from latcodec.backends.vbq.grids import Posterior
 from latcodec.backends.vbq.network import HYPER_STRIDE, IMAGE_STRIDE
@@ -117,7 +109,7 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
     x = to_tensor(image, model.device)
     both = in_strips(lambda part: torch.cat(model.network.likelihood(part), 1), x, IMAGE_STRIDE, 1, _HALO)
     y, log_h = (torch.nan_to_num(part) for part in both.chunk(2, 1))
-    z = model.network.hyper_analysis(replicate(y, HYPER_STRIDE))
+    z = model.network.hyper_analysis(pad_to_multiple(y, HYPER_STRIDE))
     return Latents(y[0].contiguous(), log_h[0].contiguous(), z[0])
 
 
@@ -141,7 +133,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     if options.prior == "hyper":
         z_mean, z_rows = model.prior_of_z(index, latents.z.shape[1:])
         gain = model.network.at_rate(torch.tensor([index / 255], device=model.device))["z_log_gain"][0].exp().cpu()
-        z_symbols = rounded(latents.z.cpu() * gain - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
+        z_symbols = round_to_int32(latents.z.cpu() * gain - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
         field = model.prior_of_y(z_symbols, index, shape)
     else:
         z_symbols, z_rows = np.zeros((0, 1, 1), np.int32), np.zeros(0, np.uint16)
@@ -174,7 +166,7 @@ def code(model: Model, latents: Latents, options: Options) -> Coded:
     return Coded((stream,), crc, encoder.bits, symbols, values, rows, seconds, _pack(options))
 
 
-encode = timed(analyse, code)
+encode = timed_encode(analyse, code)
 
 
 def _pack(options: Options) -> bytes | None:
@@ -240,8 +232,8 @@ def _integers_of(model: Model, payload: Payload):
         first, _, grid = model.sets[options.quantizer, options.prior]
         noise = model.noise(options.nearest_index, options.lambda_code)
         least_bits = least[grid.rows(model.factorized_prior(), noise) + first].sum() * shape[0] * shape[1]
-    must_hold(payload, least_bits)
-    return integers_of(
+    check_stream_length(payload, least_bits)
+    return decode_checked(
         lambda: decode_integers(model, payload.streams[0], options, shape), payload, lambda found: crc_of(*found)
     )
 

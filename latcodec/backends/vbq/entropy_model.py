@@ -11,15 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from latcodec.backends.common.mean_scale import (
-    GAIN_BITS,
-    INVERSE_BITS,
-    dequantised,
-    fixed_prior_of_z,
-    gains_and_means,
-    rows_of_channels,
-)
-from latcodec.backends.common.shared import RATES, config_from, floats_to_arrays, load_floats, part
+from latcodec.backends.common.fixed_point import GAIN_BITS, INVERSE_BITS, dequantise
+from latcodec.backends.common.rate_tables import RATES, fixed_point_gains, fixed_prior_of_z, table_index_of_channels
+from latcodec.backends.common.weights_parts import config_from, floats_to_arrays, load_floats, with_prefix
 from latcodec.backends.vbq.grids import LOG_BITS, SCALE_BITS, BookGrid, Field, PointGrid, StepGrid, fixed_exp
 from latcodec.backends.vbq.network import CURVATURE_REACH, Config, GaussianVAE
 from latcodec.backends.vbq.quantiser import VALUE_BITS, Quantiles
@@ -56,18 +50,20 @@ class Model:
         try:
             self.network = GaussianVAE(config_from(Config, weights.config))
             load_floats(self.network, tensors, _floats)
-            self.hyper = IntegerNet.from_arrays(part(tensors, "hyper."))
+            self.hyper = IntegerNet.from_arrays(with_prefix(tensors, "hyper."))
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
-            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in part(tensors, "rates.").items()})
+            self.rates = RateTables(**{k: v.astype(np.int64) for k, v in with_prefix(tensors, "rates.").items()})
             self.log_curvature = tensors["prior.log_curvature"].astype(np.int64)[:, None, None]
             self.exp_table = tensors["prior.exp"]
             self.caution = tensors["prior.caution"]  # of the encoder alone, float32 [priors, 256]
-            self.factorized = {k: v.astype(np.int64)[:, None, None] for k, v in part(tensors, "factorized.").items()}
+            self.factorized = {
+                k: v.astype(np.int64)[:, None, None] for k, v in with_prefix(tensors, "factorized.").items()
+            }
             self.sets = {}
             quantiles = Quantiles(tensors["prior.quantiles"])
             sizes = np.diff(self.tables.offsets.astype(np.int64)) - 1
             for name in sorted({k.split(".")[1] for k in tensors if k.startswith("set.")}):
-                own, (quantizer, prior) = part(tensors, f"set.{name}."), name.split("-")
+                own, (quantizer, prior) = with_prefix(tensors, f"set.{name}."), name.split("-")
                 first, count = (int(v) for v in own["rows"])
                 starts = np.concatenate([[0], np.cumsum(sizes[first : first + count])])
                 if quantizer in ("vbq", "algorithm1"):
@@ -99,7 +95,7 @@ class Model:
     def prior_of_y(self, z_symbols: np.ndarray, rate_index: int, shape: tuple[int, int]) -> Field:
         """What z's symbols int32 [Z, h', w'] say of y [C, h, w]. Law 1: integers only."""
         z_mean, inverse_gain = (v[rate_index][:, None, None] for v in (self.rates.z_mean, self.rates.z_inverse_gain))
-        fixed = dequantised(z_symbols, z_mean, inverse_gain, INVERSE_BITS)
+        fixed = dequantise(z_symbols, z_mean, inverse_gain, INVERSE_BITS)
         plane = np.full((1, *fixed.shape[1:]), self.rates.plane[rate_index])
         out = self.hyper(np.concatenate([fixed, plane]))[:, : shape[0], : shape[1]]
         mean, log_scale, log_h = np.split(out, 3)
@@ -149,8 +145,8 @@ def export(network: GaussianVAE) -> dict[str, np.ndarray]:
         }
     noise = np.log([lambda_of_index(i) / math.log(2) for i in range(RATES)])
     integers = RateTables(
-        **gains_and_means(rate),
-        z_row=rows_of_channels(rate),
+        **fixed_point_gains(rate),
+        z_row=table_index_of_channels(rate),
         scale_offset=np.rint(rate["scale_offset"] * 2**LOG_BITS).astype(np.int32),
         plane=np.rint((2 * np.arange(RATES) / (RATES - 1) - 1) * 2**FRACTION_BITS).astype(np.int32),
         noise=np.rint(noise * 2**LOG_BITS).astype(np.int32),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latcodec.backends.common.shared import stored_config
+from latcodec.backends.common.weights_parts import stored_config
 from latcodec.backends.pln import codec as backend
 from latcodec.backends.pln import greedy, rejection
 from latcodec.backends.pln.coded_sampling import BIT

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latcodec.backends.common.shared import stored_config
+from latcodec.backends.common.weights_parts import stored_config
 from latcodec.backends.vbq import codec as backend
 from latcodec.backends.vbq.network import GaussianVAE
 from latcodec.train.checkpoint import averaged_network

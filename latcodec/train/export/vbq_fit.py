@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latcodec.backends.common import mean_scale as hyper
-from latcodec.backends.common.shared import stored_config
+from latcodec.backends.common.fixed_point import MEAN_BITS, SCALE_ROWS, round_to_int32
+from latcodec.backends.common.mean_scale import sigmas
+from latcodec.backends.common.weights_parts import stored_config
 from latcodec.backends.vbq import codec as backend
 from latcodec.backends.vbq import entropy_model as vbq_model
 from latcodec.backends.vbq import grids
@@ -66,7 +67,7 @@ class Fit:
         self.tensors = vbq_model.export(network) | {"prior.exp": grids.exp_table()}
         self.tensors["prior.caution"] = np.ones((len(backend.PRIORS), vbq_model.RATES), np.float32)
         self.pictures = pictures
-        z = logistic_tables(hyper.sigmas())
+        z = logistic_tables(sigmas())
         self.pmfs = [z.weights[a:b] / 2**24 for a, b in zip(z.offsets[:-1], z.offsets[1:], strict=True)]
         self.minimums = z.minimums.tolist()
         channels = network.config.latent
@@ -94,7 +95,7 @@ class Fit:
                 if prior == "hyper":
                     mean, rows = model.prior_of_z(index, latents.z.shape[1:])
                     gain = self.network.at_rate(torch.tensor([index / 255]))["z_log_gain"][0].exp()
-                    symbols = backend.rounded(latents.z * gain - torch.from_numpy(mean / 2.0**hyper.MEAN_BITS))
+                    symbols = round_to_int32(latents.z * gain - torch.from_numpy(mean / 2.0**MEAN_BITS))
                     self.z_seen.append((symbols.ravel(), rows))
                     field = model.prior_of_y(symbols, index, latents.y.shape[1:])
                 else:
@@ -126,7 +127,7 @@ class Fit:
         strong = [u for level, (u, _) in samples.items() if grids.level_ratio(level) > 1.5]
         u = np.concatenate(strong or [u for u, _ in samples.values()])
         self.tensors["prior.quantiles"][0] = vbq.fit_quantiles(u, REACH, symmetric=True)
-        counts = [np.zeros(len(p) - 1) for p in self.pmfs[: hyper.SCALE_ROWS]]
+        counts = [np.zeros(len(p) - 1) for p in self.pmfs[:SCALE_ROWS]]
         for symbols, rows in self.z_seen:
             for row in np.unique(rows):
                 entries = symbols[rows == row] - self.minimums[row]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from latcodec import weights
-from latcodec.backends.common.mean_scale import functions_of_rate
-from latcodec.backends.common.shared import some_rates, stored_config
+from latcodec.backends.common.rate_tables import rate_params_of_every_index, subsample_rates
+from latcodec.backends.common.weights_parts import stored_config
 from latcodec.backends.hyperprior_context.entropy_model import RateTables
 from latcodec.backends.hyperprior_context.network import LATENT_FUNCTIONS, Config, ContextHyperprior
 from latcodec.backends.hyperprior_context.transforms import BRANCH_FUNCTIONS, LOOK_FUNCTIONS, STAGE_FUNCTIONS
@@ -57,13 +57,13 @@ def extended(found: weights.Weights, options: tuple[tuple[str, str], ...] = ()) 
     state["prices"] = network.prices  # which the tables say
     if missing := network.load_state_dict(state, strict=False).missing_keys:
         raise OptionError(f"{found.path}: it has no {missing[0]}")
-    integers = RateTables.of(functions_of_rate(lambda every: network.at_rate(every, every), LOWEST_INDEX))
+    integers = RateTables.of(rate_params_of_every_index(lambda every: network.at_rate(every, every), LOWEST_INDEX))
     for name, table in integers.to_arrays().items():
         if len(tensors[name]) != MAX_INDEX // RATE_STEP + 1:
             raise OptionError(
                 f"{found.path}: {name} has {len(tensors[name])} rows, not those of every {RATE_STEP}th rate"
             )
-        tensors[name] = np.concatenate([some_rates(table)[: -LOWEST_INDEX // RATE_STEP], tensors[name]])
+        tensors[name] = np.concatenate([subsample_rates(table)[: -LOWEST_INDEX // RATE_STEP], tensors[name]])
     return stored_config(network), tensors
 
 

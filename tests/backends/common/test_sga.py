@@ -217,7 +217,7 @@ def test_rounding_by_price_is_the_better_of_two(model, module):
     rng = np.random.default_rng(0)
     rows = rng.integers(tables.num_tables - 40, tables.num_tables - 14, 5000).astype(np.uint16)
     residual = (rng.standard_normal(5000) * 3).astype(np.float32)
-    chosen = pricing.round_by_price(residual, rows, tables, 4.0)
+    chosen = pricing.rdoq(residual, rows, tables, 4.0)
     nearest = np.rint(residual).astype(np.int32)
     inner = nearest - np.sign(nearest)
 
@@ -236,26 +236,26 @@ def test_rounding_by_price_is_the_better_of_two(model, module):
 def test_soft_bits_are_the_tables_at_integers_and_smooth_between(model):
     if not hasattr(model, "first_row"):
         pytest.skip("its rows are its own")
-    prices = pricing.prices_of_rows(model.tables, torch.device("cpu"))
+    prices = pricing.bits_of_tables(model.tables, torch.device("cpu"))
     for row in (0, 17, 40, 63):
         place = torch.full((21,), float(row))
         symbols = torch.arange(-10.0, 11)
         exact = pricing.symbol_bits(symbols.int().numpy(), np.full(21, row), model.tables)
-        assert np.allclose(pricing.soft_bits(symbols, place, prices).numpy(), exact, atol=1e-3)
+        assert np.allclose(pricing.relaxed_bits(symbols, place, prices).numpy(), exact, atol=1e-3)
         # On the way from one integer to the next there is no jump, in the slope neither.
         x = torch.linspace(-3, 3, 601, requires_grad=True)
-        bits = pricing.soft_bits(x, torch.full_like(x, float(row)), prices)
+        bits = pricing.relaxed_bits(x, torch.full_like(x, float(row)), prices)
         slope = torch.autograd.grad(bits.sum(), x)[0]
         assert bits.diff().abs().max() < 0.02 * (bits.max() - bits.min()) and bits.min() > -0.5
         assert slope.diff().abs().max() < 0.05 * (slope.max() - slope.min())
     place = torch.tensor([20.0, 20.25, 21.0])
-    low, between, high = pricing.soft_bits(torch.full((3,), 2.0), place, prices).tolist()
+    low, between, high = pricing.relaxed_bits(torch.full((3,), 2.0), place, prices).tolist()
     assert between == pytest.approx(0.75 * low + 0.25 * high, rel=1e-5)
     far = torch.tensor([1e6, -1e6, 62.0, -62.0], requires_grad=True)
-    bits = pricing.soft_bits(far, torch.full((4,), 63.0), prices)
+    bits = pricing.relaxed_bits(far, torch.full((4,), 63.0), prices)
     slope = torch.autograd.grad(bits.sum(), far)[0]
     assert torch.isfinite(bits).all() and bits[0] > bits[2] > 0 and (slope * far.sign() > 0).all()
-    assert pricing.soft_bits(torch.full((1,), math.nan), torch.full((1,), math.nan), prices).isnan().all()
+    assert pricing.relaxed_bits(torch.full((1,), math.nan), torch.full((1,), math.nan), prices).isnan().all()
 
 
 def test_escapes_are_priced_as_they_are_coded(model):
@@ -270,7 +270,7 @@ def test_escapes_are_priced_as_they_are_coded(model):
 def test_soft_bits_of_what_is_rounded_are_those_of_the_file(backend, module, model, monkeypatch):
     if not hasattr(model, "first_row"):
         pytest.skip("its rows are its own")
-    from latcodec.backends.common.mean_scale import soft
+    from latcodec.backends.common.mean_scale import relaxed_rd
     from latcodec.backends.hyperprior_context import residual as details
 
     monkeypatch.setattr(details, "_best_shift", lambda *anything: 0)
@@ -284,7 +284,7 @@ def test_soft_bits_of_what_is_rounded_are_those_of_the_file(backend, module, mod
         coded = module.code(model, latents, module.Options(index))
         rate = model.rate(index, coded.parameters) if hasattr(model, "rate") else index
         latents = latents.at(rate.base) if hasattr(rate, "base") else latents
-        transmit, _ = soft(model, rate)
+        transmit, _ = relaxed_rd(model, rate)
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
             _, bits = transmit((latents.y[None], latents.z[None]), torch.round, x)

@@ -9,8 +9,10 @@ import torch
 from skimage import data
 
 from latcodec.backends.common import rdoq as pricing
-from latcodec.backends.common.mean_scale import GAIN_BITS, MEAN_BITS, SCALE_ROWS, rows_of, soft
-from latcodec.backends.common.shared import every_rate, latent_shapes
+from latcodec.backends.common.fixed_point import GAIN_BITS, MEAN_BITS, SCALE_ROWS, table_index_of_scale
+from latcodec.backends.common.mean_scale import relaxed_rd
+from latcodec.backends.common.pixels import latent_shapes
+from latcodec.backends.common.rate_tables import interpolate_rates
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context.entropy_model import ROWS, Z_ROW, there
 from latcodec.backends.hyperprior_context.export import MOST_TIMES, equalised
@@ -160,7 +162,7 @@ def test_channels_that_contexts_would_hear_too_loudly_are_not_sent(network, phot
 def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, monkeypatch):
     plain = ContextHyperprior(replace(NARROW, step_error_bits=0.0)).eval()
     plain.load_state_dict(network.state_dict())
-    monkeypatch.setattr(pricing, "round_by_price", lambda *given: pytest.fail("rounded by price"))
+    monkeypatch.setattr(pricing, "rdoq", lambda *given: pytest.fail("rounded by price"))
     model = backend.Model(
         Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(plain),
                 backend.export(plain, logistic_tables(backend.sigmas())))
@@ -261,7 +263,9 @@ def test_hyper_latents_have_tables_of_their_own(network, model, photograph):
     assert dear.least_bits_of_z(rate, shape) > model.least_bits_of_z(rate, shape) + count / 4 * 3
     latents = backend.analyse(model, image)
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
-    bits = [float(soft(one, rate)[0]((latents.y[None], latents.z[None]), torch.round, x)[1]) for one in (model, dear)]
+    bits = [
+        float(relaxed_rd(one, rate)[0]((latents.y[None], latents.z[None]), torch.round, x)[1]) for one in (model, dear)
+    ]
     assert bits[1] > bits[0] + 3 * count
 
 
@@ -282,7 +286,7 @@ def test_least_bits_of_z(model, shape):
     inside = there(NARROW.hyper_latent, shape)[0]
     channels = np.nonzero(inside)[0]
     ends = model.tables.offsets
-    rows = rows_of(np.zeros(len(channels), np.int64), model.rates.z_scale_offset[40][channels])
+    rows = table_index_of_scale(np.zeros(len(channels), np.int64), model.rates.z_scale_offset[40][channels])
     least = [model.tables.bits[ends[row] : ends[row + 1]].min() for row in rows]
     assert sum(least) == pytest.approx(model.least_bits_of_z(model.rate(40), shape)) and sum(least) > 0
 
@@ -405,7 +409,7 @@ def test_no_step_is_heard_louder_than_networks_were_trained_with(photograph):
     assert torch.allclose(after[:, 3], torch.tensor(LOUDEST)) and before[:, 3].max() < LOUDEST
     assert torch.equal(after[:, :3], before[:, :3]) and torch.equal(after[:, 4:], before[:, 4:])
     tensors = backend.export(network, logistic_tables(backend.sigmas()))
-    units = every_rate(tensors["rates.context_gain"], 0) / 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
+    units = interpolate_rates(tensors["rates.context_gain"], 0) / 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
     assert units.max() <= LOUDEST * 1.001 and units[:, 3].min() > 0.99 * LOUDEST / MOST_TIMES
 
 

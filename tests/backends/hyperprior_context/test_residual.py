@@ -14,8 +14,11 @@ from skimage import data
 from latcodec import weights
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common import sga as search
-from latcodec.backends.common.mean_scale import SCALE_ROWS, sigmas, soft
-from latcodec.backends.common.shared import crc_of, every_rate, some_rates, to_tensor
+from latcodec.backends.common.checks import crc_of
+from latcodec.backends.common.fixed_point import SCALE_ROWS
+from latcodec.backends.common.mean_scale import relaxed_rd, sigmas
+from latcodec.backends.common.pixels import to_tensor
+from latcodec.backends.common.rate_tables import interpolate_rates, subsample_rates
 from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context import mode_decision as choice
@@ -204,7 +207,7 @@ def test_a_search_counts_the_details(model, photograph):
     latents, x = backend.analyse(model, image).at(100), torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     found = []
     for sends in (True, False):
-        transmit, _ = soft(model, backend.Rate(200, 100, sends))
+        transmit, _ = relaxed_rd(model, backend.Rate(200, 100, sends))
         with torch.no_grad():
             found.append(transmit((latents.y[None], latents.z[None]), torch.round, x))
     assert found[0][1] > found[1][1] and not torch.equal(found[0][0], found[1][0])
@@ -293,14 +296,14 @@ def test_sparse_symbols_stand_for_what_is_nearer_to_zero(network):
 def test_an_encoder_knows_what_symbols_stand_for(network, model, photograph, x, monkeypatch, index, one_base):
     """No size next to that of any one detail would cost less, of those that are asked; the picture is what they stand
     for."""
-    taken, round_by_price = [], pricing.round_by_price
+    taken, plain_rdoq = [], pricing.rdoq
 
     def spy(residual, rows, tables, weight, *more):
-        symbols = round_by_price(residual, rows, tables, weight, *more)
+        symbols = plain_rdoq(residual, rows, tables, weight, *more)
         taken.extend([(residual, rows, symbols, weight)] if more else [])
         return symbols
 
-    monkeypatch.setattr(pricing, "round_by_price", spy)
+    monkeypatch.setattr(pricing, "rdoq", spy)
     coded = backend.encode(model, photograph, backend.Options(index))
     rate = model.at_rate(model.rate(index))
     by = rate["details.nearer"].item()
@@ -372,11 +375,11 @@ def test_sizes_are_the_logarithms_that_training_sees():
 def test_integers_of_every_rate_from_those_of_some():
     rates = np.arange(256)
     table = np.stack([rates * 7 - 300, np.rint(1000 * np.exp(rates / 50.0)).astype(int), 0 * rates], 1)
-    found = every_rate(some_rates(table.astype(np.int32)))
+    found = interpolate_rates(subsample_rates(table.astype(np.int32)))
     assert found.shape == (256, 3) and found.dtype == np.int64
     assert np.array_equal(found[::5], table[::5]) and np.array_equal(found[:, 0], table[:, 0])
     assert np.abs(found / np.maximum(table, 1) - 1)[:, 1].max() < 0.003
-    assert np.array_equal(every_rate(table), table)
+    assert np.array_equal(interpolate_rates(table), table)
 
 
 def test_the_basis_is_orthonormal_and_goes_from_low_to_high(x):

@@ -11,7 +11,7 @@ from skimage import data
 from latcodec import weights
 from latcodec.backends.common import sga as search
 from latcodec.backends.common.distortion import error_weight
-from latcodec.backends.common.shared import to_tensor
+from latcodec.backends.common.pixels import to_tensor
 from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context import mode_decision as choice

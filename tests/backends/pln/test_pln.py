@@ -14,7 +14,7 @@ from torch_threads import threads
 
 from latcodec import api as codec
 from latcodec import weights
-from latcodec.backends.common.shared import stored_config
+from latcodec.backends.common.weights_parts import stored_config
 from latcodec.backends.pln import codec as pln
 from latcodec.backends.pln import integers as pln_integers
 from latcodec.backends.pln import parity as pln_parity

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from latcodec.backends.common.shared import config_from
+from latcodec.backends.common.weights_parts import config_from
 from latcodec.backends.vbq.network import (
     T_ELBO,
     Config,
