@@ -13,10 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from latcodec import api as codec
-from latcodec import metrics
+from latcodec import images, metrics
 from latcodec.bench.anchors import ANCHORS
 from latcodec.files import atomic_writer
-from latcodec.images import read as images
 
 OUT = Path("demo")
 QUALITIES = (15, 45, 75)
@@ -35,7 +34,7 @@ def learned(picture: images.Picture, quality: int) -> tuple:
     decoded = codec.decode_picture(data)
     end = time.perf_counter()
     with atomic_writer(OUT / f"coffee-q{quality}.png", force=True) as file:
-        images.write(decoded, file, "png")
+        images.write_picture(decoded, file, "png")
     return f"latcodec -q {quality}", data, decoded.pixels, coded - start, end - read
 
 
@@ -77,7 +76,7 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     source = Path(find_spec("skimage").origin).parent / "data" / "coffee.png"  # by Rachel Michetti, CC0
     (OUT / "coffee.png").write_bytes(source.read_bytes())
-    picture = images.read(OUT / "coffee.png")
+    picture = images.read_picture(OUT / "coffee.png")
     height, width = picture.pixels.shape[:2]
     codec.decode_picture(
         codec.encode_picture(picture).data

@@ -19,11 +19,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from latcodec import api as codec
-from latcodec import metrics, weights
+from latcodec import images, metrics, weights
 from latcodec.backends.common import sga as search
 from latcodec.backends.hyperprior_context import entropy_model as hyperprior_context_model
-from latcodec.images import read as images
-from latcodec.images.read import Picture
+from latcodec.images import Picture
 
 LAMBDAS = "20,12.8,6.4,3.2,1.6,0.8,0.4,0.1"
 
@@ -87,7 +86,7 @@ def main() -> None:
         search.STEP_ERROR_BITS = given.step_error_bits
         hyperprior_context_model.Model.step_error_bits = lambda model: given.step_error_bits
     lambdas = [float(text) for text in given.lambdas.split(",")]
-    pictures = [middle(images.read(path), given.crop) for path in sorted(given.pictures.iterdir())]
+    pictures = [middle(images.read_picture(path), given.crop) for path in sorted(given.pictures.iterdir())]
     codec.decode_picture(codec.encode_picture(pictures[0], settings(given.arguments[0], 1.0)[0]).data,
                          weights=settings(given.arguments[0], 1.0)[1])  # fmt: skip
     print("| what | BD-rate | encode s | decode s | parameters | decoder kMAC/px | bpp | PSNR dB |")

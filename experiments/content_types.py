@@ -20,7 +20,7 @@ from skimage.data import astronaut
 
 from latcodec import api as codec
 from latcodec import metrics
-from latcodec.images.read import Picture
+from latcodec.images import Picture
 
 SIZE = (768, 512)
 LAMBDAS = (20, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)

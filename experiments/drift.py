@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from latcodec import api as codec
-from latcodec import backends, files
+from latcodec import backends, files, images
 from latcodec.bench.contenders import LAMBDAS
 from latcodec.container import format as container
 from latcodec.errors import DriftError, LatcodecError
-from latcodec.images import read as images
+from latcodec.images.formats import PICTURE_SUFFIXES
 
 
 @dataclass
@@ -97,9 +97,9 @@ def main() -> int:
     backend = import_module(row.module)
     model = codec.load_model(row, None, options.weights, "cpu")
     prepared = [(variant, variant.prepared(model)) for variant in variants]
-    pictures = [path for path, _ in files.expand(options.folder, files.PICTURE_SUFFIXES)][: options.limit]
+    pictures = [path for path, _ in files.expand(options.folder, PICTURE_SUFFIXES)][: options.limit]
     for path in pictures:
-        picture = images.read(path)
+        picture = images.read_picture(path)
         step = 257 if picture.pixels.dtype == np.uint16 else 1
         for lmbda in options.lambdas:
             settings = codec.EncodeSettings(codec=options.codec, lmbda=lmbda, weights=options.weights, device="cpu")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from latcodec import api as codec
+from latcodec import images
 from latcodec.bench.contenders import LAMBDAS
-from latcodec.images import read as images
 from latcodec.metrics import bd_rate, psnr_db
 from latcodec.train import data
 from latcodec.weights import load_file
@@ -32,7 +32,7 @@ def points(weights: str, pictures: list) -> list[tuple[float, float]]:
 
 def main(old: str, new: str, *paths: str) -> None:
     """Print both curves and the difference."""
-    pictures = [images.read(path) for path in data.find(list(paths))]
+    pictures = [images.read_picture(path) for path in data.find(list(paths))]
     curves = [points(weights, pictures) for weights in (old, new)]
     for name, curve in zip((old, new), curves, strict=True):
         print(Path(name).name, " ".join(f"{bpp:.3f}/{psnr:.2f}" for bpp, psnr in curve))

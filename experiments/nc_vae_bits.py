@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from latcodec import images
 from latcodec.backends.nc_vae import codec as backend
 from latcodec.backends.nc_vae.network import NCVAE, SIGMA_MIN
 from latcodec.entropy.range_coder import RangeEncoder
-from latcodec.images import read as images
 from latcodec.train.checkpoint import averaged_network
 from latcodec.weights import load_file
 
@@ -43,7 +43,7 @@ def main(weights: str, checkpoint: str, paths: list[str]) -> None:
     totals = np.zeros((len(INDICES), 4))
     pixels = 0
     for path in paths:
-        image = images.read(path).pixels
+        image = images.read_picture(path).pixels
         pixels += image.shape[0] * image.shape[1]
         latents = backend.analyse(model, image)
         for number, index in enumerate(INDICES):

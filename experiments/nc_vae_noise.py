@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from latcodec import images
 from latcodec.backends.common.weights_parts import config_from
 from latcodec.backends.nc_vae.network import NCVAE, Config, loss
-from latcodec.images import read as images
 from latcodec.train import data
 from latcodec.train.optimizer import MuonAdam
 from latcodec.train.trainer import read_checkpoint
@@ -85,7 +85,7 @@ def main(start: str, steps: int, folder: str, paths: list[str]) -> None:
     torch.set_num_threads(1)
     state = read_checkpoint(Path(start), "cpu")
     crops = data.Crops(data.load([folder], 256)[0], 0)
-    pictures = [np.ascontiguousarray(images.read(path).pixels[:SIDE_PX, :SIDE_PX]) for path in paths]
+    pictures = [np.ascontiguousarray(images.read_picture(path).pixels[:SIDE_PX, :SIDE_PX]) for path in paths]
     pictures = [p[: p.shape[0] // 16 * 16, : p.shape[1] // 16 * 16] for p in pictures]
     print("| input noise | at the end | bpp | PSNR | colour error | noisy input | was a JPEG |")
     print("|---|---|---|---|---|---|---|")

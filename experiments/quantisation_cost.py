@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from latcodec import images
 from latcodec.backends.hyperprior import codec as backend
 from latcodec.entropy.integer_net import FRACTION_BITS
-from latcodec.images import read as images
 from latcodec.train.checkpoint import averaged_network
 from latcodec.train.export.tables import logistic_tables
 from latcodec.weights import Weights
@@ -31,7 +31,7 @@ def main(checkpoint: str, paths: list[str]) -> int:
 
     integers, totals = model.hyper, [0.0, 0.0]
     for path in paths:
-        latents = backend.analyse(model, images.read(path).pixels)
+        latents = backend.analyse(model, images.read_picture(path).pixels)
         for index in range(0, 256, 36):
             bits = []
             for model.hyper in (floats, integers):

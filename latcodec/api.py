@@ -18,15 +18,15 @@ from latcodec import rate_control as codec_targets
 from latcodec import settings as codec_options
 from latcodec.backends.base import EncodeRequest, WireFormat
 from latcodec.container import format as container
-from latcodec.container.format import MAX_PIXELS, Payload
+from latcodec.container.format import Payload
 from latcodec.errors import FormatError, ImageError, OptionError
-from latcodec.runtime import pick_device, within_memory
+from latcodec.runtime import MAX_PIXELS, pick_device, within_memory
 from latcodec.settings import Encoded, EncodeSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from latcodec.images.read import Picture
+    from latcodec.images import Picture
 
 
 def set_threads(count: int) -> None:
@@ -78,7 +78,7 @@ def encode_picture(
 
 
 def _encode(picture: Picture, settings: EncodeSettings, progress: Callable[[float], None] | None) -> Encoded:
-    from latcodec.images.read import pack_alpha
+    from latcodec.images.alpha import pack_alpha
 
     name, given = codec_options.split_codec(settings.codec)
     backend = backends.by_name(name)
@@ -209,7 +209,8 @@ def decode_picture(
         payload = container.unpack(data, max_pixels=max_pixels, ignore_checksum=True)
         notes.append("damaged: the checksum does not fit; this is what the file still says")
     backend = backends.by_wire_id(payload.backend_id)
-    from latcodec.images.read import Picture, unpack_alpha
+    from latcodec.images import Picture
+    from latcodec.images.alpha import unpack_alpha
 
     with within_memory(payload.width, payload.height):
         needed = not backend.wire_format.is_lossless(payload.parameters)
@@ -278,7 +279,7 @@ def encode(array: np.ndarray, **settings) -> bytes:
     """
     import numpy as np
 
-    from latcodec.images.read import Picture
+    from latcodec.images import Picture
 
     array = np.asarray(array)
     array = array[:, :, None] if array.ndim == 2 else array

@@ -14,20 +14,7 @@ from typing import BinaryIO
 
 from latcodec.errors import FormatError, OptionError
 
-PICTURE_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jfif .webp .tif .tiff .bmp .ppm .pgm .pbm .pnm .avif .gif".split()  # what images.read can read
-)
 CODED_SUFFIXES = frozenset([".lc"])
-FORMAT_SUFFIXES = {
-    "png": ".png",
-    "jpeg": ".jpg",
-    "webp": ".webp",
-    "tiff": ".tif",
-    "bmp": ".bmp",
-    "ppm": ".ppm",
-    "pgm": ".pgm",
-    "avif": ".avif",
-}
 _CHUNK_BYTES = 1 << 20
 _EXISTS = "exists; --force (-f) overwrites it"
 _NAMED = 3  # outputs that a refusal names

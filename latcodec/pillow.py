@@ -110,8 +110,7 @@ def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
 
     import numpy as np
 
-    from latcodec.images import metadata
-    from latcodec.images.read import Picture
+    from latcodec.images import Picture, metadata
 
     given = {name: value for name, value in image.encoderinfo.items() if name in _SETTINGS}
     for name in set(_NUMBERS) & set(given):

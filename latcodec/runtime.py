@@ -15,6 +15,7 @@ from latcodec.errors import ImageError, OptionError
 if TYPE_CHECKING:
     import torch
 
+MAX_PIXELS = 268_435_456  # the largest width * height accepted, px, unless a caller or --max-pixels raises the limit
 # Measured of `latcodec encode` with hyperprior-context, MiB: noise of 1.0, 2.0 and 6.3 megapixels at lambda .1 938, 965
 # and 1,696, photographs of 0.8, 2.4 and 6.3 at lambda .4 604, 888 and 1,330; less without details, and to decode.
 MEMORY_BYTES, MEMORY_BYTES_PER_PIXEL = 850_000_000, 150

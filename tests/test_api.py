@@ -17,7 +17,7 @@ from latcodec import runtime as codec_machine
 from latcodec.api import EncodeSettings, decode_picture, encode_picture
 from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, ImageError, OptionError, VersionError, WeightsError
-from latcodec.images.read import Picture
+from latcodec.images import Picture
 from latcodec.metrics import psnr_db
 from latcodec.rates import LOWEST_INDEX
 
@@ -389,10 +389,3 @@ def test_torch_out_of_memory_is_a_memory_error(picture, monkeypatch):
     monkeypatch.setattr(codec, "load_model", fails)
     with pytest.raises(MemoryError):
         encode_picture(picture)
-
-
-def test_two_rooms_have_one_limit_of_pixels():
-    from latcodec.container import format as container
-    from latcodec.images import read as images
-
-    assert images.MAX_PIXELS == container.MAX_PIXELS

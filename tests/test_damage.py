@@ -19,7 +19,9 @@ from latcodec.backends.hyperprior_context.wire import LOSSLESS_PARAMETERS
 from latcodec.cli import main as cli
 from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, LatcodecError, VersionError
-from latcodec.images.read import Picture, pack_pixels
+from latcodec.images import Picture
+from latcodec.images.lossless import pack_pixels
+from latcodec.runtime import MAX_PIXELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -361,7 +363,7 @@ def hammer_for_long() -> None:
         file_of(100, 140, 2, everything=True),
         file_of(64, 64, 1, everything=True, depth=16),
     ]
-    outcomes = hammer(files, 20_000, 2, codec.MAX_PIXELS)
+    outcomes = hammer(files, 20_000, 2, MAX_PIXELS)
     print(outcomes)
     print(peak_bytes())
 

@@ -12,12 +12,13 @@ import pytest
 from latcodec import files
 from latcodec.errors import FormatError, OptionError
 from latcodec.files import Job, atomic_writer, plan_outputs
+from latcodec.images.formats import PICTURE_SUFFIXES
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")
 
 
 def plan(inputs, output=None, **how):
-    return plan_outputs(inputs, output, ".lc", suffixes=files.PICTURE_SUFFIXES, **how)
+    return plan_outputs(inputs, output, ".lc", suffixes=PICTURE_SUFFIXES, **how)
 
 
 @pytest.fixture

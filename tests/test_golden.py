@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latcodec import api as codec
-from latcodec.images import read as images
+from latcodec import images
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.lc"))
 
@@ -18,7 +18,7 @@ def test_there_are_golden_files():
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_golden_file_decodes(path):
     decoded = codec.decode_picture(path.read_bytes())  # the integers are compared with the file's CRC of them
-    expected = images.read(path.with_suffix(".png"))
+    expected = images.read_picture(path.with_suffix(".png"))
     assert (decoded.gray, decoded.pixels.dtype, decoded.pixels.shape) == (
         expected.gray,
         expected.pixels.dtype,

@@ -13,9 +13,9 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 import latcodec.pillow  # noqa: F401  registers the format
 from latcodec import api as codec
+from latcodec import images
 from latcodec.container import format as container
 from latcodec.errors import LatcodecError
-from latcodec.images import read as images
 
 ROOT = Path(__file__).parents[1]
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -146,7 +146,7 @@ def test_metadata_both_ways(photo):
     assert reopened(image).info == image.info
     file = io.BytesIO()
     image.save(file, "PNG", exif=image.getexif())
-    assert images.read(file.getvalue()).exif is not None
+    assert images.read_picture(file.getvalue()).exif is not None
     assert reopened(image, icc_profile=None, exif=b"", xmp=None).info == {}
     assert reopened(image, strip=True, xmp="<text/>").info == {}
 
@@ -163,7 +163,7 @@ def test_arguments_replace_info(photo):
 def test_orientation_is_applied_as_by_the_command(photo, orientation):
     file = io.BytesIO()
     photo.save(file, "PNG", exif=exif_with(orientation))
-    expected = codec.encode_picture(images.read(file.getvalue())).data
+    expected = codec.encode_picture(images.read_picture(file.getvalue())).data
     source = Image.open(file)
     assert saved(source) == expected
     image = reopened(source)

@@ -18,7 +18,7 @@ from latcodec.errors import OptionError
 if TYPE_CHECKING:
     import numpy as np
 
-    from latcodec.images.read import Picture
+    from latcodec.images import Picture
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from latcodec.errors import OptionError
 from latcodec.settings import split_codec
 
 if TYPE_CHECKING:
-    from latcodec.images.read import Picture
+    from latcodec.images import Picture
 
 LAMBDAS = (20.0, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)
 RATES = len(LAMBDAS)

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from latcodec import metrics
+from latcodec import images, metrics
 from latcodec.bench import kodak
 from latcodec.bench import timing as stopwatch
 from latcodec.bench.contenders import Contender, Learned, Settings
 from latcodec.errors import ImageError, OptionError
-from latcodec.images import read as images
 
 PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png")  # of scikit-image
 _NOT_NETWORKS = {"analysis", "hyper", "entropy"}  # stages of an encoder that the clock and the rest account for
@@ -94,7 +93,7 @@ def photographs() -> list[Path]:
 
 def inspect(path: Path, file: str) -> Subject:
     """Read a picture once, to know that it can be; raises ImageError, for more than 8 bits too."""
-    picture = images.read(path)
+    picture = images.read_picture(path)
     if picture.pixels.dtype.itemsize != 1:
         raise ImageError(f"{path}: 16 bits; codecs are compared at 8 bits")
     notes = picture.notes + (("alpha left out",) if picture.alpha is not None else ())
@@ -105,7 +104,7 @@ def inspect(path: Path, file: str) -> Subject:
 
 def read(path: Path) -> images.Picture:
     """Colour or gray alone: what every codec and anchor can carry."""
-    picture = images.read(path)
+    picture = images.read_picture(path)
     return images.Picture(picture.pixels, picture.gray)
 
 

@@ -10,6 +10,7 @@ from latcodec import backends, files
 from latcodec import parallel as sharding
 from latcodec import text as wording
 from latcodec.errors import LatcodecError, OptionError
+from latcodec.images.formats import PICTURE_SUFFIXES
 
 
 def settings_of(lambdas, rates, reps, threads, device, weights, team: sharding.Team):
@@ -68,7 +69,7 @@ def subjects_of(paths, problem: Callable[[str], None]) -> list:
         try:
             if name == "-":
                 raise OptionError("-: bench reads files and folders, not standard input")
-            inputs += files.expand(name, files.PICTURE_SUFFIXES)
+            inputs += files.expand(name, PICTURE_SUFFIXES)
         except (LatcodecError, OSError) as error:
             problem(wording.message(error, name))
     inputs = list(dict(inputs).items())

@@ -20,6 +20,7 @@ from latcodec.cli.options import finite, json_option, manners_options, max_pixel
 from latcodec.cli.train import train
 from latcodec.container.format import MAGIC
 from latcodec.errors import LatcodecError, OptionError, TargetError
+from latcodec.images.formats import DEFAULT_FORMAT, PICTURE_SUFFIXES, WRITABLE, format_of_suffix
 from latcodec.rates import METRICS
 
 EPILOG = """\b
@@ -115,7 +116,7 @@ def encode(
         return name + "".join(("," if ":" in name or i else ":") + part for i, part in enumerate(parts))
 
     def plan() -> list[files.Job]:
-        suffixes = files.PICTURE_SUFFIXES
+        suffixes = PICTURE_SUFFIXES
         jobs = files.plan_outputs(inputs, output, ".lc", suffixes=suffixes, force=force, skip_existing=skip_existing)
         _check_stdout(jobs, manners)
         from latcodec import api as codec
@@ -125,7 +126,7 @@ def encode(
 
     jobs = decided(team, plan)
     from latcodec import api as codec
-    from latcodec.images import read as images
+    from latcodec import images
 
     team.own_gpu(device)
     if threads is not None:
@@ -143,7 +144,7 @@ def encode(
             source.name = "stdin"
         else:
             source, bytes_in = job.source, job.source.stat().st_size
-        picture = images.read(source, max_pixels=max_pixels)
+        picture = images.read_picture(source, max_pixels=max_pixels)
         with meter(len(jobs), manners, team) as tell:
             encoded = codec.encode_picture(picture, settings, tell)
         with files.open_output(job.target, force=force) as file:
@@ -172,7 +173,7 @@ def encode(
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", metavar="OUT", help="File, folder or -; name.png beside the input otherwise.")
 @click.option(
-    "--format", "picture_format", type=click.Choice(list(files.FORMAT_SUFFIXES), case_sensitive=False),
+    "--format", "picture_format", type=click.Choice(list(WRITABLE), case_sensitive=False),
     help="Format to write; the suffix of OUT decides otherwise, or png.",
 )  # fmt: skip
 @click.option("--ignore-checksum", is_flag=True, help="Show what is left of a damaged file, if its codec can.")
@@ -184,7 +185,7 @@ def decode(
 ):  # fmt: skip
     """Decode .lc files or folders of them to pictures."""
     manners, team = Manners(as_json, quiet, verbose), sharding.team()
-    suffix = files.FORMAT_SUFFIXES[picture_format or "png"]
+    suffix = WRITABLE[picture_format or DEFAULT_FORMAT].suffixes[0]
 
     def plan() -> list[files.Job]:
         suffixes = files.CODED_SUFFIXES
@@ -194,14 +195,14 @@ def decode(
 
     jobs = decided(team, plan)
     from latcodec import api as codec
-    from latcodec.images import read as images
+    from latcodec import images
 
     codec.pick_device(device)
     team.own_gpu(device)
     formats = {}
     for job in jobs:
         by_suffix = picture_format is None and job.target is not None and not files.is_special(job.target)
-        formats[job] = images.format_of_suffix(job.target) if by_suffix else picture_format or "png"
+        formats[job] = format_of_suffix(job.target) if by_suffix else picture_format or DEFAULT_FORMAT
     if threads is not None:
         codec.set_threads(threads)
 
@@ -213,7 +214,7 @@ def decode(
         )
         decoded = time.perf_counter()
         with files.open_output(job.target, force=force) as file:
-            notes = (*picture.notes, *images.write(picture, file, formats[job]))
+            notes = (*picture.notes, *images.write_picture(picture, file, formats[job]))
             bytes_out = file.seek(0, 2)
         end = time.perf_counter()
         seconds = {"decode": decoded - start, "write": end - decoded, "total": end - start}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from latcodec.container.format import MAX_PIXELS
+from latcodec.runtime import MAX_PIXELS
 
 
 def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:

@@ -83,7 +83,6 @@ from latcodec.container.wire import (
     ICC,
     KIND_NAMES,
     MAGIC,
-    MAX_PIXELS,
     MAX_SECTIONS,
     MAX_SIDE_PX,
     PARAMETERS,
@@ -100,6 +99,7 @@ from latcodec.container.wire import (
     varint,
 )
 from latcodec.errors import FormatError, VersionError
+from latcodec.runtime import MAX_PIXELS
 
 
 @dataclass(frozen=True)

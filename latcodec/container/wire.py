@@ -12,7 +12,6 @@ from latcodec.errors import FormatError
 
 MAGIC = b"\xcaLC\n"
 VERSION = 1
-MAX_PIXELS = 268_435_456
 MAX_SIDE_PX = 2**31
 MAX_SECTIONS = 65_536
 

@@ -1,14 +1,22 @@
 """Picture files that Pillow cannot hold at full depth: 16-bit PNG with colour or alpha, 16-bit TIFF and PPM.
 
-Pillow 13 has no 16-bit colour mode: it opens these files, keeps the high byte of each sample and says nothing.
-imagecodecs (libpng) and tifffile read them whole; both are imported only for such a file. TIFF is written here
-because Pillow can neither write 16-bit colour nor copy EXIF byte for byte.
+Pillow 13 has no 16-bit colour mode: it opens these files and keeps the high byte of each sample without a warning.
+imagecodecs (libpng) and tifffile read all bits; both are imported only for such a file. TIFF is written here because
+Pillow can neither write 16-bit colour nor copy EXIF byte for byte.
+
 Source: PNG 3rd edition (W3C) 11.2-11.3; TIFF 6.0 sections 3, 14, 18; Netpbm ppm(5), pgm(5).
 """
 
+from __future__ import annotations
+
+import io
+import logging
 import re
 import struct
 import zlib
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,17 +32,19 @@ from latcodec.images.metadata import (
     write_directory,
 )
 
+if TYPE_CHECKING:
+    import tifffile
+
 PNG_LEVEL_16BIT = 1  # levels 2 to 6 win under 0.5 % on photographs
 TIFF_LEVEL = 3
 _TOKEN_GAP = rb"(?:[ \t\n\v\f\r]|#[^\n\r]*[\n\r])+"
 _NETPBM = re.compile(rb"P([2356])" + 3 * (_TOKEN_GAP + rb"(\d{1,10})") + rb"[ \t\n\v\f\r]")
 
 
-def _library(name: str, purpose: str):
-    import importlib
-
+def _library(name: str, purpose: str) -> ModuleType:
+    """Import an optional library, or raise ImageError that names the package to install."""
     try:
-        return importlib.import_module(name)
+        return import_module(name)
     except ImportError as error:
         raise ImageError(f"{purpose} needs {name}: pip install {name}") from error
 
@@ -42,7 +52,8 @@ def _library(name: str, purpose: str):
 def read_png16(data: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     """Return pixels uint16 [H, W] or [H, W, 3] and alpha uint16 [H, W] or None; a tRNS colour key becomes alpha.
 
-    Raises ImageError without imagecodecs, imagecodecs.PngError for damaged data.
+    Raises:
+        ImageError: imagecodecs is not installed. Damaged data raises imagecodecs.PngError.
     """
     samples = np.atleast_3d(_library("imagecodecs", "a 16-bit PNG with colour or alpha").png_decode(data))
     channels = samples.shape[2]
@@ -118,61 +129,78 @@ def scale_to_16(samples: np.ndarray, maxval: int) -> np.ndarray:
 def read_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     """Read the first page of a TIFF of 8 to 16 unsigned bits per sample, gray or RGB, with or without alpha.
 
-    Returns pixels uint8 or uint16 [H, W] or [H, W, 3], alpha [H, W] or None (premultiplied colour is divided out), and
-    notes; orientation is not applied. Raises ImageError for what it cannot hold, tifffile's errors for damaged data.
-    """
-    import io
-    import logging
+    Orientation is not applied.
 
+    Returns:
+        Pixels, uint8 or uint16 [H, W] or [H, W, 3]; alpha, [H, W] or None, by which premultiplied colour is divided;
+        notes.
+
+    Raises:
+        ImageError: The page holds what a Picture cannot. Damaged data raises the errors of tifffile.
+    """
     tifffile = _library("tifffile", "a TIFF of more than 8 bits per sample")
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it prints to stderr before it raises
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         page = tiff.pages[0]
         check_size(page.imagewidth, page.imagelength, max_pixels)
-        bits, planes = page.bitspersample, page.samplesperpixel
-        if page.sampleformat != 1 or not isinstance(bits, int) or not 8 <= bits <= 16 or page.imagedepth != 1:
-            raise ImageError(f"TIFF samples are {page.dtype}; convert them to 8 or 16 unsigned bits first")
-        if page.photometric not in (0, 1, 2) or planes > 8:
-            raise ImageError(f"TIFF of photometric {int(page.photometric)} with {planes} x {bits} bits: convert to RGB")
-        wanted = int(np.prod(page.chunked))
-        segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-        if len(segments) < wanted or any(size == 0 or at + size > len(data) for at, size in segments):
-            raise ImageError("truncated: strips or tiles of the TIFF are missing")
-        # An uncompressed strip that is too short would be filled up with zeros.
-        if page.compression == 1 and sum(page.databytecounts) * 8 < page.imagewidth * page.imagelength * planes * bits:
-            raise ImageError("truncated: the strips of the TIFF are shorter than its size says")
-        samples = page.asarray(maxworkers=1).reshape(
-            (planes, page.imagelength, page.imagewidth)
-            if page.planarconfig == 2
-            else (page.imagelength, page.imagewidth, planes)
-        )
-        samples = np.moveaxis(samples, 0, -1) if page.planarconfig == 2 else samples
+        _check_tiff_page(page, len(data))
+        planar = page.planarconfig == 2
+        size = (page.imagelength, page.imagewidth)
+        channels = page.samplesperpixel
+        samples = page.asarray(maxworkers=1).reshape((channels, *size) if planar else (*size, channels))
+        samples = np.moveaxis(samples, 0, -1) if planar else samples
         extra = tuple(int(value) for value in page.extrasamples)
         notes = (f"{len(tiff.pages) - 1} further frames dropped",) if len(tiff.pages) > 1 else ()
-        minimum_is_white, colours = page.photometric == 0, 3 if page.photometric == 2 else 1
-    if planes < colours:
-        raise ImageError(f"a TIFF of RGB needs 3 samples per pixel, this one has {planes}")
-    maximum = 2**bits - 1
-    samples = scale_to_16(samples, maximum) if bits > 8 else samples
+        bits, minimum_is_white, colours = page.bitspersample, page.photometric == 0, 3 if page.photometric == 2 else 1
+    if channels < colours:
+        raise ImageError(f"a TIFF of RGB needs 3 samples per pixel, this one has {channels}")
+    samples = scale_to_16(samples, 2**bits - 1) if bits > 8 else samples
     top = 65535 if bits > 8 else 255
     pixels = samples[..., :colours]
     pixels = top - pixels if minimum_is_white else pixels
-    alpha_at = next((colours + i for i, kind in enumerate(extra[: planes - colours]) if kind in (1, 2)), None)
+    alpha_at = next((colours + i for i, kind in enumerate(extra[: channels - colours]) if kind in (1, 2)), None)
     alpha = None if alpha_at is None else samples[..., alpha_at]
     if alpha is not None and extra[alpha_at - colours] == 1:
-        safe = np.maximum(alpha, 1).astype(np.uint32)[..., None]
-        pixels = np.minimum((pixels.astype(np.uint32) * top + safe // 2) // safe, top).astype(samples.dtype)
+        pixels = _divide_by_alpha(pixels, alpha, top)
         notes += ("premultiplied alpha divided out",)
-    unused = planes - colours - (alpha is not None)
+    unused = channels - colours - (alpha is not None)
     notes += (f"{unused} extra channels dropped",) if unused else ()
     return pixels[..., 0] if colours == 1 else pixels, alpha, notes
 
 
-def write_tiff(samples: np.ndarray, icc: bytes | None, exif: bytes | None, xmp: bytes | None) -> bytes:
-    """Return a TIFF of uint8 or uint16 samples [H, W, 1..4], deflate with horizontal prediction, in EXIF's byte order.
+def _check_tiff_page(page: tifffile.TiffPage, file_bytes: int) -> None:
+    """Raise ImageError unless a page holds what `read_tiff` reads and all of its strips or tiles lie in the file."""
+    bits, channels = page.bitspersample, page.samplesperpixel
+    if page.sampleformat != 1 or not isinstance(bits, int) or not 8 <= bits <= 16 or page.imagedepth != 1:
+        raise ImageError(f"TIFF samples are {page.dtype}; convert them to 8 or 16 unsigned bits first")
+    if page.photometric not in (0, 1, 2) or channels > 8:
+        raise ImageError(f"TIFF of photometric {int(page.photometric)} with {channels} x {bits} bits: convert to RGB")
+    expected = int(np.prod(page.chunked))
+    segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if len(segments) < expected or any(size == 0 or at + size > file_bytes for at, size in segments):
+        raise ImageError("truncated: strips or tiles of the TIFF are missing")
+    # An uncompressed strip that is too short would be filled up with zeros.
+    if page.compression == 1 and sum(page.databytecounts) * 8 < page.imagewidth * page.imagelength * channels * bits:
+        raise ImageError("truncated: the strips of the TIFF are shorter than its size says")
 
-    `exif` must start with a TIFF header; its descriptive tags, EXIF and GPS directories are written. Raises ValueError
-    if `exif` is damaged or the file would exceed the 4 GiB of a classic TIFF.
+
+def _divide_by_alpha(pixels: np.ndarray, alpha: np.ndarray, top: int) -> np.ndarray:
+    """Return colour that is no longer premultiplied, of the dtype of alpha; top: the largest sample."""
+    divisor = np.maximum(alpha, 1).astype(np.uint32)[..., None]
+    return np.minimum((pixels.astype(np.uint32) * top + divisor // 2) // divisor, top).astype(alpha.dtype)
+
+
+def write_tiff(samples: np.ndarray, icc: bytes | None, exif: bytes | None, xmp: bytes | None) -> bytes:
+    """Return a TIFF compressed by deflate with horizontal prediction, in the byte order of EXIF.
+
+    Args:
+        samples: uint8 or uint16 [H, W, 1..4].
+        icc: The ICC profile.
+        exif: EXIF from its TIFF header on; its descriptive tags, EXIF and GPS directories are written.
+        xmp: The XMP packet.
+
+    Raises:
+        ValueError: `exif` is damaged, or the file would exceed the 4 GiB of a classic TIFF.
     """
     height, width, planes = samples.shape
     order = byte_order(exif) if exif else "<"
@@ -183,30 +211,26 @@ def write_tiff(samples: np.ndarray, icc: bytes | None, exif: bytes | None, xmp: 
         strip[:, 1:] -= samples[top : top + strip_rows, :-1]  # modulo 2**bits, as predictor 2 wants
         strips.append(zlib.compress(strip.astype(strip.dtype.newbyteorder(order)).tobytes(), TIFF_LEVEL))
     offsets = np.cumsum([8] + [len(strip) for strip in strips])
-
-    def entry(kind: int, *values: int) -> tuple[int, int, bytes]:
-        return kind, len(values), struct.pack(f"{order}{len(values)}{'H' if kind == 3 else 'I'}", *values)
-
     end = int(offsets[-1]) + int(offsets[-1]) % 2
     if end + 8 * len(strips) + len(icc or b"") + len(exif or b"") + len(xmp or b"") + 1024 >= 2**32:
         raise ValueError("TIFF over 4 GiB")
     tags = {
         **({tag: value for tag, value in read_directory(exif).items() if tag in DESCRIPTIVE} if exif else {}),
-        256: entry(4, width),
-        257: entry(4, height),
-        258: entry(3, *[8 * samples.itemsize] * planes),
-        259: entry(3, 8),
-        262: entry(3, 2 if planes >= 3 else 1),
-        273: entry(4, *map(int, offsets[:-1])),
-        ORIENTATION: entry(3, 1),  # explicit: without it Pillow follows an orientation in XMP
-        277: entry(3, planes),
-        278: entry(4, strip_rows),
-        279: entry(4, *map(len, strips)),
-        284: entry(3, 1),
-        317: entry(3, 2),
+        256: _longs(order, width),
+        257: _longs(order, height),
+        258: _shorts(order, *[8 * samples.itemsize] * planes),
+        259: _shorts(order, 8),
+        262: _shorts(order, 2 if planes >= 3 else 1),
+        273: _longs(order, *map(int, offsets[:-1])),
+        ORIENTATION: _shorts(order, 1),  # explicit: without it Pillow follows an orientation in XMP
+        277: _shorts(order, planes),
+        278: _longs(order, strip_rows),
+        279: _longs(order, *map(len, strips)),
+        284: _shorts(order, 1),
+        317: _shorts(order, 2),
     }
     if planes in (2, 4):
-        tags[338] = entry(3, 2)
+        tags[338] = _shorts(order, 2)
     if icc:
         tags[ICC] = (7, len(icc), icc)
     if xmp:
@@ -214,6 +238,16 @@ def write_tiff(samples: np.ndarray, icc: bytes | None, exif: bytes | None, xmp: 
     header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", end)
     body = header + b"".join(strips)
     return body.ljust(end, b"\0") + write_directory(tags, order, end)
+
+
+def _shorts(order: str, *values: int) -> tuple[int, int, bytes]:
+    """Return a directory entry of SHORT values: type, count, bytes."""
+    return 3, len(values), struct.pack(f"{order}{len(values)}H", *values)
+
+
+def _longs(order: str, *values: int) -> tuple[int, int, bytes]:
+    """Return a directory entry of LONG values: type, count, bytes."""
+    return 4, len(values), struct.pack(f"{order}{len(values)}I", *values)
 
 
 def tiff_needs_tifffile(directory: dict, order: str) -> bool:

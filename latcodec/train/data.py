@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from latcodec import images
 from latcodec.errors import ImageError, LatcodecError
-from latcodec.files import PICTURE_SUFFIXES
-from latcodec.images import read as images
+from latcodec.images.formats import PICTURE_SUFFIXES
 
 
 def _to_stderr(line: str) -> None:
@@ -47,7 +47,7 @@ def find(paths: list[str]) -> list[Path]:
 def load_one(path: Path, say: Callable[[str], None] = _to_stderr) -> np.ndarray | None:
     """A picture as `encode` would see it, uint8 [H, W, 3]; None, and a line that names it, if it cannot be read."""
     try:
-        pixels = images.read(path).pixels
+        pixels = images.read_picture(path).pixels
     except (ImageError, OSError) as error:
         say(f"skipped: {error}")
         return None

@@ -9,7 +9,7 @@ from PIL import Image
 from latcodec import metrics
 from latcodec.bench import anchors
 from latcodec.errors import OptionError
-from latcodec.images.read import Picture
+from latcodec.images import Picture
 
 THERE = anchors.default_names()
 

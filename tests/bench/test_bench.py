@@ -19,7 +19,7 @@ from latcodec.bench import text as bench_text
 from latcodec.bench import timing as stopwatch
 from latcodec.bench.contenders import Settings, spread
 from latcodec.errors import OptionError, WeightsError
-from latcodec.images.read import Picture
+from latcodec.images import Picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = Settings(lambdas=(10.0, 1.0))

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latcodec import metrics
+from latcodec import images, metrics
 from latcodec.bench import anchors, kodak
 from latcodec.bench import run as bench
-from latcodec.images import read as images
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 PLACES = (os.environ.get("LATCODEC_KODAK"), "kodak", "../shared/data/kodak")
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def pictures():
     for place in PLACES:
         paths = sorted((ROOT / place).glob("kodim*.png")) if place else []
-        found = [images.read(path) for path in paths]
+        found = [images.read_picture(path) for path in paths]
         if len({kodak.name_of(picture.pixels) for picture in found} - {None}) == kodak.COUNT:
             return found
     pytest.skip("the Kodak pictures are not here; LATCODEC_KODAK=folder names them, bench --fetch kodak gets them")

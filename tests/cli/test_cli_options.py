@@ -7,11 +7,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from latcodec import api as codec
-from latcodec import weights
+from latcodec import images, weights
 from latcodec.cli import main as cli
 from latcodec.container import format as container
 from latcodec.errors import OptionError
-from latcodec.images import read as images
 from latcodec.settings import codec_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")

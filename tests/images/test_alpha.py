@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from latcodec.errors import FormatError
-from latcodec.images import read as images
+from latcodec.images.alpha import pack_alpha, unpack_alpha
 
 RANDOM = np.random.default_rng(3)
 
@@ -29,21 +29,21 @@ def planes():
 
 @pytest.mark.parametrize("plane", list(planes()), ids=lambda plane: f"{plane.dtype}-{plane.shape}")
 def test_round_trip(plane):
-    data = images.pack_alpha(plane)
+    data = pack_alpha(plane)
     depth, (height, width) = 8 * plane.itemsize, plane.shape
-    back = images.unpack_alpha(data, width, height, depth)
+    back = unpack_alpha(data, width, height, depth)
     assert back.dtype == plane.dtype and np.array_equal(back, plane) and back.flags.c_contiguous
     if (plane == plane.flat[0]).all():
         assert len(data) == plane.itemsize
     for size in ((width + 1, height, depth), (width, height + 1, depth), (width, height, 24 - depth)):
         if len(data) > 2:
             with pytest.raises(FormatError, match="alpha section"):
-                images.unpack_alpha(data, *size)
+                unpack_alpha(data, *size)
 
 
 def test_a_plane_that_is_not_contiguous():
     plane = RANDOM.integers(0, 256, (20, 30, 4), dtype=np.uint8)[::-1, ::2, 3]
-    assert np.array_equal(images.unpack_alpha(images.pack_alpha(plane), 15, 20, 8), plane)
+    assert np.array_equal(unpack_alpha(pack_alpha(plane), 15, 20, 8), plane)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_plane_that_is_not_contiguous():
 )
 def test_other_arrays_are_refused(array):
     with pytest.raises(ValueError, match="alpha must be"):
-        images.pack_alpha(array)
+        pack_alpha(array)
 
 
 def sections():
@@ -66,12 +66,12 @@ def sections():
 def test_truncated_and_damaged_sections_are_format_errors(data):
     for length in [0, *range(2, 60), len(data) // 2]:
         with pytest.raises(FormatError):
-            images.unpack_alpha(data[:length], 40, 30, 8)
+            unpack_alpha(data[:length], 40, 30, 8)
     for _ in range(150):
         damaged = bytearray(data)
         damaged[RANDOM.integers(len(data) // 2)] ^= 1 << RANDOM.integers(8)
         try:
-            plane = images.unpack_alpha(bytes(damaged), 40, 30, 8)
+            plane = unpack_alpha(bytes(damaged), 40, 30, 8)
         except FormatError:
             continue
         assert plane.shape == (30, 40) and plane.dtype == np.uint8
@@ -85,4 +85,4 @@ def test_other_pictures_are_refused_before_they_are_decoded(monkeypatch):
     webp = b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + b"\xff\xff\x7f" * 2
     for data in (png, colour, webp, b"junk", b"", b"\xff\xd8\xff" + bytes(99)):
         with pytest.raises(FormatError, match="alpha section"):
-            images.unpack_alpha(data, 40, 30, 8)
+            unpack_alpha(data, 40, 30, 8)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
 
+from latcodec import images
 from latcodec.errors import ImageError, OptionError
-from latcodec.images import read as images
+from latcodec.images.formats import FORMATS, WRITABLE, format_of_bytes, format_of_suffix
 
 RANDOM = np.random.default_rng(7)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6">\xc3\xa9</a></x:xmpmeta>'
@@ -80,7 +81,7 @@ def tiff16(array, photometric, order="<", extra=(), bits=16, **tags):
 
 def written(picture, format):
     file = io.BytesIO()
-    notes = images.write(picture, file, format)
+    notes = images.write_picture(picture, file, format)
     return file.getvalue(), notes
 
 
@@ -107,7 +108,7 @@ def test_modes_of_lossless_formats_are_read_exactly(mode, format):
     image = four if mode == "RGBA" else four.convert("RGB").convert(mode)
     if mode == "LA":
         image.putalpha(four.getchannel("A"))
-    picture = images.read(file_of(image, format))
+    picture = images.read_picture(file_of(image, format))
     assert picture.gray == (mode in ("1", "L", "LA"))
     assert np.array_equal(picture.pixels, np.array(image.convert("RGB")))
     if mode in ("LA", "RGBA"):
@@ -121,7 +122,7 @@ def test_modes_of_lossless_formats_are_read_exactly(mode, format):
 def test_lossy_formats_equal_pillow(format, mode):
     data = file_of(Image.fromarray(smooth(33, 41, 3)).convert(mode), format)
     expected = Image.open(io.BytesIO(data))
-    picture = images.read(data)
+    picture = images.read_picture(data)
     assert np.array_equal(picture.pixels, np.array(expected.convert("RGB")))
     assert picture.gray == (expected.mode == "L") and picture.alpha is None and picture.notes == ()
 
@@ -130,7 +131,7 @@ def test_lossy_formats_equal_pillow(format, mode):
 def test_alpha_of_webp_and_avif(format):
     data = file_of(Image.fromarray(smooth(20, 30, 4)), format, lossless=True)
     expected = np.array(Image.open(io.BytesIO(data)))
-    picture = images.read(data)
+    picture = images.read_picture(data)
     assert np.array_equal(picture.pixels, expected[..., :3]) and np.array_equal(picture.alpha, expected[..., 3])
 
 
@@ -138,14 +139,15 @@ def test_palette_transparency_and_colour_keys_become_alpha():
     palette = Image.new("P", (4, 2))
     palette.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60, 255, 255, 255])
     palette.putdata([0, 1, 2, 3] * 2)
-    picture = images.read(file_of(palette, "PNG", transparency=bytes([255, 0, 128])))
+    picture = images.read_picture(file_of(palette, "PNG", transparency=bytes([255, 0, 128])))
     assert picture.alpha.tolist() == [[255, 0, 128, 255]] * 2
     assert picture.pixels[0, 1].tolist() == [10, 20, 30] and not picture.gray
-    gray = images.read(file_of(Image.fromarray(np.array([[5, 9]], np.uint8)), "PNG", transparency=9))
+    gray = images.read_picture(file_of(Image.fromarray(np.array([[5, 9]], np.uint8)), "PNG", transparency=9))
     assert gray.gray and gray.alpha.tolist() == [[255, 0]]
     colour = np.array([[[1, 2, 3], [1, 2, 4]]], np.uint8)
-    assert images.read(file_of(Image.fromarray(colour), "PNG", transparency=(1, 2, 4))).alpha.tolist() == [[255, 0]]
-    bilevel = images.read(
+    keyed = images.read_picture(file_of(Image.fromarray(colour), "PNG", transparency=(1, 2, 4)))
+    assert keyed.alpha.tolist() == [[255, 0]]
+    bilevel = images.read_picture(
         file_of(Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1"), "PNG", transparency=255)
     )
     assert bilevel.alpha.tolist() == [[255, 0]] and bilevel.pixels[0, :, 0].tolist() == [0, 255]
@@ -157,14 +159,14 @@ def test_colour_key_of_a_4_bit_gray_png_counts_in_its_own_bits():
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 4, 0, 0, 0, 0)) + chunk(b"tRNS", b"\0\x03")
     data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0\x3f")) + chunk(b"IEND", b"")
-    picture = images.read(data)
+    picture = images.read_picture(data)
     assert picture.pixels[0, :, 0].tolist() == [51, 255] and picture.alpha.tolist() == [[0, 255]]
 
 
 @pytest.mark.parametrize("colour_type, planes", [(0, 1), (4, 2), (2, 3), (6, 4)])
 def test_png_of_16_bits_is_read_exactly(colour_type, planes):
     array = samples(6, 5, planes, dtype=np.uint16)
-    picture = images.read(png16(array, colour_type))
+    picture = images.read_picture(png16(array, colour_type))
     assert picture.pixels.dtype == np.uint16 and picture.gray == (planes < 3) and picture.notes == ()
     assert np.array_equal(picture.pixels, np.repeat(array[..., :1], 3, 2) if planes < 3 else array[..., :3])
     assert picture.alpha is None if planes in (1, 3) else np.array_equal(picture.alpha, array[..., -1])
@@ -176,7 +178,7 @@ def test_colour_key_of_16_bits_becomes_alpha(colour_type, planes):
     key = array[1, 2].copy()
     array[3, 3] = key
     array[0, 0, 0] = key[0] ^ 1  # differs in the low byte only
-    picture = images.read(png16(array, colour_type, extra=key.astype(">u2").tobytes()))
+    picture = images.read_picture(png16(array, colour_type, extra=key.astype(">u2").tobytes()))
     assert np.array_equal(picture.alpha == 0, (array == key).all(axis=2)) and picture.alpha.max() == 65535
     assert np.array_equal(picture.pixels[..., :planes], array)
 
@@ -185,7 +187,7 @@ def test_colour_key_of_16_bits_becomes_alpha(colour_type, planes):
 def test_tiff_of_16_bits_is_read_exactly(order, planes):
     array = samples(6, 5, planes, dtype=np.uint16)
     data = tiff16(array, 2 if planes >= 3 else 1, order, extra=(2,) if planes in (2, 4) else ())
-    picture = images.read(data)
+    picture = images.read_picture(data)
     assert picture.pixels.dtype == np.uint16 and picture.gray == (planes < 3) and picture.notes == ()
     assert np.array_equal(picture.pixels, np.repeat(array[..., :1], 3, 2) if planes < 3 else array[..., :3])
     assert picture.alpha is None if planes in (1, 3) else np.array_equal(picture.alpha, array[..., -1])
@@ -193,16 +195,16 @@ def test_tiff_of_16_bits_is_read_exactly(order, planes):
 
 def test_tiff_variants_of_16_bits():
     array = samples(3, 4, 1, dtype=np.uint16)
-    assert np.array_equal(images.read(tiff16(array, 0)).pixels[..., :1], 65535 - array)
+    assert np.array_equal(images.read_picture(tiff16(array, 0)).pixels[..., :1], 65535 - array)
     colours = samples(3, 4, 4, dtype=np.uint16)
-    unspecified = images.read(tiff16(colours, 2, extra=(0,)))
+    unspecified = images.read_picture(tiff16(colours, 2, extra=(0,)))
     assert unspecified.alpha is None and "1 extra channels dropped" in unspecified.notes
     colours[..., 3] |= 0x8000
     colours[..., :3] = colours[..., :3] % 0x8000
-    divided = images.read(tiff16(colours, 2, extra=(1,)))
+    divided = images.read_picture(tiff16(colours, 2, extra=(1,)))
     expected = np.floor(colours[..., :3].astype(np.float64) * 65535 / colours[..., 3:] + 0.5)
     assert np.array_equal(divided.pixels, expected.astype(np.uint16)) and "premultiplied" in divided.notes[0]
-    turned = images.read(tiff16(array, 1, t274=6))
+    turned = images.read_picture(tiff16(array, 1, t274=6))
     assert np.array_equal(turned.pixels[..., 0], np.rot90(array[..., 0], -1))
 
 
@@ -212,31 +214,31 @@ def test_pgm_and_ppm_of_more_than_8_bits(kind, maxval):
     array = (samples(4, 3, 1 if kind in (2, 5) else 3, dtype=np.uint16).astype(int) % (maxval + 1)).astype(np.uint16)
     header = f"P{kind} # a comment\n#another\n3 4\n{maxval}\n".encode()
     body = array.astype(">u2").tobytes() if kind >= 5 else " ".join(map(str, array.flat)).encode()
-    picture = images.read(header + body)
+    picture = images.read_picture(header + body)
     expected = np.floor(array * (65535 / maxval) + 0.5).astype(np.uint16)
     assert picture.gray == (kind in (2, 5)) and np.array_equal(picture.pixels[..., : array.shape[2]], expected)
     with pytest.raises(ImageError, match="truncated"):
-        images.read(header + (body[:-1] if kind >= 5 else body.rsplit(b" ", 1)[0]))
+        images.read_picture(header + (body[:-1] if kind >= 5 else body.rsplit(b" ", 1)[0]))
 
 
 def test_float_signed_and_32_bit_pictures_are_refused_with_advice():
     for image in (Image.fromarray(np.ones((2, 2), np.float32)), Image.fromarray(np.full((2, 2), -1, np.int32))):
         with pytest.raises(ImageError, match="convert"):
-            images.read(file_of(image, "TIFF"))
+            images.read_picture(file_of(image, "TIFF"))
 
 
 def test_cmyk_lab_and_ycbcr_are_converted_with_a_note():
     cmyk = Image.fromarray(smooth(16, 16, 3)).convert("CMYK")
-    picture = images.read(file_of(cmyk, "TIFF"))
+    picture = images.read_picture(file_of(cmyk, "TIFF"))
     assert np.array_equal(picture.pixels, np.array(cmyk.convert("RGB"))) and "CMYK" in picture.notes[0]
-    broken = images.read(file_of(cmyk, "TIFF", icc_profile=b"not a profile"))
+    broken = images.read_picture(file_of(cmyk, "TIFF", icc_profile=b"not a profile"))
     assert broken.icc is None and "unusable" in broken.notes[0] and np.array_equal(broken.pixels, picture.pixels)
-    jpeg = images.read(file_of(cmyk, "JPEG", icc_profile=ICC))  # a profile of the wrong kind is unusable too
+    jpeg = images.read_picture(file_of(cmyk, "JPEG", icc_profile=ICC))  # a profile of the wrong kind is unusable too
     assert jpeg.icc is None and "CMYK" in jpeg.notes[0]
     lab = Image.merge("LAB", Image.fromarray(smooth(8, 8, 3)).split())
-    assert "LAB converted to sRGB" in images.read(file_of(lab, "TIFF")).notes
+    assert "LAB converted to sRGB" in images.read_picture(file_of(lab, "TIFF")).notes
     ycbcr = Image.fromarray(smooth(8, 8, 3)).convert("YCbCr")
-    assert "YCbCr converted to sRGB" in images.read(file_of(ycbcr, "TIFF")).notes
+    assert "YCbCr converted to sRGB" in images.read_picture(file_of(ycbcr, "TIFF")).notes
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -246,7 +248,7 @@ def test_cmyk_lab_and_ycbcr_are_converted_with_a_note():
 def test_png_and_tiff_carry_everything(format, gray, alpha, dtype, order):
     picture = picture_of(gray, alpha, dtype, (37, 53), icc=ICC, exif=exif_bytes(order=order), xmp=XMP)
     data, notes = written(picture, format)
-    back = images.read(data)
+    back = images.read_picture(data)
     same(back, picture)
     assert notes == () and back.notes == () and back.icc == ICC and back.xmp == XMP
     if format == "png":
@@ -270,7 +272,7 @@ def test_png_and_tiff_carry_everything(format, gray, alpha, dtype, order):
 def test_tiff_of_one_and_of_many_strips(shape):
     picture = picture_of(shape=shape)
     data, _ = written(picture, "tiff")
-    same(images.read(data), picture)
+    same(images.read_picture(data), picture)
 
 
 @pytest.mark.parametrize("format", ["webp", "jpeg", "avif"])
@@ -278,7 +280,7 @@ def test_webp_jpeg_and_avif_carry_metadata(format):
     rgb = smooth(40, 48, 3)
     picture = images.Picture(rgb, False, None, ICC, exif_bytes(orientation=1), XMP)
     data, notes = written(picture, format)
-    back = images.read(data)
+    back = images.read_picture(data)
     assert notes == () and back.icc == ICC and back.xmp == XMP
     exif = Image.Exif()
     exif.load(back.exif)
@@ -291,7 +293,7 @@ def test_webp_is_lossless_under_transparent_pixels():
     picture = picture_of(alpha=True, shape=(20, 20))
     picture.alpha[:10] = 0
     data, notes = written(picture, "webp")
-    same(images.read(data), picture)
+    same(images.read_picture(data), picture)
     assert notes == ()
 
 
@@ -314,18 +316,18 @@ def test_notes_of_what_a_format_cannot_carry():
 def test_16_bits_are_rounded_to_nearest_8():
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
     picture = images.Picture(np.repeat(values, 3, 2), True)
-    back = images.read(written(picture, "bmp")[0])
+    back = images.read_picture(written(picture, "bmp")[0])
     assert np.array_equal(back.pixels[..., :1], np.floor(values / 257 + 0.5).astype(np.uint8)) and back.gray
 
 
 @pytest.mark.parametrize("gray, dtype", every([False, True], [np.uint8, np.uint16]))
 def test_ppm_and_bmp_round_trip(gray, dtype):
     picture = picture_of(gray, dtype=dtype)
-    same(images.read(written(picture, "PPM")[0]), picture)
+    same(images.read_picture(written(picture, "PPM")[0]), picture)
     if dtype == np.uint8:
-        same(images.read(written(picture, "bmp")[0]), picture)
+        same(images.read_picture(written(picture, "bmp")[0]), picture)
     if gray:
-        same(images.read(written(picture, "pgm")[0]), picture)
+        same(images.read_picture(written(picture, "pgm")[0]), picture)
     else:
         with pytest.raises(ImageError, match="write PPM"):
             written(picture, "pgm")
@@ -340,7 +342,7 @@ def test_orientation_is_applied_once_as_pillow_does(orientation, order):
         extra = {"lossless": True} if format == "WEBP" else {}
         data = file_of(image, format, exif=b"Exif\0\0" + exif, xmp=xmp, **extra)
         expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-        picture = images.read(data)
+        picture = images.read_picture(data)
         assert np.array_equal(picture.pixels, expected[..., :3])
         assert picture.alpha is None or np.array_equal(picture.alpha, expected[..., 3])
         found = Image.Exif()
@@ -349,7 +351,7 @@ def test_orientation_is_applied_once_as_pillow_does(orientation, order):
         if format in ("JPEG", "WEBP"):  # only the field changed, maker notes keep their offsets
             assert len(picture.exif) == len(exif)
             assert picture.xmp == XMP.replace(b'"6"', b'"1"')
-        same(images.read(written(picture, "png")[0]), picture)
+        same(images.read_picture(written(picture, "png")[0]), picture)
 
 
 @pytest.mark.parametrize("orientation, compression", every(range(1, 9), [None, "tiff_deflate"]))
@@ -361,8 +363,8 @@ def test_orientation_of_tiff(orientation, compression):
         )
     )
     data = file_of(Image.fromarray(pixels), "TIFF", tiffinfo={274: orientation}, compression=compression)
-    assert np.array_equal(images.read(data).pixels, upright)
-    deep = images.read(tiff16(pixels.astype(np.uint16) * 257, 2, t274=orientation))
+    assert np.array_equal(images.read_picture(data).pixels, upright)
+    deep = images.read_picture(tiff16(pixels.astype(np.uint16) * 257, 2, t274=orientation))
     assert np.array_equal(deep.pixels, upright.astype(np.uint16) * 257)
 
 
@@ -373,7 +375,7 @@ def test_orientation_in_xmp_alone_is_carried_not_applied():
         file_of(Image.fromarray(pixels), "TIFF", tiffinfo={700: XMP}, compression="tiff_deflate"),
         file_of(Image.fromarray(pixels), "WEBP", lossless=True, xmp=XMP),
     ):
-        picture = images.read(data)
+        picture = images.read_picture(data)
         assert np.array_equal(picture.pixels, pixels) and picture.xmp == XMP
 
 
@@ -381,29 +383,30 @@ def test_exif_hex_text_of_imagemagick_is_carried():
     info = PngImagePlugin.PngInfo()
     exif = exif_bytes(6)
     info.add_text("Raw profile type exif", f"\nexif\n{len(exif):8}\n{exif.hex()}\n")
-    picture = images.read(file_of(Image.fromarray(smooth(3, 5, 3)), "PNG", pnginfo=info))
+    picture = images.read_picture(file_of(Image.fromarray(smooth(3, 5, 3)), "PNG", pnginfo=info))
     assert len(picture.exif) == len(exif) and picture.pixels.shape == (5, 3, 3) and picture.notes == ()
 
 
 def test_what_is_not_carried_is_noted():
     rgb = Image.fromarray(smooth(8, 8, 3))
     frames = file_of(rgb, "GIF", save_all=True, append_images=[rgb.rotate(90), rgb.rotate(180)])
-    assert "2 further frames dropped" in images.read(frames).notes
-    assert images.read(file_of(rgb, "MPO", save_all=True, append_images=[rgb])).notes == ("1 further frames dropped",)
+    assert "2 further frames dropped" in images.read_picture(frames).notes
+    pair = images.read_picture(file_of(rgb, "MPO", save_all=True, append_images=[rgb]))
+    assert pair.notes == ("1 further frames dropped",)
     pages = file_of(rgb, "TIFF", save_all=True, append_images=[rgb])
-    assert "1 further frames dropped" in images.read(pages).notes
+    assert "1 further frames dropped" in images.read_picture(pages).notes
     info = PngImagePlugin.PngInfo()
     info.add_text("Title", "a title")
-    notes = images.read(file_of(rgb, "PNG", pnginfo=info, dpi=(300, 300))).notes
+    notes = images.read_picture(file_of(rgb, "PNG", pnginfo=info, dpi=(300, 300))).notes
     assert notes[0] == "text dropped: Title" and notes[1].startswith("resolution dropped: 299.9")
     info = PngImagePlugin.PngInfo()
     info.add(b"gAMA", struct.pack(">I", 100000))
-    assert images.read(file_of(rgb, "PNG", pnginfo=info)).notes == ("gamma dropped: 1",)
+    assert images.read_picture(file_of(rgb, "PNG", pnginfo=info)).notes == ("gamma dropped: 1",)
     info = PngImagePlugin.PngInfo()
     info.add(b"cICP", bytes([9, 16, 0, 1]))
-    assert images.read(file_of(rgb, "PNG", pnginfo=info)).notes == ("colour space dropped: PNG cICP chunk",)
-    assert images.read(file_of(rgb, "JPEG", comment=b"hello")).notes == ("comment dropped",)
-    assert "33723" not in (said := images.read(file_of(rgb, "TIFF", tiffinfo={33723: b"iptc"})).notes)[0]
+    assert images.read_picture(file_of(rgb, "PNG", pnginfo=info)).notes == ("colour space dropped: PNG cICP chunk",)
+    assert images.read_picture(file_of(rgb, "JPEG", comment=b"hello")).notes == ("comment dropped",)
+    assert "33723" not in (said := images.read_picture(file_of(rgb, "TIFF", tiffinfo={33723: b"iptc"})).notes)[0]
     assert said == ("TIFF tags dropped: IPTC",)
 
 
@@ -436,7 +439,7 @@ def test_truncated_files_are_image_errors(name, tmp_path):
         if name == "tiff16" and length:  # its directory stands at the end, every cut hits it
             assert length < struct.unpack_from("<I", data, 4)[0]
         with pytest.raises(ImageError) as caught:
-            images.read(path)
+            images.read_picture(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -449,7 +452,7 @@ def test_damaged_files_are_image_errors_or_pictures(name):
         for at in random.integers(0, min(len(data), 200 if trial % 2 else len(data)), 3):
             damaged[at] = random.integers(256)
         try:
-            picture = images.read(bytes(damaged), max_pixels=2**20)
+            picture = images.read_picture(bytes(damaged), max_pixels=2**20)
         except ImageError as error:
             assert "\n" not in str(error)
         else:
@@ -458,11 +461,11 @@ def test_damaged_files_are_image_errors_or_pictures(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_max_pixels(name):
-    assert images.read(FILES[name], max_pixels=24 * 32).pixels.size == 24 * 32 * 3
+    assert images.read_picture(FILES[name], max_pixels=24 * 32).pixels.size == 24 * 32 * 3
     with pytest.raises(ImageError, match="limit of 767"):
-        images.read(FILES[name], max_pixels=24 * 32 - 1)
+        images.read_picture(FILES[name], max_pixels=24 * 32 - 1)
     with pytest.raises(ImageError, match="max-pixels"):
-        images.read(FILES[name], max_pixels=100)
+        images.read_picture(FILES[name], max_pixels=100)
 
 
 def test_limits_hold_before_pixels_are_decoded_and_pillow_globals_stay():
@@ -470,10 +473,10 @@ def test_limits_hold_before_pixels_are_decoded_and_pillow_globals_stay():
     huge = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (body := struct.pack(">IIBBBBB", 10**6, 10**6, 8, 2, 0, 0, 0))
     huge += struct.pack(">I", zlib.crc32(b"IHDR" + body)) + struct.pack(">I", 0) + b"IDAT" + bytes(4)
     with pytest.raises(ImageError, match="max-pixels"):
-        images.read(huge)
+        images.read_picture(huge)
     canvas = b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + b"\xff\xff\x7f" * 2
     with pytest.raises(ImageError):
-        images.read(canvas)
+        images.read_picture(canvas)
     assert Image.MAX_IMAGE_PIXELS == before
 
 
@@ -481,34 +484,34 @@ def test_pillows_own_lower_limit_does_not_matter(monkeypatch):
     for limit in (24 * 32 - 1, 10):  # Pillow would warn, Pillow would raise
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         for data in FILES.values():
-            assert images.read(data).notes == images.read(data, max_pixels=24 * 32).notes
+            assert images.read_picture(data).notes == images.read_picture(data, max_pixels=24 * 32).notes
         assert Image.MAX_IMAGE_PIXELS == limit
 
 
 def test_sources_and_names(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(FILES["png"])
-    expected = images.read(FILES["png"])
+    expected = images.read_picture(FILES["png"])
     with path.open("rb") as file:
         for source in (path, str(path), io.BytesIO(FILES["png"]), bytearray(FILES["png"]), file):
-            same(images.read(source), expected)
+            same(images.read_picture(source), expected)
     with pytest.raises(ImageError, match="missing.png: cannot read: No such file"):
-        images.read(tmp_path / "missing.png")
+        images.read_picture(tmp_path / "missing.png")
     with pytest.raises(ImageError, match="Is a directory"):
-        images.read(tmp_path)
+        images.read_picture(tmp_path)
     with pytest.raises(ImageError, match="picture bytes: not a PNG"):
-        images.read(b"%PDF-1.4")
+        images.read_picture(b"%PDF-1.4")
     with pytest.raises(ImageError, match="not a PNG"):
-        images.read("/dev/zero")
+        images.read_picture("/dev/zero")
 
 
 def test_format_of_suffix_and_unknown_formats():
-    assert images.format_of_suffix("a/B.PNG") == "png" and images.format_of_suffix("x.JpG") == "jpeg"
+    assert format_of_suffix("a/B.PNG") == "png" and format_of_suffix("x.JpG") == "jpeg"
     for name in ("a.tif", "a.webp", "a.avif", "a.bmp", "a.ppm", "a.pgm"):
-        assert images.format_of_suffix(name)
+        assert format_of_suffix(name)
     for name, why in (("a.xyz", "'.xyz'"), ("noend", "no suffix")):
         with pytest.raises(OptionError, match=why):
-            images.format_of_suffix(name)
+            format_of_suffix(name)
     with pytest.raises(OptionError, match="use one of png"):
         written(picture_of(), "gif")
     with pytest.raises(ImageError, match="WebP allows 16383"):
@@ -529,14 +532,26 @@ def test_write_needs_no_seek_and_passes_disk_errors_on():
 
     for format in ("png", "jpeg", "webp", "tiff", "bmp", "ppm", "avif"):
         pipe = Pipe()
-        images.write(picture_of(shape=(8, 8)), pipe, format)
-        assert images.read(pipe.data).pixels.shape == (8, 8, 3)
+        images.write_picture(picture_of(shape=(8, 8)), pipe, format)
+        assert images.read_picture(pipe.data).pixels.shape == (8, 8, 3)
         with pytest.raises(OSError, match="No space"):
-            images.write(picture_of(shape=(8, 8)), Full(), format)
+            images.write_picture(picture_of(shape=(8, 8)), Full(), format)
+
+
+@pytest.mark.parametrize("row", FORMATS, ids=lambda row: row.name)
+def test_rows_of_the_table_of_formats(row):
+    """A row finds the files it writes by suffix and by content, and no row takes another's."""
+    assert sum(set(row.suffixes) <= set(other.suffixes) for other in FORMATS) == 1
+    if row.name in WRITABLE:
+        assert all(format_of_suffix(f"a{suffix}") == row.name for suffix in row.suffixes)
+        assert format_of_bytes(written(picture_of(gray=row.name == "pgm"), row.name)[0]) is row
+    else:
+        with pytest.raises(OptionError, match="unknown picture suffix"):
+            format_of_suffix(f"a{row.suffixes[0]}")
 
 
 def test_importing_images_imports_no_picture_library():
     heavy = "{'PIL', 'imagecodecs', 'tifffile', 'torch'}"
-    code = f"import sys, latcodec.images.read; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, latcodec.images.read, latcodec.images.write; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,8 +11,8 @@ import numpy as np
 import skimage
 
 from latcodec import api as codec
-from latcodec.images import read as images
-from latcodec.images.read import Picture
+from latcodec import images
+from latcodec.images import Picture
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -69,7 +69,7 @@ def main() -> None:
         data = codec.encode_picture(picture, codec.EncodeSettings(codec=name_of_codec, lmbda=lmbda)).data
         (GOLDEN / f"{name}.lc").write_bytes(data)
         with open(GOLDEN / f"{name}.png", "wb") as file:
-            images.write(codec.decode_picture(data), file, "png")
+            images.write_picture(codec.decode_picture(data), file, "png")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latcodec.container import format as container
-from latcodec.errors import ImageError, OptionError
+from latcodec.errors import ImageError
+from latcodec.runtime import MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,6 @@ def write(picture, file, format):
     return ("16 bits cut to 8",) if format == "jpeg" else ()
 
 
-def format_of_suffix(path):
-    for name, suffix in {"png": ".png", "jpeg": ".jpg"}.items():
-        if Path(path).suffix == suffix:
-            return name
-    raise OptionError(f"{path}: no known suffix")
-
-
 def check_options(codec, device, flags=()):
     pass
 
@@ -77,5 +71,5 @@ def encode_picture(picture, settings, progress=None):
     )  # fmt: skip
 
 
-def decode_picture(data, *, device="auto", weights=None, max_pixels=container.MAX_PIXELS, ignore_checksum=False):
+def decode_picture(data, *, device="auto", weights=None, max_pixels=MAX_PIXELS, ignore_checksum=False):
     return types.SimpleNamespace(pixels=Samples(), data=container.unpack(data).streams[0], notes=())

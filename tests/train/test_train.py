@@ -14,11 +14,11 @@ from PIL import Image
 from skimage import data as photographs
 
 from latcodec import api as codec
+from latcodec import images
 from latcodec.api import EncodeSettings
 from latcodec.backends.hyperprior import network as hyperprior
 from latcodec.errors import ImageError, LatcodecError, OptionError, WeightsError
-from latcodec.images import read as images
-from latcodec.images.read import Picture
+from latcodec.images import Picture
 from latcodec.train import data
 from latcodec.train import trainer as loop
 from latcodec.train.checkpoint import averaged_network
@@ -334,7 +334,7 @@ def test_a_broken_picture_is_skipped_by_name(pictures, tmp_path, capsys):
 
 
 def test_training_reads_what_encode_reads(tmp_path, capsys):
-    """Upright, 16 bits rounded to 8, and what `images.read` refuses is skipped by name."""
+    """Upright, 16 bits rounded to 8, and what `images.read_picture` refuses is skipped by name."""
     pixels = np.random.default_rng(1).integers(0, 256, (5, 8, 3), np.uint8)
     exif = Image.Exif()
     exif[0x112] = 6
@@ -342,7 +342,7 @@ def test_training_reads_what_encode_reads(tmp_path, capsys):
     np.testing.assert_array_equal(data.load_one(tmp_path / "turned.png"), np.rot90(pixels, -1))
     deep = Picture(pixels * np.uint16(257) + (pixels < 255) * np.uint16(100), False)
     with open(tmp_path / "deep.png", "wb") as file:
-        images.write(deep, file, "png")
+        images.write_picture(deep, file, "png")
     np.testing.assert_array_equal(data.load_one(tmp_path / "deep.png"), pixels)
     (tmp_path / "broken.png").write_bytes((tmp_path / "turned.png").read_bytes()[:60])
     assert data.load_one(tmp_path / "broken.png") is None

@@ -17,7 +17,7 @@ from latcodec import api as codec
 from latcodec import metrics
 from latcodec.cli import main as cli
 from latcodec.errors import ImageError, LatcodecError, OptionError, WeightsError
-from latcodec.images.read import Picture
+from latcodec.images import Picture
 from latcodec.nn.layers import distortion_weights
 from latcodec.train import checkpoint, data, objective, plans, settings
 from latcodec.train import trainer as loop

@@ -18,7 +18,7 @@ from latcodec.backends.common.checks import check_stream_length, decode_checked
 from latcodec.backends.hyperprior_context.wire import LOSSLESS_PARAMETERS
 from latcodec.container.format import Payload
 from latcodec.errors import DriftError, FormatError
-from latcodec.images.read import pack_pixels, unpack_pixels
+from latcodec.images.lossless import pack_pixels, unpack_pixels
 
 PARAMETERS = LOSSLESS_PARAMETERS
 PIXELS_A_BYTE = 4096

@@ -193,7 +193,7 @@ def test_a_search_that_fails_leaves_the_plain_file(module, model, monkeypatch):
 
 def test_options_reach_the_codec_and_progress_is_told():
     told = []
-    from latcodec.images.read import Picture
+    from latcodec.images import Picture
 
     settings = codec.EncodeSettings(codec=f"{SEARCHING[0].name}:effort=2", lmbda=2.0)
     encoded = codec.encode_picture(Picture(crop(), False), settings, told.append)

@@ -19,8 +19,8 @@ from latcodec.backends.hyperprior_context import lossless
 from latcodec.backends.hyperprior_context import mode_decision as choice
 from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, ImageError
-from latcodec.images import read as images
-from latcodec.images.read import Picture
+from latcodec.images import Picture
+from latcodec.images.lossless import pack_pixels, unpack_pixels
 from latcodec.settings import EncodeSettings
 
 BACKEND = backends.by_name("hyperprior-context")
@@ -65,15 +65,15 @@ def is_lossless(data: bytes) -> bool:
 @pytest.mark.parametrize("quality", [lossless.QUICK, lossless.THOROUGH])
 def test_pixels_come_back(size, quality):
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
-    stream = images.pack_pixels(pixels, quality)
-    assert np.array_equal(images.unpack_pixels(stream, size[1], size[0]), pixels)
+    stream = pack_pixels(pixels, quality)
+    assert np.array_equal(unpack_pixels(stream, size[1], size[0]), pixels)
     strided = np.repeat(pixels, 2, 1)[:, ::2]
-    assert images.pack_pixels(strided, quality) == stream
+    assert pack_pixels(strided, quality) == stream
 
 
 def test_what_no_stream_holds(page):
-    assert images.pack_pixels(page.astype(np.uint16), 75) is None
-    assert images.pack_pixels(np.zeros((1, 16384, 3), np.uint8), 75) is None
+    assert pack_pixels(page.astype(np.uint16), 75) is None
+    assert pack_pixels(np.zeros((1, 16384, 3), np.uint8), 75) is None
     assert lossless.pack(page.astype(np.uint16), 0, True) is None
 
 
@@ -81,14 +81,14 @@ def test_what_no_stream_holds(page):
 @settings(max_examples=60, deadline=None)
 def test_damaged_streams_are_format_errors(data):
     pixels = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
-    stream = bytearray(images.pack_pixels(pixels, 75))
+    stream = bytearray(pack_pixels(pixels, 75))
     place = data.draw(st.integers(0, len(stream) - 1))
     if data.draw(st.booleans()):
         stream = stream[:place]
     else:
         stream[place] ^= data.draw(st.integers(1, 255))
     try:
-        found = images.unpack_pixels(bytes(stream), 30, 20)
+        found = unpack_pixels(bytes(stream), 30, 20)
     except FormatError as error:
         assert "stream" in str(error)
     else:
@@ -96,13 +96,13 @@ def test_damaged_streams_are_format_errors(data):
 
 
 def test_another_size_is_refused_before_it_is_decoded(page, monkeypatch):
-    stream = images.pack_pixels(page, 75)
+    stream = pack_pixels(page, 75)
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("decoded"))
     for size in ((161, 96), (160, 95), (96, 160)):
         with pytest.raises(FormatError, match=r"stream: 160 x 96 px, but the picture has"):
-            images.unpack_pixels(stream, *size)
+            unpack_pixels(stream, *size)
     with pytest.raises(FormatError, match="no lossless WebP"):
-        images.unpack_pixels(b"RIFF" + stream[4:12] + b"VP8X" + stream[16:], 160, 96)
+        unpack_pixels(b"RIFF" + stream[4:12] + b"VP8X" + stream[16:], 160, 96)
 
 
 def test_a_stream_with_alpha_is_refused(page):
@@ -112,14 +112,14 @@ def test_a_stream_with_alpha_is_refused(page):
     start = data.index(b"VP8L")  # as a simple file, without the header that says there is alpha
     simple = b"RIFF" + (len(data) - start + 4).to_bytes(4, "little") + b"WEBP" + data[start:]
     with pytest.raises(FormatError, match="stream"):
-        images.unpack_pixels(simple, 160, 96)
+        unpack_pixels(simple, 160, 96)
 
 
 @pytest.mark.parametrize("lmbda", [0.1, 1.0, 20.0])
 def test_type_is_coded_without_loss(page, lmbda):
     data = file_of(page, lmbda=lmbda)
     assert is_lossless(data) and np.array_equal(codec.decode(data), page)
-    assert len(data) < 40 + len(images.pack_pixels(page, lossless.QUICK))
+    assert len(data) < 40 + len(pack_pixels(page, lossless.QUICK))
 
 
 @pytest.mark.parametrize("lmbda", [0.1, 1.0, 20.0])
@@ -303,18 +303,18 @@ def test_large_flat_pictures_are_no_smaller_than_they_may_ask_for():
 
 
 def test_where_libwebp_is_missing_or_fails(page, monkeypatch):
-    stream = images.pack_pixels(page, 75)
+    stream = pack_pixels(page, 75)
     with monkeypatch.context() as patched:
         patched.setattr(features, "check", lambda name: name != "webp")
-        assert images.pack_pixels(page, 75) is None
+        assert pack_pixels(page, 75) is None
         with pytest.raises(ImageError, match="built without"):
-            images.unpack_pixels(stream, 160, 96)
+            unpack_pixels(stream, 160, 96)
 
     def none_left(*_, **__):
         raise ValueError("encoding error 1: Out of memory")
 
     monkeypatch.setattr(Image.Image, "save", none_left)
-    assert images.pack_pixels(page, 75) is None
+    assert pack_pixels(page, 75) is None
     assert not is_lossless(file_of(page, lmbda=1.0))
 
     def no_memory(*_, **__):
@@ -322,7 +322,7 @@ def test_where_libwebp_is_missing_or_fails(page, monkeypatch):
 
     monkeypatch.setattr(Image, "open", no_memory)
     with pytest.raises(MemoryError):
-        images.unpack_pixels(stream, 160, 96)
+        unpack_pixels(stream, 160, 96)
 
 
 def test_only_files_without_loss_say_so(page, photograph):

@@ -187,7 +187,7 @@ def test_files_below_lambda_20(photograph):
 
 
 def codec_picture(pixels: np.ndarray):
-    from latcodec.images.read import Picture
+    from latcodec.images import Picture
 
     return Picture(pixels, False)
 

@@ -16,7 +16,7 @@ from latcodec.backends.vbq.entropy_model import NO_LAMBDA
 from latcodec.backends.vbq.grids import ONE, PointGrid, StepGrid, fixed_exp, level_of
 from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, OptionError
-from latcodec.images.read import Picture
+from latcodec.images import Picture
 from latcodec.metrics import psnr_db
 
 pytestmark = pytest.mark.usefixtures("one_thread")
