@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latcodec.bench.text import BEGIN, END
 from latcodec.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
@@ -149,6 +148,4 @@ def test_python_examples_run(name, tmp_path, monkeypatch, one_thread):
 
 
 def test_readme_is_short():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    measured = text[text.index(BEGIN) : text.index(END)]
-    assert len(text.splitlines()) - len(measured.splitlines()) < 110
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
