@@ -108,6 +108,13 @@ def test_files_exist(page):
         assert PLACEHOLDER.search(path) or (ROOT / path).exists(), path
 
 
+def test_every_package_is_described():
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rooms = {path for path in (ROOT / "latcodec").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    described = {ROOT / path for path in PATH.findall(text)}
+    assert {room for room in rooms if not room.name.startswith("__")} <= described
+
+
 @current
 def test_names_exist(page):
     for name in DOTTED.findall(page.read_text(encoding="utf-8")):
