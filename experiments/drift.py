@@ -23,6 +23,7 @@ import torch
 
 from latcodec import api as codec
 from latcodec import backends, files, images
+from latcodec.backends.loading import load_model
 from latcodec.bench.contenders import LAMBDAS
 from latcodec.container import format as container
 from latcodec.errors import DriftError, LatcodecError
@@ -95,7 +96,7 @@ def main() -> int:
     ]
     row = backends.by_name(options.codec)
     backend = import_module(row.module)
-    model = codec.load_model(row, None, options.weights, "cpu")
+    model = load_model(row, None, options.weights, "cpu")
     prepared = [(variant, variant.prepared(model)) for variant in variants]
     pictures = [path for path, _ in files.expand(options.folder, PICTURE_SUFFIXES)][: options.limit]
     for path in pictures:

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latcodec import api as codec
 from latcodec.backends import by_name
+from latcodec.backends.loading import load_model
 from latcodec.backends.nc_vae.network import NCVAE, Config, loss
 from latcodec.train import data
 from latcodec.train.optimizer import MuonAdam
@@ -48,7 +48,7 @@ def fit(layer: nn.ConvTranspose2d, x: Tensor, target: Tensor, bias: Tensor, ridg
 @torch.no_grad()
 def start(model: NCVAE, x: Tensor) -> None:
     """Take over what the hyperprior has and fit g_s on pictures x float32 [B, 3, H, W] at rates spread over B."""
-    teacher = codec.load_model(by_name("hyperprior"), None, None, "cpu").network
+    teacher = load_model(by_name("hyperprior"), None, None, "cpu").network
     own = model.state_dict()
     for name, value in teacher.state_dict().items():
         if name.startswith(("g_a.", "g_s.", "y_log_")) and own[name].shape == value.shape:

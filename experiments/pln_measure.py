@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from latcodec import api as codec
 from latcodec import images
 from latcodec.backends import by_name
+from latcodec.backends.loading import load_model
 from latcodec.backends.pln import codec as pln
 from latcodec.backends.pln import integers as pln_integers
 from latcodec.backends.pln.entropy_model import FACTOR_BITS, VALUE_BITS
@@ -113,5 +113,5 @@ def damage(model, pictures: list[np.ndarray], index: int = 142, trials: int = 10
 if __name__ == "__main__":
     what, *paths = sys.argv[1:]
     {"samplers": samplers, "damage": damage}[what](
-        codec.load_model(by_name("pln"), None, None), [images.read_picture(path).pixels for path in paths]
+        load_model(by_name("pln"), None, None), [images.read_picture(path).pixels for path in paths]
     )

@@ -48,6 +48,13 @@ def pick_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
+def set_threads(count: int) -> None:
+    """Set the number of CPU threads that the networks use."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
 def bf16_is_fast(device: torch.device) -> bool:
     """bf16 pays on CUDA and on CPUs with bf16 dot products; elsewhere it is emulated and slower than float32."""
     import torch

@@ -1,4 +1,4 @@
-"""What an encode is asked and what it answers: settings, codec strings `vbq:prior=hyper`, options of codecs."""
+"""What a person asks of an encode: settings, codec strings `vbq:prior=hyper`, options of codecs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from latcodec import backends, rates, weights
-from latcodec import rate_control as codec_targets
 from latcodec.backends.base import Codec
 from latcodec.errors import OptionError
 
@@ -43,7 +42,7 @@ def read_options(options_class: type, given: dict[str, str]) -> object:
     return options_class(**values)
 
 
-def codec_name(codec: str | None, weights_path: str | None) -> str:
+def choose_codec(codec: str | None, weights_path: str | None) -> str:
     """Return the codec to encode with: the one that is named, else that of a weights file, else the default.
 
     Args:
@@ -100,11 +99,19 @@ def _as_flag(option: str) -> str:
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How to encode. At most one of lmbda (0.1..20, 41 with some codecs), quality (1..100), bpp, psnr (dB) and
-    size_bytes; default lambda 1.
+    """How to encode; at most one of lmbda, quality, bpp, psnr and size_bytes is not None.
 
-    codec: its name, with options if any: "name:key=value,key=value". device: auto, cpu or cuda. weights: a file or
-    folder, None for the usual places. strip leaves ICC, EXIF, XMP out.
+    Attributes:
+        codec: A codec's name, with options if any: "name" or "name:key=value,key=value".
+        lmbda: The price of a bit, 0.1..20, with some codecs up to 41; 1 if nothing else decides the rate.
+        quality: 1..100, the same axis as lmbda.
+        bpp: The most bits per pixel that the file may have.
+        psnr: The lowest PSNR of the decoded picture, in dB.
+        size_bytes: The most bytes that the file may have.
+        device: auto, cpu or cuda.
+        weights: A weights file or a folder of them; None for the usual places.
+        verify: Whether the codec decodes the integers of the stream it wrote and compares them (law 5).
+        strip: Whether ICC profile, EXIF and XMP are left out.
     """
 
     codec: str = backends.DEFAULT
@@ -130,51 +137,14 @@ class EncodeSettings:
 
     @property
     def rate_index(self) -> int | None:
-        """The rate index that lambda or quality say, None if it has to be searched."""
+        """The rate index of lmbda or quality; None if it has to be searched."""
         if self.bpp is not None or self.psnr is not None or self.size_bytes is not None:
             return None
         lmbda = rates.lambda_of_quality(self.quality) if self.quality is not None else self.lmbda
-        return rates.index_of_lambda(DEFAULT_LAMBDA if lmbda is None else lmbda, self.backend.wire_format.lowest_index)
+        lowest_index = self.backend.wire_format.lowest_index
+        return rates.index_of_lambda(DEFAULT_LAMBDA if lmbda is None else lmbda, lowest_index)
 
     @property
     def backend(self) -> backends.Backend:
-        """The row of the codec's table; raises OptionError."""
+        """The codec's row of the table; raises OptionError."""
         return backends.by_name(split_codec(self.codec)[0])
-
-    def target(self, pixels: int) -> codec_targets.Target | None:
-        """What bpp, psnr or size ask of a picture of so many pixels, None without one of them."""
-        if self.rate_index is not None:
-            return None
-        limit_bytes = self.size_bytes if self.bpp is None else self.bpp * pixels / 8
-        return codec_targets.Target(limit_bytes, self.psnr)
-
-    def missed(self, trial: codec_targets.Trial, pixels: int) -> str:
-        """What a picture of so many pixels could not reach, and what it did."""
-        size, bpp = f"{len(trial.data)} bytes", f"{8 * len(trial.data) / pixels:.3g} bpp"
-        if self.psnr is not None:
-            return f"{self.psnr:g} dB cannot be reached; this is the best quality: {trial.psnr_db:.2f} dB, {size}"
-        if self.bpp is not None:
-            return f"{self.bpp:g} bpp cannot be reached; this is the smallest file: {bpp}, {size}"
-        asked = f"{self.size_bytes} byte{'s' if self.size_bytes != 1 else ''}"
-        return f"{asked} cannot be reached; this is the smallest file: {size}"
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The file's bytes and how it came about. bpp is that of `data`; estimated_bits is the tables' ideal code length.
-
-    psnr_db: of the decoded colour samples, None unless a search needed it. seconds by stage. trials: encodes done.
-    missed: which bpp, psnr or size cannot be reached, and what was instead, which is a note too; or "".
-    """
-
-    data: bytes
-    rate_index: int
-    lmbda: float
-    bpp: float
-    estimated_bits: float
-    psnr_db: float | None
-    seconds: dict[str, float]
-    trials: int
-    notes: tuple[str, ...]
-    details: dict[str, object]
-    missed: str = ""

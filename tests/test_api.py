@@ -15,6 +15,7 @@ from latcodec import api as codec
 from latcodec import backends, rates
 from latcodec import runtime as codec_machine
 from latcodec.api import EncodeSettings, decode_picture, encode_picture
+from latcodec.backends import loading
 from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, ImageError, OptionError, VersionError, WeightsError
 from latcodec.images import Picture
@@ -27,10 +28,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def one_thread():
     before = torch.get_num_threads()
-    codec.set_threads(1)
+    codec_machine.set_threads(1)
     assert torch.get_num_threads() == 1
     yield
-    codec.set_threads(before)
+    codec_machine.set_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +310,7 @@ def test_unknown_wire_id():
 
 def test_errors_come_before_networks(picture, monkeypatch):
     whole = encode_picture(picture, settings()).data
-    monkeypatch.setattr(codec, "load_model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("weights were loaded"))
     for damaged in (b"", b"hello", whole[:-1], whole + b"\0"):
         with pytest.raises(FormatError):
             decode_picture(damaged)
@@ -376,7 +377,7 @@ def test_info_imports_no_torch():
 def test_what_no_memory_can_hold_is_refused_before_any_weights_are_read(picture, monkeypatch):
     whole = encode_picture(picture).data
     monkeypatch.setattr(codec_machine, "MEMORY_BYTES_PER_PIXEL", 2**60)
-    monkeypatch.setattr(codec, "load_model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("weights were loaded"))
     for call in (lambda: encode_picture(picture), lambda: decode_picture(whole)):
         with pytest.raises(ImageError, match="need about"):
             call()
@@ -386,6 +387,6 @@ def test_torch_out_of_memory_is_a_memory_error(picture, monkeypatch):
     def fails(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(codec, "load_model", fails)
+    monkeypatch.setattr(loading, "load_model", fails)
     with pytest.raises(MemoryError):
         encode_picture(picture)

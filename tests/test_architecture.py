@@ -21,8 +21,9 @@ LAYERS = [
     ["container", "entropy", "metrics", "files", "images", "weights", "parallel"],
     ["nn"],
     ["backends"],
-    ["rate_control"],
     ["settings"],
+    ["encoder"],
+    ["rate_control"],
     ["api"],
     ["train", "report", "pillow"],
     ["bench"],
@@ -54,7 +55,7 @@ DOORS = {
 }  # fmt: skip
 STANDARD_LIBRARY_ONLY = {"errors", "rates", "container", "files", "text", "__init__", "__main__", "cli"}
 LIGHT_AT_THE_TOP = STANDARD_LIBRARY_ONLY | {
-    "api", "settings", "rate_control", "runtime", "weights", "images", "metrics", "pillow", "bench",
+    "api", "settings", "encoder", "rate_control", "runtime", "weights", "images", "metrics", "pillow", "bench",
     "report", "parallel",
 }  # fmt: skip
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from latcodec import backends
 from latcodec.errors import OptionError
+from latcodec.settings import split_codec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +134,7 @@ def set_threads(count: int) -> None:
 
 def by_name(name: str) -> Anchor:
     """The anchor of `name` or `name:key=value`, able to run here; raises OptionError."""
-    plain, given = backends.split_name(name)
+    plain, given = split_codec(name)
     if plain not in ANCHORS:
         raise OptionError(f"anchor {plain!r} is unknown; there are: {', '.join(ANCHORS)}")
     anchor = ANCHORS[plain]

@@ -12,7 +12,8 @@ from latcodec import api as codec
 from latcodec import rates, weights
 from latcodec.bench.anchors import Anchor
 from latcodec.errors import OptionError
-from latcodec.settings import split_codec
+from latcodec.runtime import pick_device
+from latcodec.settings import check_codec, split_codec
 
 if TYPE_CHECKING:
     from latcodec.images import Picture
@@ -100,7 +101,8 @@ Contender = Learned | Anchor
 
 def learned(name: str, settings: Settings) -> Learned:
     """The codec of `name` or `name:key=value,key=value`; raises OptionError or WeightsError if it cannot run."""
-    codec.check_options(name, settings.device)
+    check_codec(name)
+    pick_device(settings.device)
     backend, options = split_codec(name)
     found = weights.load(backend, None, settings.weights, options.get("metric"))
     lowest = found.config.get("lowest_index", 0)

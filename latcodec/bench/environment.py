@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "numpy", "constriction", "pillow", "pillow-jxl-plugin", "p
 
 # Modules and packages that decide what a codec writes.
 CODEC_ROOMS = (
-    "backends", "nn", "entropy", "container", "api", "rate_control", "settings", "rates", "metrics",
+    "backends", "nn", "entropy", "container", "api", "encoder", "rate_control", "settings", "rates", "metrics",
     "runtime",
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from latcodec import backends, files
+from latcodec import backends, files, runtime
 from latcodec import parallel as sharding
 from latcodec import text as wording
 from latcodec.errors import LatcodecError, OptionError
@@ -15,15 +15,14 @@ from latcodec.images.formats import PICTURE_SUFFIXES
 
 def settings_of(lambdas, rates, reps, threads, device, weights, team: sharding.Team):
     """How to measure; sets threads and GPU of this process too."""
-    from latcodec import api as codec
     from latcodec.bench.contenders import Settings
 
-    settings = Settings(_lambdas(lambdas, rates), rates, reps, threads, codec.pick_device(device), weights)
+    settings = Settings(_lambdas(lambdas, rates), rates, reps, threads, runtime.pick_device(device), weights)
     team.own_gpu(device)
     if threads is not None:
         from latcodec.bench.anchors import set_threads
 
-        codec.set_threads(threads)
+        runtime.set_threads(threads)
         set_threads(threads)
     return settings
 
@@ -43,10 +42,10 @@ def contenders_of(codecs: str | None, anchor_names: str, settings, problem: Call
     """Codecs and anchors that can run; a line for each that cannot."""
     from latcodec.bench import anchors
     from latcodec.bench.contenders import learned, split_names
-    from latcodec.settings import codec_name
+    from latcodec.settings import choose_codec
 
     if codecs is None:
-        codecs = codec_name(None, settings.weights)
+        codecs = choose_codec(None, settings.weights)
     names = [b.name for b in backends.BACKENDS] if codecs == "all" else split_names(codecs)
     makers = [(name, lambda name: learned(name, settings)) for name in names]
     names = anchors.default_names() if anchor_names == "all" else split_names(anchor_names)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from latcodec import __version__, backends, files
+from latcodec import __version__, backends, files, runtime
 from latcodec import parallel as sharding
 from latcodec import text as wording
 from latcodec.cli.batch import Done, Manners
@@ -109,7 +109,7 @@ def encode(
     flags = {name: f"{name}={value}" for name, value in flags.items() if value is not None}
 
     def full_name() -> str:
-        from latcodec.settings import codec_name as choose_codec
+        from latcodec.settings import choose_codec
 
         name = choose_codec(codec_name, weights)
         parts = [*options, *flags.values()]
@@ -119,9 +119,10 @@ def encode(
         suffixes = PICTURE_SUFFIXES
         jobs = files.plan_outputs(inputs, output, ".lc", suffixes=suffixes, force=force, skip_existing=skip_existing)
         _check_stdout(jobs, manners)
-        from latcodec import api as codec
+        from latcodec.settings import check_codec
 
-        codec.check_options(full_name(), device, flags)
+        check_codec(full_name(), flags)
+        runtime.pick_device(device)
         return jobs
 
     jobs = decided(team, plan)
@@ -130,7 +131,7 @@ def encode(
 
     team.own_gpu(device)
     if threads is not None:
-        codec.set_threads(threads)
+        runtime.set_threads(threads)
     settings = codec.EncodeSettings(
         codec=full_name(), lmbda=lmbda, quality=quality, bpp=bpp, psnr=psnr, size_bytes=size_bytes,
         device=device, weights=weights, verify=not no_verify, strip=strip,
@@ -197,14 +198,14 @@ def decode(
     from latcodec import api as codec
     from latcodec import images
 
-    codec.pick_device(device)
+    runtime.pick_device(device)
     team.own_gpu(device)
     formats = {}
     for job in jobs:
         by_suffix = picture_format is None and job.target is not None and not files.is_special(job.target)
         formats[job] = format_of_suffix(job.target) if by_suffix else picture_format or DEFAULT_FORMAT
     if threads is not None:
-        codec.set_threads(threads)
+        runtime.set_threads(threads)
 
     def work(job: files.Job) -> Done:
         start = time.perf_counter()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from latcodec import runtime
 from latcodec.errors import LatcodecError, OptionError
 from latcodec.rates import METRICS
 
@@ -77,16 +78,15 @@ def train(data, output, codec, batch_size, patch, metric, lambda_range, threads,
         if not (name and equals and value):
             raise OptionError(f"-O {option}: not of the form key=value")
         chosen.append((name, value))
-    from latcodec import api as codec_room
     from latcodec.train import distributed
     from latcodec.train import trainer as loop
 
     if threads is not None:
-        codec_room.set_threads(threads)
+        runtime.set_threads(threads)
     patch = patch or (192 if metric == "ms-ssim" else 128)
     settings = loop.TrainSettings(
         codec=codec, data=data, out=output, batch_size=batch_size, patch=patch, metric=metric,
-        lambda_range=lambda_range, options=tuple(chosen), device=codec_room.pick_device(device), **others,
+        lambda_range=lambda_range, options=tuple(chosen), device=runtime.pick_device(device), **others,
     )  # fmt: skip
     workers = distributed.join(settings.device)
     try:

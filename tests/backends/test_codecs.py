@@ -15,6 +15,7 @@ from torch_threads import threads
 from latcodec import api as codec
 from latcodec import backends
 from latcodec.backends.hyperprior.network import Config, Hyperprior
+from latcodec.backends.loading import load_model
 from latcodec.container import format as container
 from latcodec.entropy.integer_net import IntegerNet
 from latcodec.entropy.tables import Tables
@@ -43,7 +44,7 @@ def module(backend):
 
 @pytest.fixture
 def model(backend):
-    return codec.load_model(backend, None, None, "cpu")
+    return load_model(backend, None, None, "cpu")
 
 
 def crop(name: str = "astronaut", height: int = 64, width: int = 96) -> np.ndarray:
@@ -228,7 +229,7 @@ def test_synthesis_in_bfloat16_is_no_drift(module, model, file_of_one_thread):
 @pytest.mark.gpu
 def test_cuda_decodes_what_the_cpu_encoded_and_back(backend, module, model, file_of_one_thread):
     payload, _, expected = file_of_one_thread
-    other = codec.load_model(backend, None, None, "cuda")
+    other = load_model(backend, None, None, "cuda")
     assert_same_picture(module.decode(other, payload), expected)
     theirs, _ = encoded(module, other, crop(), 0.3)
     assert_same_picture(module.decode(model, theirs), module.decode(other, theirs))
@@ -394,7 +395,7 @@ def test_verify_notices_a_decoder_that_differs(module, model, monkeypatch):
 
 def test_integers_are_those_of_always():
     """Frozen: a change of the integer path that keeps encoder and decoder in step still breaks every old file."""
-    model = codec.load_model(backends.by_name("hyperprior"), None, None, "cpu")
+    model = load_model(backends.by_name("hyperprior"), None, None, "cpu")
     rng = np.random.default_rng(5)
     for index in (0, 100, 255):
         symbols = rng.integers(-9, 10, (model.rates.z_mean.shape[1], 2, 3)).astype(np.int32)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from stand_ins import (
     EncodeSettings,
-    check_options,
+    check_codec,
     decode_picture,
     encode_picture,
     file_of,
@@ -23,7 +23,7 @@ from stand_ins import (
 
 import latcodec
 import latcodec.images
-from latcodec import backends
+from latcodec import backends, runtime, settings
 from latcodec.cli import main as cli
 from latcodec.container import format as container
 from latcodec.errors import FormatError, OptionError
@@ -43,11 +43,13 @@ def seen(monkeypatch):
 
     codec = types.SimpleNamespace(
         EncodeSettings=EncodeSettings, encode_picture=noted(encode_picture), decode_picture=noted(decode_picture),
-        set_threads=noted(lambda count: None), check_options=noted(check_options), pick_device=pick_device,
         info=lambda data, max_pixels, ignore_checksum: (
             container.survey(data, max_pixels=max_pixels) and {"backend": "hyperprior", "sections": {"stream": 5}}
         ),
     )  # fmt: skip
+    monkeypatch.setattr(runtime, "set_threads", noted(lambda count: None))
+    monkeypatch.setattr(runtime, "pick_device", pick_device)
+    monkeypatch.setattr(settings, "check_codec", noted(check_codec))
     monkeypatch.setitem(sys.modules, "latcodec.api", codec)
     monkeypatch.setattr(latcodec, "api", codec, raising=False)
     monkeypatch.setattr(latcodec.images, "read_picture", noted(read), raising=False)
@@ -171,7 +173,7 @@ def test_existing_outputs_can_be_left_alone(run, seen):
     assert "b.png" not in result.stderr
     seen.clear()
     result = run("encode", "a.png", "b.png", "--skip-existing", "--json")
-    assert result.exit_code == 0 and [name for name, *_ in seen] == ["check_options"]
+    assert result.exit_code == 0 and [name for name, *_ in seen] == ["check_codec"]
     assert [json.loads(line) for line in result.stdout.splitlines()] == [
         {"input": f"{name}.png", "output": f"{name}.lc", "ok": True, "skipped": True} for name in "ab"
     ]

@@ -11,7 +11,7 @@ from latcodec import images, weights
 from latcodec.cli import main as cli
 from latcodec.container import format as container
 from latcodec.errors import OptionError
-from latcodec.settings import codec_name
+from latcodec.settings import check_codec, choose_codec
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS = Path(cli.__file__).parents[2] / "weights"
@@ -72,8 +72,8 @@ def test_no_time_at_all(run, no_work, arguments):
 
 @pytest.mark.parametrize("name", ["hyperprior:effort=2", "hyperprior:max_seconds=0", "pln:effort=0", "vbq", "nc-vae"])
 def test_what_does_something_is_not(name):
-    codec.check_options(name, "cpu")
-    codec.check_options("hyperprior:effort=2,max_seconds=5", "cpu", ["effort", "max_seconds"])
+    check_codec(name)
+    check_codec("hyperprior:effort=2,max_seconds=5", ["effort", "max_seconds"])
 
 
 def test_a_weights_file_names_the_codec(run):
@@ -101,16 +101,16 @@ def test_a_metric_chooses_the_weights(run):
 
 
 def test_a_folder_of_weights_does_not(run):
-    assert codec_name(None, str(WEIGHTS)) == codec_name(None, None) == "hyperprior-context"
+    assert choose_codec(None, str(WEIGHTS)) == choose_codec(None, None) == "hyperprior-context"
 
 
 def test_a_codec_and_weights_of_another(run, no_work):
     path = WEIGHTS / "nc-vae.safetensors"
     line = f"latcodec: {path}: weights of nc-vae, not of pln; name codec nc-vae, or weights of pln\n"
     assert run(f"--codec pln --effort 2 --weights {path}") == (2, line)
-    assert codec_name("nc-vae:effort=2", str(path)) == "nc-vae:effort=2"
+    assert choose_codec("nc-vae:effort=2", str(path)) == "nc-vae:effort=2"
     with pytest.raises(OptionError, match="not of hyperprior-context"):
-        codec_name("hyperprior-context", str(path))
+        choose_codec("hyperprior-context", str(path))
 
 
 def test_what_is_no_weights_file_is_one_line(run, no_work):

@@ -53,7 +53,7 @@ def write(picture, file, format):
     return ("16 bits cut to 8",) if format == "jpeg" else ()
 
 
-def check_options(codec, device, flags=()):
+def check_codec(codec, flags=()):
     pass
 
 

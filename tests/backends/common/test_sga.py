@@ -15,6 +15,7 @@ from latcodec import backends
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common import sga as search
 from latcodec.backends.common.distortion import error_weight
+from latcodec.backends.loading import load_model
 from latcodec.container import format as container
 from latcodec.errors import OptionError
 from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
@@ -35,7 +36,7 @@ def module(backend):
 
 @pytest.fixture
 def model(backend):
-    return codec.load_model(backend, None, None, "cpu")
+    return load_model(backend, None, None, "cpu")
 
 
 def crop(height: int = 64, width: int = 96) -> np.ndarray:
@@ -136,7 +137,7 @@ def test_tiles_join(backend, module, model, monkeypatch):
 def test_a_search_is_for_what_the_weights_are_for(monkeypatch):
     """With weights for MS-SSIM it finds what costs less by that, which a search for less squared error does not."""
     module = import_module(backends.by_name("hyperprior-context").module)
-    model = codec.load_model(backends.by_name("hyperprior-context"), None, None, "cpu", "ms-ssim")
+    model = load_model(backends.by_name("hyperprior-context"), None, None, "cpu", "ms-ssim")
     image, index = crop(176, 192), 60
     latents = module.analyse(model, image)
 

@@ -17,6 +17,7 @@ from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context import lossless
 from latcodec.backends.hyperprior_context import mode_decision as choice
+from latcodec.backends.loading import load_model
 from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, ImageError
 from latcodec.images import Picture
@@ -50,7 +51,7 @@ def poster(photograph) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model():
-    return codec.load_model(BACKEND, None, None, "cpu")
+    return load_model(BACKEND, None, None, "cpu")
 
 
 def file_of(image: np.ndarray, gray: bool = False, **how) -> bytes:

@@ -10,6 +10,7 @@ from skimage import data
 
 from latcodec import api as codec
 from latcodec import backends, rates
+from latcodec.backends import loading
 from latcodec.backends.common import sga as search
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context.network import LATENT_FUNCTIONS, Config, ContextHyperprior
@@ -199,7 +200,7 @@ def test_other_codecs_end_at_lambda_20(photograph):
 
 def test_weights_that_end_at_lambda_20_say_so(photograph, network, monkeypatch):
     old = weights_of(ContextHyperprior(replace(NARROW, lowest_index=0)))
-    monkeypatch.setattr(codec, "load_model", lambda *_: backend.Model(old))
+    monkeypatch.setattr(loading, "load_model", lambda *_: backend.Model(old))
     with pytest.raises(OptionError, match="with these weights it ends at 20"):
         codec.encode(photograph, lmbda=40)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from skimage import data
 
-from latcodec import api as codec
 from latcodec.backends import by_name
+from latcodec.backends.loading import load_model
 from latcodec.backends.vbq import arrays as vbq
 from latcodec.errors import FormatError, OptionError
 
@@ -152,7 +152,7 @@ def _uniform_bytes(mean: np.ndarray, step: float) -> tuple[np.ndarray, float]:
 def test_half_the_bytes_of_uniform_quantisation_on_weights_of_this_project():
     """A layer of the hyperprior's synthesis: sigma is that of its Laplace approximation on one photograph; the error of
     the picture, on another, is made equal."""
-    network = codec.load_model(by_name("hyperprior"), None, None, "cpu").network
+    network = load_model(by_name("hyperprior"), None, None, "cpu").network
     x = [np.ascontiguousarray(p[60:188, 120:248]) for p in (data.astronaut(), data.chelsea())]
     ys = [network.analysis(torch.from_numpy(p).permute(2, 0, 1)[None].float() / 255).detach() for p in x]
     weight = network.g_s[4].weight

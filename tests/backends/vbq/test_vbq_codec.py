@@ -11,6 +11,7 @@ from skimage import data
 
 from latcodec import api as codec
 from latcodec.backends import Backend
+from latcodec.backends.loading import load_model
 from latcodec.backends.vbq import codec as vbq
 from latcodec.backends.vbq.entropy_model import NO_LAMBDA
 from latcodec.backends.vbq.grids import ONE, PointGrid, StepGrid, fixed_exp, level_of
@@ -27,7 +28,7 @@ SETS = [(quantizer, prior) for quantizer in vbq.QUANTIZERS for prior in vbq.PRIO
 
 @pytest.fixture
 def model():
-    return codec.load_model(ROW, None, None, "cpu")
+    return load_model(ROW, None, None, "cpu")
 
 
 def crop(size: int = 96) -> np.ndarray:
