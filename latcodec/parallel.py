@@ -1,14 +1,15 @@
-"""Many pictures over several processes that `torchrun` started: every picture once, one voice, one summary.
+"""Shares the work of one command over several processes that `torchrun` started.
 
     torchrun --nproc-per-node 2 -m latcodec encode album/ -o coded/
 
 Process `rank` of `world` does every world-th job. Rank 0 decides what there is to do before any process works, so that
-no refusal ("exists") depends on what another has just written, and adds up at the end. Only rank 0 exits with an error
-code for files that failed: torchrun ends all processes as soon as one fails, and the others' work would be lost.
+a refusal ("exists") never depends on what another process has just written, and it adds up the results at the end. Only
+rank 0 exits with an error code for files that failed, because torchrun ends all processes as soon as one fails, which
+would lose the work of the others.
 
-What the processes tell each other is JSON in the launcher's own key-value store (torch.distributed.Store); there is no
-process group, because nothing here is collective arithmetic. Outside torchrun a team is one process, and torch is not
-imported. Waiting is polling, for a blocked store would not hear Ctrl-C or SIGTERM.
+The processes exchange JSON through the key-value store of the launcher (torch.distributed.Store). There is no process
+group, because nothing here is collective arithmetic. Outside torchrun a team is one process, and torch is not imported.
+The processes wait by polling, because a blocking call of the store would not react to Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -25,147 +26,185 @@ from latcodec.errors import LatcodecError, OptionError
 
 T = TypeVar("T")
 POLL_S = 0.02
-FLOOR_S = 10.0  # for one line: whoever holds the floor longer is dead, and an untidy line is better than none
-HEARD_S = 10.0  # for all to hear of a refusal; who comes later finds nobody, and fails with one line
-CONNECT = timedelta(minutes=5)
+LOCK_POLL_S = 0.002
+LOCK_TIMEOUT_S = 10.0  # A process that prints for longer is taken for dead: a mixed line is better than none.
+REFUSAL_TIMEOUT_S = 10.0  # A process that comes later does not see the refusal and fails with one line.
+CONNECT_TIMEOUT = timedelta(minutes=5)
 
 
 class Team:
-    """The processes of one command as one of them sees them; alone, everything is what it would be without."""
+    """The processes of one command, as one of them sees them. A team of one works without a store.
+
+    Attributes:
+        rank: Number of this process, 0 ... world - 1.
+        world: Number of processes.
+    """
 
     def __init__(self, rank: int = 0, world: int = 1, store: Any = None):
-        """rank: 0 ... world - 1; store: a torch.distributed.Store that all share, None if alone."""
-        self.rank, self.world = rank, world
-        self._store, self._decisions, self._posted, self._read = store, 0, 0, [0] * world
+        """Join a team.
 
-    def mine(self, jobs: Sequence[T]) -> Sequence[T]:
-        """This process's share."""
+        Args:
+            rank: Number of this process, 0 ... world - 1.
+            world: Number of processes.
+            store: A torch.distributed.Store that all processes share; None for a team of one.
+        """
+        self.rank, self.world = rank, world
+        self._store = store
+        self._decisions = 0
+        self._sent = 0
+        self._received = [0] * world
+
+    def local_share(self, jobs: Sequence[T]) -> Sequence[T]:
+        """Return the jobs of this process."""
         return jobs[self.rank :: self.world]
 
-    def decide(self, make: Callable[[], T], write: Callable[[T], Any], read: Callable[[Any], T]) -> T:
-        """What `make` returns in rank 0, everywhere; the others get it through JSON by `write` and `read`.
+    def decide(self, make: Callable[[], T], to_json: Callable[[T], Any], from_json: Callable[[Any], T]) -> T:
+        """Return in every process what `make` returns in rank 0.
 
-        If it raises in rank 0, which says why, the others leave with exit code 0 (SystemExit).
+        Args:
+            make: Makes the decision; called in rank 0 only. If it raises, the exception leaves rank 0, and the other
+                processes exit with code 0 (SystemExit).
+            to_json: Turns the decision into what JSON can hold.
+            from_json: Turns that into the decision again, in the other processes.
         """
         if self.world == 1:
             return make()
         key, self._decisions = f"decision/{self._decisions}", self._decisions + 1
         if self.rank == 0:
             try:
-                made = make()
-                text = json.dumps({"value": write(made)})
+                decision = make()
+                text = json.dumps({"value": to_json(decision)})
             except BaseException as error:
-                with suppress(LatcodecError):  # the reason matters more than who hears that there is one
-                    self._set(key, json.dumps({"refused": True}))
-                    # The store may be this process's own: it must outlive the others' question.
-                    last = time.monotonic() + (HEARD_S if isinstance(error, Exception) else 0)
-                    for rank in range(1, self.world):
-                        while not self._there(f"heard/{rank}") and time.monotonic() < last:
-                            time.sleep(POLL_S)
+                self._refuse(key, error)
                 raise
             self._set(key, text)
-            return made
+            return decision
         self._wait(key)
-        told = json.loads(self._get(key))
-        if "refused" in told:
+        message = json.loads(self._get(key))
+        if "refused" in message:
             with suppress(LatcodecError):
-                self._set(f"heard/{self.rank}", "")
+                self._set(f"refusal-seen/{self.rank}", "")
             raise SystemExit(0)
-        return read(told["value"])
+        return from_json(message["value"])
 
-    def post(self, value: Any) -> None:
-        """Send rank 0 something of JSON; see `posted`."""
-        self._set(f"post/{self.rank}/{self._posted}", json.dumps(value))
-        self._posted += 1
+    def _refuse(self, key: str, error: BaseException) -> None:
+        """Let the other processes exit, and wait until they have seen that they should."""
+        with suppress(LatcodecError):  # The caller raises `error`, which matters more than a failure of the store.
+            self._set(key, json.dumps({"refused": True}))
+            # This process may hold the store itself, which therefore has to outlive the questions of the others.
+            deadline = time.monotonic() + (REFUSAL_TIMEOUT_S if isinstance(error, Exception) else 0)
+            for rank in range(1, self.world):
+                while not self._has(f"refusal-seen/{rank}") and time.monotonic() < deadline:
+                    time.sleep(POLL_S)
 
-    def posted(self) -> Iterator[Any]:
-        """In rank 0: what has come since the last call, in order for each sender. Does not wait."""
+    def send(self, value: Any) -> None:
+        """Send rank 0 a value that JSON can hold; see `received`."""
+        self._set(f"message/{self.rank}/{self._sent}", json.dumps(value))
+        self._sent += 1
+
+    def received(self) -> Iterator[Any]:
+        """Yield in rank 0 what was sent since the last call, in order for each sender, without waiting."""
         for rank in range(1, self.world):
-            while self._there(key := f"post/{rank}/{self._read[rank]}"):
-                self._read[rank] += 1
+            while self._has(key := f"message/{rank}/{self._received[rank]}"):
+                self._received[rank] += 1
                 value = json.loads(self._get(key))
-                self._ask(lambda key=key: self._store.delete_key(key))
+                self._call("delete_key", key)
                 yield value
 
-    def gather(self, value: Any, meanwhile: Callable[[], None] = lambda: None) -> list[Any] | None:
-        """The last act of a process: in rank 0, when all have come to it, what each gave, by rank; None elsewhere.
+    def wait_for_all(self) -> Iterator[None]:
+        """Yield in rank 0 while other processes have not reached `gather`, and once after the last has."""
+        for rank in range(1, self.world):
+            while not self._has(f"end/{rank}"):
+                yield
+                time.sleep(POLL_S)
+        yield
 
-        meanwhile: is called in rank 0 while it waits, and once after the last has come.
+    def gather(self, value: Any) -> list[Any] | None:
+        """Return in rank 0 the values of all processes by rank, when all have called this; None elsewhere.
+
+        This is the last thing that a process does with its team.
+
+        Args:
+            value: What this process gives; JSON can hold it.
         """
         if self.rank:
             self._set(f"end/{self.rank}", json.dumps(value))
             return None
-        found = [value]
-        for rank in range(1, self.world):
-            self._wait(f"end/{rank}", meanwhile)
-            found.append(json.loads(self._get(f"end/{rank}")))
-        meanwhile()
-        return found
+        for _ in self.wait_for_all():
+            pass
+        return [value, *(json.loads(self._get(f"end/{rank}")) for rank in range(1, self.world))]
 
     @contextmanager
-    def floor(self) -> Iterator[None]:
-        """While one process prints, the others do not: a line longer than a pipe takes at once stays whole."""
+    def print_lock(self) -> Iterator[None]:
+        """Keep the other processes from printing, so that a line longer than a pipe takes at once stays whole."""
         if self.world == 1:
             yield
             return
-        me, last, mine = str(self.rank + 1), time.monotonic() + FLOOR_S, False
-        while not mine and time.monotonic() < last:
-            mine = self._ask(lambda: self._store.compare_set("floor", "", me)) == me.encode()
-            if not mine:
-                time.sleep(0.002)
+        owner, deadline, locked = str(self.rank + 1), time.monotonic() + LOCK_TIMEOUT_S, False
+        while not locked and time.monotonic() < deadline:
+            locked = self._call("compare_set", "print-lock", "", owner) == owner.encode()
+            if not locked:
+                time.sleep(LOCK_POLL_S)
         try:
             yield
         finally:
-            if mine:
-                self._set("floor", "")
+            if locked:
+                self._set("print-lock", "")
 
-    def own_gpu(self, device: str) -> None:
-        """Let "cuda" mean another GPU in each process of a machine, as far as there are."""
+    def select_gpu(self, device: str) -> None:
+        """Make "cuda" mean another GPU in each process of a machine, as far as there are enough.
+
+        Args:
+            device: "cpu", which needs nothing, "cuda" or "auto".
+        """
         if self.world > 1 and device != "cpu":
             import torch
 
             if torch.cuda.is_available():
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)) % torch.cuda.device_count())
 
-    def _wait(self, key: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-        while not self._there(key):
-            meanwhile()
+    def _wait(self, key: str) -> None:
+        while not self._has(key):
             time.sleep(POLL_S)
 
-    def _there(self, key: str) -> bool:
-        return self._ask(lambda: self._store.check([key]))
+    def _has(self, key: str) -> bool:
+        return self._call("check", [key])
 
     def _get(self, key: str) -> bytes:
-        return self._ask(lambda: self._store.get(key))
+        return self._call("get", key)
 
     def _set(self, key: str, value: str) -> None:
-        self._ask(lambda: self._store.set(key, value))
+        self._call("set", key, value)
 
-    def _ask(self, call: Callable[[], T]) -> T:
+    def _call(self, method: str, *arguments: Any) -> Any:
         try:
-            return call()
-        except RuntimeError as error:  # torch.distributed.DistError is one
+            return getattr(self._store, method)(*arguments)
+        except RuntimeError as error:  # The base of torch.distributed.DistError.
             reason = (str(error).splitlines() or [""])[0][:200]
             raise LatcodecError(f"process {self.rank} of {self.world}: the others are gone: {reason}") from None
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun started this process as one of several.
+    """Return whether torchrun started this process as one of several.
 
-    RANK and WORLD_SIZE alone are no sign of it: clusters set them in every shell.
+    RANK and WORLD_SIZE alone do not show it, because clusters set them in every shell.
     """
     return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
-def team() -> Team:
-    """The team that torchrun's environment tells of; alone without one. Raises OptionError if it cannot be reached."""
+def current_team() -> Team:
+    """Return the team that torchrun's environment describes, or a team of one without torchrun.
+
+    Raises:
+        OptionError: The other processes cannot be reached.
+    """
     if not under_torchrun():
         return Team()
     try:
         from torch import distributed
 
-        store, rank, world = next(distributed.rendezvous("env://", timeout=CONNECT))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a restart begins with empty shelves
+        store, rank, world = next(distributed.rendezvous("env://", timeout=CONNECT_TIMEOUT))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # Keys of an earlier attempt must not be seen.
         return Team(rank, world, distributed.PrefixStore(f"latcodec/{attempt}", store))
     except (ImportError, AttributeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

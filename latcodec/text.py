@@ -1,4 +1,4 @@
-"""What the commands say, as text: one line for a person, one JSON object for a program. Prints nothing itself."""
+"""Text for people and programs: sizes, seconds, errors and records as lines. Prints nothing itself."""
 
 import json
 import math
@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def message(error: BaseException, name: str = "") -> str:
-    """One line for an error about the input `name`, which it begins with unless the error says it already."""
+def error_line(error: BaseException, name: str = "") -> str:
+    """Return one line that describes an error.
+
+    Args:
+        error: The error.
+        name: Name of the input that the error is about; the line begins with it.
+    """
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
@@ -16,8 +21,8 @@ def message(error: BaseException, name: str = "") -> str:
     return text if not name or text.startswith(name) else f"{name}: {text}"
 
 
-def bytes_for_people(size_bytes: int) -> str:
-    """812 B, 31 KB, 2.4 MB: powers of 1000, two or three digits."""
+def human_bytes(size_bytes: int) -> str:
+    """Return a size like 812 B, 31 KB or 2.4 MB, in powers of 1000 and with two or three digits."""
     if size_bytes < 1000:
         return f"{size_bytes} B"
     size, unit = size_bytes / 1000, "KB"
@@ -28,30 +33,30 @@ def bytes_for_people(size_bytes: int) -> str:
     return f"{size:.1f} {unit}" if size < 9.95 else f"{size:.0f} {unit}"
 
 
-def sizes(bytes_in: int, bytes_out: int) -> str:
-    """590 KB -> 31 KB"""
-    return f"{bytes_for_people(bytes_in)} -> {bytes_for_people(bytes_out)}"
+def size_change(bytes_in: int, bytes_out: int) -> str:
+    """Return two sizes like 590 KB -> 31 KB."""
+    return f"{human_bytes(bytes_in)} -> {human_bytes(bytes_out)}"
 
 
-def stages(seconds: dict[str, float]) -> str:
-    """read 0.012 s, transform 0.034 s"""
+def stage_times(seconds: dict[str, float]) -> str:
+    """Return the seconds of stages like read 0.012 s, transform 0.034 s."""
     return ", ".join(f"{name} {value:.3f} s" for name, value in seconds.items())
 
 
-def described(value: dict[str, Any] | list | tuple, indent: str = "  ") -> Iterator[str]:
-    """Lines `key: value` of a nested record, to hang under a file's name."""
-    for name, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(value, (list, tuple)) and isinstance(item, dict):
+def record_lines(record: dict[str, Any] | list | tuple, indent: str = "  ") -> Iterator[str]:
+    """Yield indented lines `key: value` of a nested record; bytes become hexadecimal."""
+    for name, item in record.items() if isinstance(record, dict) else enumerate(record):
+        if isinstance(record, (list, tuple)) and isinstance(item, dict):
             yield indent + "  ".join(f"{key} {part}" for key, part in item.items())
         elif isinstance(item, (dict, list, tuple)) and item:
             yield f"{indent}{name}:"
-            yield from described(item, indent + "  ")
+            yield from record_lines(item, indent + "  ")
         else:
             yield f"{indent}{name}: {item.hex() if isinstance(item, bytes) else item}"
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """One line of strict JSON: infinity (the PSNR of equal pictures) becomes null, bytes become hexadecimal."""
+    """Return one line of strict JSON: infinity (the PSNR of equal pictures) becomes null, bytes hexadecimal."""
     return json.dumps(_jsonable(record), allow_nan=False)
 
 

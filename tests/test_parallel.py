@@ -1,4 +1,4 @@
-"""sharding.py: a team agrees, shares, speaks in turn and adds up; encode and bench under torchrun give what one process
+"""parallel.py: a team agrees, shares, speaks in turn and adds up; encode and bench under torchrun give what one process
 gives."""
 
 import json
@@ -15,13 +15,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from latcodec import parallel as sharding
-from latcodec.bench import anchors, contenders
-from latcodec.bench import run as bench
-from latcodec.bench import team as bench_team
+from latcodec import parallel
+from latcodec.bench import anchors, contenders, measurement
+from latcodec.bench.run import Bench
+from latcodec.bench.subjects import inspect
+from latcodec.bench.team import SharedBench, assist
 from latcodec.cli import main as cli
 from latcodec.errors import LatcodecError
-from latcodec.parallel import Team, team
+from latcodec.parallel import Team, current_team
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORLD = 3
@@ -44,17 +45,17 @@ def together():
 
 def test_every_job_once():
     for world in range(1, 6):
-        shares = [Team(rank, world).mine(range(13)) for rank in range(world)]
+        shares = [Team(rank, world).local_share(range(13)) for rank in range(world)]
         assert sorted(job for share in shares for job in share) == list(range(13))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_alone_nothing_is_asked():
     alone = Team()
-    assert alone.mine([1, 2]) == [1, 2] and alone.gather({"a": 1}) == [{"a": 1}] and list(alone.posted()) == []
+    assert alone.local_share([1, 2]) == [1, 2] and alone.gather({"a": 1}) == [{"a": 1}] and list(alone.received()) == []
     made = object()
     assert alone.decide(lambda: made, None, None) is made
-    with alone.floor():
+    with alone.print_lock():
         pass
 
 
@@ -90,9 +91,10 @@ def test_posts_come_once_and_in_order_and_gather_is_the_last(together):
     def work(one):
         got = []
         for number in range(20 if one.rank else 0):
-            one.post([one.rank, number, "\udcff ü"])
-        found = one.gather(one.rank, lambda: got.extend(one.posted()))
-        return found, got
+            one.send([one.rank, number, "\udcff ü"])
+        for _ in one.wait_for_all() if one.rank == 0 else ():
+            got.extend(one.received())
+        return one.gather(one.rank), got
 
     (found, got), *others = together(work)
     assert found == [0, 1, 2] and others == [(None, [])] * 2
@@ -106,7 +108,7 @@ def test_one_speaks_at_a_time(together):
 
     def work(one):
         for _ in range(5):
-            with one.floor():
+            with one.print_lock():
                 for part in range(4):
                     said.append((one.rank, part))
                     time.sleep(0.001)
@@ -121,11 +123,11 @@ def test_who_died_while_speaking_silences_nobody(monkeypatch):
     from torch.distributed import HashStore
 
     store = HashStore()
-    store.set("floor", "2")
-    monkeypatch.setattr(sharding, "FLOOR_S", 0.05)
-    with Team(0, 2, store).floor():
+    store.set("print-lock", "2")
+    monkeypatch.setattr(parallel, "LOCK_TIMEOUT_S", 0.05)
+    with Team(0, 2, store).print_lock():
         pass
-    assert store.get("floor") == b"2"
+    assert store.get("print-lock") == b"2"
 
 
 def test_the_others_being_gone_is_one_line():
@@ -136,7 +138,7 @@ def test_the_others_being_gone_is_one_line():
 
             return call
 
-    for act in (lambda one: one.gather(1), lambda one: one.decide(None, None, None), lambda one: one.post(1)):
+    for act in (lambda one: one.gather(1), lambda one: one.decide(None, None, None), lambda one: one.send(1)):
         with pytest.raises(LatcodecError, match="^process 1 of 2: the others are gone: Broken pipe$"):
             act(Team(1, 2, Closed()))
 
@@ -147,15 +149,15 @@ def test_torchrun_is_known_by_its_run_id_and_its_company(monkeypatch, run_id, wo
     if run_id is not None:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
     monkeypatch.setenv("WORLD_SIZE", world)
-    assert sharding.under_torchrun() == expected
+    assert parallel.under_torchrun() == expected
 
 
 def test_without_torchrun_there_is_no_team_and_no_torch(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.setenv("RANK", "1")  # clusters set these in every shell
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert team().world == 1
-    code = "import sys; from latcodec import parallel; parallel.team(); print('torch' in sys.modules)"
+    assert current_team().world == 1
+    code = "import sys; from latcodec import parallel; parallel.current_team(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
@@ -269,36 +271,40 @@ def test_bench_by_two_processes(album):
 
 
 def test_finished_rows_are_not_measured_again(together, album, monkeypatch):
-    subjects = [bench.inspect(path, path.name) for path in sorted(Path("album").glob("*.png"))]
+    subjects = [inspect(path, path.name) for path in sorted(Path("album").glob("*.png"))]
     settings = contenders.Settings(rates=2, threads=1)
     jpeg = anchors.by_name("jpeg")
-    kept = {(s.file, v): bench.blank(jpeg, s, v) for s in subjects for v in settings.values_of(jpeg)}
+    run = Bench(subjects, [jpeg], settings)
+    blank_row = measurement.blank_row
+    kept = {(s.file, v): blank_row(jpeg, s, v) for s in subjects for v in settings.values_of(jpeg)}
     missing = kept.popitem()[0]
     measured = []
-    monkeypatch.setattr(bench, "measure", lambda c, s, p, v, _: measured.append((s.file, v)) or bench.blank(c, s, v))
+    monkeypatch.setattr(
+        measurement, "measure", lambda c, s, p, v, _: measured.append((s.file, v)) or blank_row(c, s, v)
+    )
 
-    def finished(contender, subject, value):
-        return kept.get((subject.file, value))
+    class Kept:
+        def get(self, contender, subject, value):
+            return kept.get((subject.file, value))
 
     def work(one):
+        shared = SharedBench(run, Kept())
         if one.rank:
-            told = json.loads(json.dumps(bench_team.instructions(subjects, [jpeg], settings, finished)))
-            bench_team.assist(one, told, [jpeg], settings, [f"of {one.rank}"])
+            instructions = json.loads(json.dumps(shared.instructions()))
+            assist(one, instructions, [jpeg], settings, [f"of {one.rank}"])
             return None
-        rows = list(bench_team.finished_elsewhere(one, subjects, [jpeg], settings, finished))
-        rows += bench.run(one.mine(subjects), [jpeg], settings, finished)
-        problems = one.gather([], lambda: rows.extend(bench.Row(**row) for row in one.posted()))
-        return sorted((row.file, row.value) for row in rows), problems
+        rows = list(shared.rows(one))
+        return sorted((row.file, row.value) for row in rows), shared.problems
 
     (rows, problems), *_ = together(work)
-    assert measured == [missing] and problems == [[], ["of 1"], ["of 2"]]
+    assert measured == [missing] and problems == ["of 1", "of 2"]
     assert rows == sorted([*kept, missing])
 
 
 def test_times_of_a_crowd_are_not_for_a_readme(album, monkeypatch):
     from torch.distributed import HashStore
 
-    monkeypatch.setattr(sharding, "HEARD_S", 0)
-    monkeypatch.setattr(sharding, "team", lambda: Team(0, 2, HashStore()))
+    monkeypatch.setattr(parallel, "REFUSAL_TIMEOUT_S", 0)
+    monkeypatch.setattr(parallel, "current_team", lambda: Team(0, 2, HashStore()))
     result = alone("bench", "album", "--codecs", "none", "--readme", "README.md")
     assert result.exit_code == 2 and result.stderr.startswith("latcodec: --readme: several processes")

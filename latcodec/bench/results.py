@@ -13,7 +13,9 @@ from datetime import datetime, timezone
 from latcodec import metrics
 from latcodec.bench import environment, kodak
 from latcodec.bench.contenders import Contender, Learned, Settings
-from latcodec.bench.run import Row, Subject
+from latcodec.bench.measurement import Row
+from latcodec.bench.run import Bench
+from latcodec.bench.subjects import Subject
 from latcodec.errors import OptionError
 
 FORMAT = 1
@@ -25,39 +27,45 @@ METRICS = ("psnr_db", "ms_ssim")
 WHOLE_DB = 10 * math.log10(12 * 255**2)  # of the rounding to 8 bits that made the picture: 58.9 dB
 
 
-def assemble(
-    rows: Sequence[Row],
-    subjects: Sequence[Subject],
-    contenders: Sequence[Contender],
-    settings: Settings,
-    command: str,
-    skipped: Sequence[str] = (),
-) -> dict:
-    """The record of a run, ready for JSON: nothing in it is infinite or not a number."""
-    order = {c.name: number for number, c in enumerate(contenders)}
-    places = {s.file: number for number, s in enumerate(subjects)}
-    values = {c.name: settings.values_of(c) for c in contenders}
-    ranked = sorted(rows, key=lambda r: (places[r.file], order[r.codec], values[r.codec].index(r.value)))
-    table = means(ranked)
-    names = {subject.kodak for subject in subjects}
-    whole = len(names) == kodak.COUNT == len(subjects) and None not in names
-    published = kodak.published() if whole else {}
+def assemble(bench: Bench, rows: Sequence[Row], command: str, skipped: Sequence[str] = ()) -> dict:
+    """Return the record of a run, ready for JSON: nothing in it is infinite or not a number.
+
+    Args:
+        bench: What was measured.
+        rows: Its rows, in any order.
+        command: The command that makes the record again.
+        skipped: A line for each input that could not be used.
+    """
+    rows = _ordered(bench, rows)
+    kodak_names = {subject.kodak for subject in bench.subjects}
+    is_whole_kodak = len(kodak_names) == kodak.COUNT == len(bench.subjects) and None not in kodak_names
+    published = kodak.published() if is_whole_kodak else {}
+    table = means(rows)
+    with_ms_ssim = means([row for row in rows if row.bugs or row.ms_ssim is not None])
     return {
         "format": FORMAT,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "command": command,
-        "dataset": "kodak" if subjects and None not in names else None,
-        "environment": environment.describe(settings.device, settings.threads),
-        "settings": asdict(settings),
-        "codecs": {c.name: _described(c, settings) for c in contenders if c.kind == "codec"},
-        "anchors": {c.name: _described(c, settings) for c in contenders if c.kind == "anchor"},
-        "pictures": [_picture(subject, ranked) for subject in subjects],
+        "dataset": "kodak" if bench.subjects and None not in kodak_names else None,
+        "environment": environment.describe(bench.settings.device, bench.settings.threads),
+        "settings": asdict(bench.settings),
+        "codecs": {c.name: _described(c, bench.settings) for c in bench.contenders if c.kind == "codec"},
+        "anchors": {c.name: _described(c, bench.settings) for c in bench.contenders if c.kind == "anchor"},
+        "pictures": [_picture(subject, rows) for subject in bench.subjects],
         "skipped": list(skipped),
-        "rows": [asdict(row) for row in ranked],
+        "rows": [asdict(row) for row in rows],
         "means": table,
-        "bd": differences(table, published, means([row for row in ranked if row.bugs or row.ms_ssim is not None])),
+        "bd": differences(table, published, with_ms_ssim),
         "published": published,
     }
+
+
+def _ordered(bench: Bench, rows: Sequence[Row]) -> list[Row]:
+    """Return rows by picture, contender and setting, in the order that the bench names them."""
+    measurements = bench.measurements()
+    order = {(subject.file, contender.name, value): n for n, (contender, subject, value) in enumerate(measurements)}
+    files = {subject.file: n for n, subject in enumerate(bench.subjects)}
+    return sorted(rows, key=lambda row: (files[row.file], order[row.file, row.codec, row.value]))
 
 
 def _described(contender: Contender, settings: Settings) -> dict:

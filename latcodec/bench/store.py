@@ -10,7 +10,8 @@ from pathlib import Path
 
 from latcodec.bench.contenders import Contender, Settings
 from latcodec.bench.environment import code_fingerprint, processor
-from latcodec.bench.run import Row, Subject
+from latcodec.bench.measurement import Row
+from latcodec.bench.subjects import Subject
 
 NAME = "rows.jsonl"
 _FIELDS = {field.name for field in fields(Row)}

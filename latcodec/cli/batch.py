@@ -7,7 +7,7 @@ from typing import Any
 
 from latcodec.errors import LatcodecError, OptionError
 from latcodec.files import Job
-from latcodec.text import json_line, message, sizes
+from latcodec.text import error_line, json_line, size_change
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ def run_jobs(
             raise
         except (LatcodecError, OSError, MemoryError) as error:
             failures += 1
-            say(f"latcodec: {message(error, name)}")
+            say(f"latcodec: {error_line(error, name)}")
             if manners.json:
-                put(json_line(record | {"ok": False, "error": type(error).__name__, "message": message(error)}))
+                put(json_line(record | {"ok": False, "error": type(error).__name__, "message": error_line(error)}))
         else:
             bytes_in += done.record.get("bytes_in", 0)
             bytes_out += done.record.get("bytes_out", 0)
             outcome = {"ok": True}
             if done.error is not None:
                 failures += 1
-                outcome = {"ok": False, "error": type(done.error).__name__, "message": message(done.error)}
+                outcome = {"ok": False, "error": type(done.error).__name__, "message": error_line(done.error)}
             if manners.json:
                 put(json_line(record | outcome | done.record))
             elif not manners.transform:
@@ -105,14 +105,14 @@ def run_jobs(
                 for note in done.notes:
                     say(f"latcodec: {name}: note: {note}")
             if done.error is not None:
-                say(f"latcodec: {message(done.error, name)}")
+                say(f"latcodec: {error_line(done.error, name)}")
         advance()
     tally = merge(Tally(len(jobs), failures, skipped, bytes_in, bytes_out))
     if tally is None:
         return 0
     talks = manners.transform and not manners.quiet and not manners.json
     if (tally.jobs > 1 or tally.skipped) and (tally.failures or talks):
-        size = f", {sizes(tally.bytes_in, tally.bytes_out)}" if manners.transform else ""
+        size = f", {size_change(tally.bytes_in, tally.bytes_out)}" if manners.transform else ""
         succeeded = tally.jobs - tally.failures - tally.skipped
         counts = f"{succeeded} of {tally.jobs} file{'s' if tally.jobs != 1 else ''} done, {tally.failures} failed"
         counts += f", {tally.skipped} skipped" if tally.skipped else ""

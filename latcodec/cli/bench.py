@@ -7,9 +7,7 @@ from pathlib import Path
 
 import click
 
-from latcodec import backends
-from latcodec import parallel as sharding
-from latcodec import text as wording
+from latcodec import backends, parallel, text
 from latcodec.cli.bench_inputs import contenders_of, settings_of, subjects_of
 from latcodec.cli.bench_outputs import (
     keep_row,
@@ -63,7 +61,7 @@ def bench(
     Without PATH on the photographs that come with scikit-image. A run that was stopped goes on when the same command
     is given again: rows that REPORT holds are kept.
     """
-    team = sharding.team()
+    team = parallel.current_team()
     if fetch or fetch_from:
         team.decide(lambda: _fetch(paths, fetch, fetch_from, force, quiet), lambda _: None, lambda _: None)
         return
@@ -74,9 +72,10 @@ def bench(
         click.echo(f"latcodec: {line}", err=True)
 
     from latcodec.bench import results as bench_results
-    from latcodec.bench import run as room
-    from latcodec.bench import team as bench_team
     from latcodec.bench.documents import Documents
+    from latcodec.bench.run import Bench, NoRows
+    from latcodec.bench.subjects import SubjectPictures
+    from latcodec.bench.team import SharedBench, assist
 
     documents = Documents(*(path and Path(path) for path in (readme, results_page)))
 
@@ -90,47 +89,31 @@ def bench(
         if not contenders or not subjects:
             raise OptionError(f"nothing to measure: no {'picture' if contenders else 'codec or anchor'} is left")
         documents.check()
-        return subjects, contenders, settings, *open_report(output, settings, force, problem, team.world)
+        folder, store = open_report(output, settings, force, problem, team.world)
+        return SharedBench(Bench(subjects, contenders, settings), store or NoRows()), folder, store
 
-    def instructions(made: tuple) -> dict:
-        return bench_team.instructions(*made[:3], made[4].get if made[4] else bench_team.nothing_finished)
-
-    made = team.decide(plan, instructions, lambda told: told)
+    planned = team.decide(plan, lambda planned: planned[0].instructions(), lambda instructions: instructions)
     if team.rank:
         settings = settings_of(lambdas, rates, reps, threads, device, weights, team)
         contenders = contenders_of(codecs, anchors, settings, problems.append)
-        bench_team.assist(team, made, contenders, settings, problems)
+        assist(team, planned, contenders, settings, problems)
         return
-    subjects, contenders, settings, folder, store = made
-    command = _command(context, team.world)
+    shared, folder, store = planned
+    subjects, contenders, total = shared.bench.subjects, shared.bench.contenders, shared.bench.row_count
     rows = []
-    total = sum(len(settings.values_of(c)) for c in contenders) * len(subjects)
     by_file, by_name = {s.file: s for s in subjects}, {c.name: c for c in contenders}
     of_total = f"of {total} row{'s' if total != 1 else ''}"
     try:
         with progress(total, quiet) as (begin, advance):
-
-            def take(row) -> None:
-                nonlocal store
+            for row in shared.rows(team):
                 begin(row.codec)
                 rows.append(row)
                 if store is not None:
                     store = keep_row(store, by_name[row.codec], by_file[row.file], row, problem)
                 advance(f"{row.codec}  {row.file}")
-
-            def take_posted() -> None:
-                for row in team.posted():
-                    take(room.Row(**row))
-
-            finished = store.get if store else bench_team.nothing_finished
-            for row in bench_team.finished_elsewhere(team, subjects, contenders, settings, finished):
-                take(row)
-            for row in room.run(team.mine(subjects), contenders, settings, finished):
-                take(row)
-                take_posted()
-            for line in dict.fromkeys(line for part in team.gather([], take_posted) for line in part):
-                if line not in problems:
-                    problem(line)
+        for line in dict.fromkeys(shared.problems):
+            if line not in problems:
+                problem(line)
     except KeyboardInterrupt:
         if store is not None:
             click.echo(f"latcodec: {folder}: {len(rows)} {of_total} kept; the same command goes on", err=True)
@@ -143,16 +126,18 @@ def bench(
             click.echo(f"{subject.file}: {', '.join(subject.notes)}", err=True)
     if team.world > 1 and len(rows) < total:
         problem(f"{total - len(rows)} {of_total} missing")
-    results = bench_results.assemble(rows, subjects, contenders, settings, command, problems)
+    results = bench_results.assemble(shared.bench, rows, _command(context, team.world), problems)
     if team.world > 1:
         results["environment"]["processes"] = f"{team.world} at once: times are those of shared processors"
     for row in rows:
         if row.bugs:
             problem(f"{row.file}: {row.codec}, {row.setting}: {row.bugs}")
-    written = folder is not None and write_report(folder, results, room.Pictures(subjects, contenders), quiet, problem)
+    written = folder is not None and write_report(
+        folder, results, SubjectPictures(subjects, contenders), quiet, problem
+    )
     renew_documents(documents, results, problem)
     if as_json:
-        click.echo(wording.json_line(results))
+        click.echo(text.json_line(results))
     elif not quiet:
         show_results(results, folder if written else None)
     if problems:

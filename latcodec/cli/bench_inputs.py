@@ -6,19 +6,17 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from latcodec import backends, files, runtime
-from latcodec import parallel as sharding
-from latcodec import text as wording
+from latcodec import backends, files, parallel, runtime, text
 from latcodec.errors import LatcodecError, OptionError
 from latcodec.images.formats import PICTURE_SUFFIXES
 
 
-def settings_of(lambdas, rates, reps, threads, device, weights, team: sharding.Team):
+def settings_of(lambdas, rates, reps, threads, device, weights, team: parallel.Team):
     """How to measure; sets threads and GPU of this process too."""
     from latcodec.bench.contenders import Settings
 
     settings = Settings(_lambdas(lambdas, rates), rates, reps, threads, runtime.pick_device(device), weights)
-    team.own_gpu(device)
+    team.select_gpu(device)
     if threads is not None:
         from latcodec.bench.anchors import set_threads
 
@@ -27,15 +25,15 @@ def settings_of(lambdas, rates, reps, threads, device, weights, team: sharding.T
     return settings
 
 
-def _lambdas(text: str | None, rates: int | None) -> tuple[float, ...] | None:
-    if text is None:
+def _lambdas(numbers: str | None, rates: int | None) -> tuple[float, ...] | None:
+    if numbers is None:
         return None
     if rates is not None:
         raise OptionError("--lambdas and --rates exclude each other; give one")
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in numbers.split(","))
     except ValueError:
-        raise OptionError(f"--lambdas {text}: not a list of numbers") from None
+        raise OptionError(f"--lambdas {numbers}: not a list of numbers") from None
 
 
 def contenders_of(codecs: str | None, anchor_names: str, settings, problem: Callable[[str], None]) -> list:
@@ -55,22 +53,24 @@ def contenders_of(codecs: str | None, anchor_names: str, settings, problem: Call
         try:
             found.append(make(name))
         except LatcodecError as error:
-            problem(wording.message(error))
+            problem(text.error_line(error))
     return found
 
 
 def subjects_of(paths, problem: Callable[[str], None]) -> list:
     """Pictures that can be read, under short names that tell them apart; a line for each input that cannot be used."""
-    from latcodec.bench import run as room
+    from latcodec.bench import subjects as bench_subjects
 
-    inputs: list[tuple[Path, Path]] = [] if paths else [(path, Path(path.name)) for path in room.photographs()]
+    inputs: list[tuple[Path, Path]] = (
+        [] if paths else [(path, Path(path.name)) for path in bench_subjects.photographs()]
+    )
     for name in paths:
         try:
             if name == "-":
                 raise OptionError("-: bench reads files and folders, not standard input")
             inputs += files.expand(name, PICTURE_SUFFIXES)
         except (LatcodecError, OSError) as error:
-            problem(wording.message(error, name))
+            problem(text.error_line(error, name))
     inputs = list(dict(inputs).items())
     short = Counter(str(relative) for _, relative in inputs)
     paths = {str(path) for path, _ in inputs}
@@ -78,7 +78,9 @@ def subjects_of(paths, problem: Callable[[str], None]) -> list:
     for path, relative in inputs:
         whole, name = str(path), str(relative)
         try:
-            found.append(room.inspect(path, name if short[name] == 1 and name not in paths - {whole} else whole))
+            found.append(
+                bench_subjects.inspect(path, name if short[name] == 1 and name not in paths - {whole} else whole)
+            )
         except (LatcodecError, OSError, MemoryError) as error:
-            problem(wording.message(error, str(path)))
+            problem(text.error_line(error, str(path)))
     return found

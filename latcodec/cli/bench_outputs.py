@@ -10,8 +10,7 @@ from pathlib import Path
 
 import click
 
-from latcodec import files
-from latcodec import text as wording
+from latcodec import files, text
 from latcodec.errors import LatcodecError, OptionError
 
 
@@ -20,7 +19,7 @@ def renew_documents(documents, results: dict, problem: Callable[[str], None]) ->
     try:
         documents.renew(results)
     except (LatcodecError, OSError, UnicodeDecodeError) as error:
-        problem(wording.message(error, str(documents.readme or documents.page)))
+        problem(text.error_line(error, str(documents.readme or documents.page)))
 
 
 def keep_row(store, contender, subject, row, problem: Callable[[str], None]):
@@ -29,7 +28,7 @@ def keep_row(store, contender, subject, row, problem: Callable[[str], None]):
         store.put(contender, subject, row)
         return store
     except OSError as error:
-        problem(f"{wording.message(error, 'rows')}; from here on rows are not kept")
+        problem(f"{text.error_line(error, 'rows')}; from here on rows are not kept")
         with suppress(OSError):
             store.close()
         return None
@@ -49,7 +48,7 @@ def open_report(output: str | None, settings, force: bool, problem: Callable[[st
             raise OptionError(f"{output}: holds other things than a report; --force writes into it")
         return folder, bench_store.Store(folder, settings, afresh=force, processes=processes)
     except OSError as error:
-        problem(f"{wording.message(error, output)}; measuring without a report")
+        problem(f"{text.error_line(error, output)}; measuring without a report")
         return None, None
 
 
@@ -62,15 +61,15 @@ def write_report(folder: Path, results: dict, pictures, quiet: bool, problem: Ca
 
     say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     try:
-        for name, text in (
+        for name, content in (
             ("results.json", json.dumps(results, indent=1, allow_nan=False) + "\n"),
             ("results.tsv", bench_results.tsv(results)),
         ):
             with files.open_output(folder / name, force=True) as file:
-                file.write(text.encode(errors="backslashreplace"))  # names of files need not be Unicode
+                file.write(content.encode(errors="backslashreplace"))  # names of files need not be Unicode
         report.write(results, folder, pictures, say)
     except (LatcodecError, OSError) as error:
-        problem(wording.message(error, str(folder)))
+        problem(text.error_line(error, str(folder)))
         return False
     return True
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import click
 
-from latcodec import files
-from latcodec import parallel as sharding
+from latcodec import files, parallel
 from latcodec.cli.batch import Done, Manners, Tally, run_jobs
 
 
-def decided(team: sharding.Team, plan: Callable[[], list[files.Job]]) -> list[files.Job]:
+def decided(team: parallel.Team, plan: Callable[[], list[files.Job]]) -> list[files.Job]:
     """All jobs, the same in every process of a team."""
 
     def write(jobs: list[files.Job]) -> list[list]:
@@ -28,22 +27,22 @@ def decided(team: sharding.Team, plan: Callable[[], list[files.Job]]) -> list[fi
 
 
 def run(
-    jobs: list[files.Job], work: Callable[[files.Job], Done], manners: Manners, team: sharding.Team | None = None
+    jobs: list[files.Job], work: Callable[[files.Job], Done], manners: Manners, team: parallel.Team | None = None
 ) -> None:
     """Do this process's share of the jobs and say it; exit code 1 if any failed, in the process that adds up."""
-    team = team or sharding.Team()
+    team = team or parallel.Team()
 
     def merge(tally: Tally) -> Tally | None:
         parts = team.gather(astuple(tally))
         return None if parts is None else Tally(*map(sum, zip(*parts, strict=True)))
 
     def put(line: str) -> None:
-        with team.floor():
+        with team.print_lock():
             click.echo(line)
 
     with _speaker(len(jobs), manners, team) as (say, advance):
         # Each kind is shared out by itself, so that what is left to do is spread evenly.
-        mine = [job for skip in (True, False) for job in team.mine([job for job in jobs if job.skip == skip])]
+        mine = [job for skip in (True, False) for job in team.local_share([job for job in jobs if job.skip == skip])]
         failures = run_jobs(mine, work, manners, say=say, put=put, advance=advance, merge=merge)
     if failures:
         click.get_current_context().exit(1)
@@ -51,7 +50,7 @@ def run(
 
 @contextmanager
 def _speaker(
-    count: int, manners: Manners, team: sharding.Team
+    count: int, manners: Manners, team: parallel.Team
 ) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
     """A function that prints one line to stderr, and one that counts a job as done on the progress bar.
 
@@ -61,7 +60,7 @@ def _speaker(
     if count < 2 or not talks or team.world > 1 or not sys.stderr.isatty():
 
         def echo(line: str) -> None:
-            with team.floor():
+            with team.print_lock():
                 click.echo(line, err=True)
 
         yield echo, lambda: None
@@ -80,7 +79,7 @@ def _speaker(
 
 
 @contextmanager
-def meter(count: int, manners: Manners, team: sharding.Team) -> Iterator[Callable[[float], None] | None]:
+def meter(count: int, manners: Manners, team: parallel.Team) -> Iterator[Callable[[float], None] | None]:
     """What a long encode of the only file tells its progress, 0..1: a bar, from the first call on; None without one."""
     talks = manners.transform and not manners.quiet and not manners.json
     if count > 1 or not talks or team.world > 1 or not sys.stderr.isatty():

@@ -10,9 +10,7 @@ from typing import Any
 
 import click
 
-from latcodec import __version__, backends, files, runtime
-from latcodec import parallel as sharding
-from latcodec import text as wording
+from latcodec import __version__, backends, files, parallel, runtime, text
 from latcodec.cli.batch import Done, Manners
 from latcodec.cli.bench import bench
 from latcodec.cli.jobs import decided, meter, run
@@ -42,7 +40,7 @@ class Root(click.Group):
         except BrokenPipeError:
             raise
         except (LatcodecError, OSError) as error:
-            message, code = wording.message(error), 1
+            message, code = text.error_line(error), 1
         click.echo(f"latcodec: {message}", err=True)
         ctx.exit(code)
 
@@ -104,7 +102,7 @@ def encode(
     given = [name for name, value in rates.items() if value is not None]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; give one")
-    manners, team = Manners(as_json, quiet, verbose), sharding.team()
+    manners, team = Manners(as_json, quiet, verbose), parallel.current_team()
     flags = {"effort": effort, "max_seconds": None if max_seconds is None else f"{max_seconds:g}", "metric": metric}
     flags = {name: f"{name}={value}" for name, value in flags.items() if value is not None}
 
@@ -129,7 +127,7 @@ def encode(
     from latcodec import api as codec
     from latcodec import images
 
-    team.own_gpu(device)
+    team.select_gpu(device)
     if threads is not None:
         runtime.set_threads(threads)
     settings = codec.EncodeSettings(
@@ -158,12 +156,12 @@ def encode(
             "rate_index": encoded.rate_index, "lambda": encoded.lmbda, "bpp": encoded.bpp, "psnr_db": encoded.psnr_db,
             "estimated_bits": encoded.estimated_bits, "trials": encoded.trials, "seconds": seconds, "notes": notes,
         } | ({"details": encoded.details} if encoded.details else {})  # fmt: skip
-        line = f"{wording.sizes(bytes_in, len(encoded.data))}, {encoded.bpp:.2f} bpp, lambda {encoded.lmbda:.3g}"
+        line = f"{text.size_change(bytes_in, len(encoded.data))}, {encoded.bpp:.2f} bpp, lambda {encoded.lmbda:.3g}"
         whole = encoded.details.get("lossless", False)
         line += ", without loss" if whole else f", {encoded.psnr_db:.2f} dB" if encoded.psnr_db is not None else ""
         line += f", {encoded.trials} trials" if encoded.trials > 1 else ""
         more = f"{width}x{height}, rate index {encoded.rate_index}, estimate {encoded.estimated_bits / 8:.0f} B"
-        more = "\n".join([f"{more}, {wording.stages(encoded.seconds)}", *wording.described(encoded.details)])
+        more = "\n".join([f"{more}, {text.stage_times(encoded.seconds)}", *text.record_lines(encoded.details)])
         error = TargetError(encoded.missed) if encoded.missed else None
         return Done(record, f"{line}, {seconds['total']:.2f} s", more, notes, error)
 
@@ -185,7 +183,7 @@ def decode(
     device, threads, weights, max_pixels, force, skip_existing, as_json, verbose, quiet,
 ):  # fmt: skip
     """Decode .lc files or folders of them to pictures."""
-    manners, team = Manners(as_json, quiet, verbose), sharding.team()
+    manners, team = Manners(as_json, quiet, verbose), parallel.current_team()
     suffix = WRITABLE[picture_format or DEFAULT_FORMAT].suffixes[0]
 
     def plan() -> list[files.Job]:
@@ -199,7 +197,7 @@ def decode(
     from latcodec import images
 
     runtime.pick_device(device)
-    team.own_gpu(device)
+    team.select_gpu(device)
     formats = {}
     for job in jobs:
         by_suffix = picture_format is None and job.target is not None and not files.is_special(job.target)
@@ -224,8 +222,8 @@ def decode(
             "bytes_in": len(data), "bytes_out": bytes_out, "width": width, "height": height,
             "format": formats[job], "seconds": seconds, "notes": notes,
         }  # fmt: skip
-        line = f"{wording.sizes(len(data), bytes_out)}, {width}x{height}, {seconds['total']:.2f} s"
-        return Done(record, line, wording.stages(seconds), notes)
+        line = f"{text.size_change(len(data), bytes_out)}, {width}x{height}, {seconds['total']:.2f} s"
+        return Done(record, line, text.stage_times(seconds), notes)
 
     run(jobs, work, manners, team)
 
@@ -251,7 +249,7 @@ def info(inputs, check, as_json, channels, weights, max_pixels):
         record = codec.info(data, max_pixels=max_pixels, ignore_checksum=True)
         if channels:
             record["channel_bits"] = codec.channel_bits(data, weights=weights, max_pixels=max_pixels)
-        return Done(record, "\n".join(["", *wording.described(record)]))
+        return Done(record, "\n".join(["", *text.record_lines(record)]))
 
     found = [source for name in inputs for source, _ in files.expand(name, files.CODED_SUFFIXES)]
     jobs = [files.Job(source, None) for source in found]

@@ -10,7 +10,7 @@ from latcodec.report import crops as report_crops
 from latcodec.report import frame as report_frame
 from latcodec.report import tables as report_tables
 from latcodec.report.tables import HEADINGS, Entry, number, seconds
-from latcodec.text import bytes_for_people
+from latcodec.text import human_bytes
 
 WORST = 5
 PARTS = (
@@ -151,8 +151,8 @@ def _means(results: dict, entries: Sequence[Entry]) -> dict:
         ("decode, s", "decode_s", lambda m: seconds(m["decode_s"])),
         ("bugs", "bugs", lambda m: str(m["bugs"])),
         *((f"{job}: {part}, s", f"{job}_{part}_s", part_seconds(f"{job}_{part}_s")) for job, part in PARTS),
-        ("memory", "peak_memory_bytes", lambda m: bytes_for_people(int(m["peak_memory_bytes"]))),
-        ("GPU memory", "device_memory_bytes", lambda m: bytes_for_people(int(m["device_memory_bytes"]))),
+        ("memory", "peak_memory_bytes", lambda m: human_bytes(int(m["peak_memory_bytes"]))),
+        ("GPU memory", "device_memory_bytes", lambda m: human_bytes(int(m["device_memory_bytes"]))),
         ("file − estimate", "worst_gap_bytes", lambda m: f"{number(m['worst_gap_bytes'], 0, True)} B"),
     ]
     columns = [c for c in columns if any(mean.get(c[1]) is not None for mean in results["means"])]

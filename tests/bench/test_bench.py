@@ -11,14 +11,16 @@ import pytest
 
 from latcodec import api as codec
 from latcodec import metrics, weights
-from latcodec.bench import contenders, kodak, markdown
+from latcodec.bench import contenders, kodak, markdown, measurement, timing
 from latcodec.bench import results as bench_results
-from latcodec.bench import run as bench
 from latcodec.bench import store as bench_store
+from latcodec.bench import subjects as bench_subjects
 from latcodec.bench import text as bench_text
-from latcodec.bench import timing as stopwatch
 from latcodec.bench.contenders import Settings, spread
-from latcodec.errors import OptionError, WeightsError
+from latcodec.bench.measurement import Row
+from latcodec.bench.run import Bench, NoRows
+from latcodec.bench.subjects import Subject
+from latcodec.errors import ImageError, OptionError, WeightsError
 from latcodec.images import Picture
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -58,17 +60,17 @@ def subjects(photograph, tmp_path):
     found = []
     for name, part in (("a.png", photograph[:40, :60]), ("b.png", photograph[100:164, 200:261])):
         Image.fromarray(part).save(tmp_path / name)
-        found.append(bench.inspect(tmp_path / name, name))
+        found.append(bench_subjects.inspect(tmp_path / name, name))
     return found
 
 
 def rows_of(contender, subjects, settings=SETTINGS):
-    return list(bench.run(subjects, [contender], settings))
+    return list(Bench(subjects, [contender], settings).run(NoRows()))
 
 
 def test_a_row_says_what_was_measured(subjects):
     row = rows_of(Stand(fault="even"), subjects[:1])[0]
-    pixels = bench.read(subjects[0].path).pixels
+    pixels = bench_subjects.read_colour(subjects[0].path).pixels
     assert (row.file, row.codec, row.kind, row.setting, row.value) == ("a.png", "stored", "anchor", "lambda 10", 10)
     assert (row.width_px, row.height_px, row.bytes) == (60, 40, 60 * 40 * 3 + 10)
     assert row.bpp == 8 * row.bytes / 2400
@@ -122,11 +124,21 @@ def test_an_interrupt_is_no_bug(subjects, monkeypatch):
         rows_of(Stand(), subjects)
 
 
+class Kept:
+    """Rows of an earlier run by picture and setting."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def get(self, contender, subject, value):
+        return self.rows.get((subject.file, value))
+
+
 def test_finished_rows_are_not_measured_again(subjects):
     first = rows_of(Stand(), subjects)
     kept = {(row.file, row.value): row for row in first[:3]}
     stand = Stand()
-    again = list(bench.run(subjects, [stand], SETTINGS, lambda _, subject, value: kept.get((subject.file, value))))
+    again = list(Bench(subjects, [stand], SETTINGS).run(Kept(kept)))
     assert again[:3] == first[:3] and stand.calls == 3  # warming, memory, and the one row
     assert [(r.file, r.value, r.bytes) for r in again] == [(r.file, r.value, r.bytes) for r in first]
 
@@ -139,7 +151,7 @@ def test_a_learned_codec_is_measured_through_whole_files(photograph, tmp_path):
     except WeightsError:
         pytest.skip("this checkout has no weights")
     Image.fromarray(photograph[:96, :70]).save(tmp_path / "a.png")
-    row = rows_of(contender, [bench.inspect(tmp_path / "a.png", "a.png")], Settings(lambdas=(2.0,)))[0]
+    row = rows_of(contender, [bench_subjects.inspect(tmp_path / "a.png", "a.png")], Settings(lambdas=(2.0,)))[0]
     data = codec.encode(photograph[:96, :70], codec="hyperprior", lmbda=2.0)
     assert row.bytes == len(data) and row.psnr_db == metrics.psnr_db(codec.decode(data), photograph[:96, :70])
     assert abs(row.gap_bytes) < 0.005 * row.bytes + 40
@@ -156,14 +168,14 @@ def test_inspect_refuses_16_bits_and_leaves_alpha_out(tmp_path):
 
     Image.fromarray(np.full((5, 6), 40000, np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray(np.full((5, 6, 4), 40, np.uint8)).save(tmp_path / "alpha.png")
-    with pytest.raises(bench.ImageError, match="deep.png: 16 bits"):
-        bench.inspect(tmp_path / "deep.png", "deep.png")
-    assert bench.inspect(tmp_path / "alpha.png", "alpha.png").notes == ("alpha left out",)
-    assert bench.read(tmp_path / "alpha.png").alpha is None
+    with pytest.raises(ImageError, match="deep.png: 16 bits"):
+        bench_subjects.inspect(tmp_path / "deep.png", "deep.png")
+    assert bench_subjects.inspect(tmp_path / "alpha.png", "alpha.png").notes == ("alpha left out",)
+    assert bench_subjects.read_colour(tmp_path / "alpha.png").alpha is None
 
 
 def test_the_default_pictures_are_there():
-    assert [path.name for path in bench.photographs()] == list(bench.PHOTOGRAPHS)
+    assert [path.name for path in bench_subjects.photographs()] == list(bench_subjects.PHOTOGRAPHS)
 
 
 # Settings and names
@@ -200,7 +212,7 @@ def test_the_entropy_clock_counts_and_leaves_no_trace():
     tables = Tables(np.array([2**23, 2**23]), np.array([0, 2]), np.array([0]))
     methods = (range_coder.RangeEncoder.encode, range_coder.RangeDecoder.decode)
     symbols, rows = np.zeros(50000, np.int32), np.zeros(50000, np.uint16)
-    with stopwatch.entropy_clock() as clock:
+    with timing.entropy_clock() as clock:
         encoder = range_coder.RangeEncoder(tables)
         encoder.encode(symbols, rows)
         data = encoder.finish()
@@ -215,22 +227,22 @@ def test_cuda_is_waited_for_before_the_clock_is_read(monkeypatch):
 
     waited = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
-    stopwatch.now("cpu")
+    timing.now("cpu")
     assert not waited
-    assert stopwatch.now("cuda") > 0 and waited == [True]
+    assert timing.now("cuda") > 0 and waited == [True]
     picture = Picture(np.zeros((4, 4, 3), np.uint8), False)
-    bench._once(Stand(), picture, 1.0, "cuda")
+    measurement._round_trip(Stand(), picture, 1.0, "cuda")
     assert len(waited) == 5  # before and after each half of the round trip
 
 
 def test_peak_memory_is_that_of_the_block():
-    with stopwatch.peak_memory() as memory:
+    with timing.peak_memory() as memory:
         block = np.ones(60_000_000, np.uint8)
     if memory.process_bytes is None:
         pytest.skip("this system does not let a process reset its peak")
     assert 55_000_000 < memory.process_bytes < 90_000_000
     del block
-    with stopwatch.peak_memory() as memory:
+    with timing.peak_memory() as memory:
         pass
     assert memory.process_bytes < 20_000_000
 
@@ -295,7 +307,7 @@ def test_a_failure_is_tried_again(subjects, tmp_path):
 def made_up(name, kind, points, files=("a.png", "b.png"), bugs=()):
     """Rows of made-up curves: (bpp, PSNR) of every picture the same."""
     return [
-        bench.Row(file, name, kind, f"q{i}", i, None, 10, 10, bytes=100, bpp=bpp, psnr_db=psnr,
+        Row(file, name, kind, f"q{i}", i, None, 10, 10, bytes=100, bpp=bpp, psnr_db=psnr,
                   ms_ssim=1 - 10 ** (-psnr / 20), encode_s=0.1, decode_s=0.2, bugs="bad" if (file, i) in bugs else "")
         for i, (bpp, psnr) in enumerate(points) for file in files
     ]  # fmt: skip
@@ -324,13 +336,13 @@ def test_a_setting_with_a_failure_is_left_out_of_the_curve_and_said():
 def test_ms_ssim_is_held_against_the_size_of_the_pictures_that_have_it():
     rows = made_up("new", "codec", HALF) + made_up("old", "anchor", CURVE)
     small = [dataclasses.replace(row, file="tiny.png", bpp=100 + row.bpp, ms_ssim=None) for row in rows]
-    subjects = [bench.Subject(file, Path(file), 10, 10, False, "0", None) for file in ("a.png", "b.png", "tiny.png")]
+    subjects = [Subject(file, Path(file), 10, 10, False, "0", None) for file in ("a.png", "b.png", "tiny.png")]
     stands = [Stand("new"), Stand("old")]
     settings = Settings(lambdas=(1.0,))
     values = {"new": (0, 1, 2, 3), "old": (0, 1, 2, 3)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Settings, "values_of", lambda self, contender: values[contender.name])
-        record = bench_results.assemble(rows + small, subjects, stands, settings, "")
+        record = bench_results.assemble(Bench(subjects, stands, settings), rows + small, "")
     assert record["means"][0]["ms_ssim"] == pytest.approx(rows[0].ms_ssim) and record["means"][0]["bpp"] > 30
     ms_ssim = next(entry for entry in record["bd"] if entry["metric"] == "ms_ssim")
     assert ms_ssim["bd_rate_percent"] == pytest.approx(-50) and ms_ssim["low_bpp"] == pytest.approx(0.25)
@@ -373,8 +385,8 @@ def test_pictures_without_loss_count_as_well_as_eight_bits_can_tell():
 
 def test_the_record_is_strict_json_in_order(subjects):
     stands = [Stand("b"), Stand("a", fault="encode")]
-    rows = list(bench.run(subjects, stands, SETTINGS))
-    results = bench_results.assemble(rows, subjects, stands, SETTINGS, "latcodec bench", ["x: left out"])
+    rows = list(Bench(subjects, stands, SETTINGS).run(NoRows()))
+    results = bench_results.assemble(Bench(subjects, stands, SETTINGS), rows, "latcodec bench", ["x: left out"])
     assert json.loads(json.dumps(results, allow_nan=False)) == json.loads(json.dumps(results))
     assert [(r["file"], r["codec"], r["value"]) for r in results["rows"]] == [
         (file, name, value) for file in ("a.png", "b.png") for name in ("b", "a") for value in (10, 1)
@@ -391,11 +403,11 @@ def test_kodak_is_recognised_and_published_curves_need_all_of_it(subjects):
     stand = Stand(fault="even")
     some = [dataclasses.replace(subject, kodak=f"kodim{i:02d}") for i, subject in enumerate(subjects)]
     rows = rows_of(stand, some)
-    results = bench_results.assemble(rows, some, [stand], SETTINGS, "")
+    results = bench_results.assemble(Bench(some, [stand], SETTINGS), rows, "")
     assert results["dataset"] == "kodak" and not results["published"]
     whole = [dataclasses.replace(subjects[0], kodak=f"kodim{i:02d}", file=str(i)) for i in range(kodak.COUNT)]
     rows = [dataclasses.replace(row, file=s.file) for s in whole for row in rows[:2]]
-    assert "VTM" in bench_results.assemble(rows, whole, [stand], SETTINGS, "")["published"]
+    assert "VTM" in bench_results.assemble(Bench(whole, [stand], SETTINGS), rows, "")["published"]
 
 
 def test_text_tables(subjects):

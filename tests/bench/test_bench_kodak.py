@@ -12,7 +12,6 @@ import pytest
 
 from latcodec import images, metrics
 from latcodec.bench import anchors, kodak
-from latcodec.bench import run as bench
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 PLACES = (os.environ.get("LATCODEC_KODAK"), "kodak", "../shared/data/kodak")
@@ -93,4 +92,4 @@ def test_the_other_anchors_are_as_strong_as_the_published_ones(name, curve, pict
 
 
 def test_the_pictures_are_told_apart(pictures):
-    assert bench.kodak.name_of(pictures[4].pixels) == "kodim05"
+    assert kodak.name_of(pictures[4].pixels) == "kodim05"

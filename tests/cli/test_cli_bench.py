@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from latcodec.bench import contenders, documents, kodak, markdown
-from latcodec.bench import run as bench
+from latcodec.bench import contenders, documents, kodak, markdown, measurement
 from latcodec.bench import store as bench_store
+from latcodec.bench import subjects as bench_subjects
+from latcodec.bench.run import Bench
 from latcodec.cli import bench_inputs as cli_bench_inputs
 from latcodec.cli import bench_outputs as cli_bench_outputs
 from latcodec.cli import main as cli
@@ -83,7 +84,7 @@ def test_the_report_folder(run):
 
 def test_a_stopped_run_goes_on_and_gives_the_same_rows(run, monkeypatch):
     run("album", *FEW, "-o", "whole")
-    real, count = bench.measure, [0]
+    real, count = measurement.measure, [0]
 
     def measure(*arguments):
         count[0] += 1
@@ -91,7 +92,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_rows(run, monkeypatch):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(measurement, "measure", measure)
     stopped = run("album", *FEW, "-o", "report")
     assert stopped.exit_code == 130 and "report: 3 of 8 rows kept; the same command goes on" in stopped.stderr
     assert not Path("report/results.json").exists()
@@ -142,7 +143,7 @@ def test_wrong_usage_is_refused_before_any_work(run, monkeypatch, arguments, wha
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(bench, "run", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(Bench, "run", lambda *_: pytest.fail("measured"))
     Path("empty").mkdir()
     Path("README.md").write_text("no markers")
     Path("latin.md").write_bytes(b"\xff")
@@ -255,17 +256,17 @@ def test_a_report_that_fails_costs_only_the_report(run, monkeypatch, error):
 def test_what_was_written_into_readme_during_the_run_stays(run, monkeypatch):
     monkeypatch.setattr(documents, "readme_figure", lambda *_: None)
     Path("README.md").write_text(f"old\n{markdown.BEGIN}\n{markdown.END}\n")
-    real = bench.measure
+    real = measurement.measure
 
     def measure(*arguments):
         Path("README.md").write_text(f"new\n{markdown.BEGIN}\n{markdown.END}\n")
         return real(*arguments)
 
-    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(measurement, "measure", measure)
     assert run("album", *FEW, "--readme", "README.md").exit_code == 0
     assert Path("README.md").read_text().startswith("new\n") and "| webp |" in Path("README.md").read_text()
     monkeypatch.setattr(
-        bench, "measure", lambda *arguments: Path("README.md").unlink(missing_ok=True) or real(*arguments)
+        measurement, "measure", lambda *arguments: Path("README.md").unlink(missing_ok=True) or real(*arguments)
     )
     result = run("album", *FEW, "--readme", "README.md")
     assert result.exit_code == 1 and "latcodec: README.md: No such file" in result.stderr and "q90" in result.stdout
@@ -310,9 +311,13 @@ def test_one_is_no_plural(run, monkeypatch):
 
 def test_without_a_path_the_photographs_of_scikit_image_are_taken(run, monkeypatch):
     seen = []
-    monkeypatch.setattr(bench, "PHOTOGRAPHS", bench.PHOTOGRAPHS[2:3])
-    monkeypatch.setattr(bench, "measure", lambda contender, subject, *rest: seen.append(subject.file) or bench.blank(
-        contender, subject, rest[1]))  # fmt: skip
+    monkeypatch.setattr(bench_subjects, "PHOTOGRAPHS", bench_subjects.PHOTOGRAPHS[2:3])
+
+    def measure(contender, subject, picture, value, settings):
+        seen.append(subject.file)
+        return measurement.blank_row(contender, subject, value)
+
+    monkeypatch.setattr(measurement, "measure", measure)
     assert run("--codecs", "none", "--anchors", "jpeg", "--rates", "1").exit_code == 0
     assert seen == ["chelsea.png"]
 
