@@ -54,11 +54,11 @@ class Variant:
 
     @contextmanager
     def running(self, backend) -> Iterator[None]:
-        """The settings of torch and of the strips, for one decode."""
-        in_strips = backend.in_strips
+        """The settings of torch and of the tiles, for one decode."""
+        run_in_tiles = backend.run_in_tiles
 
-        def contiguous_strips(network, x, *rest):
-            return in_strips(lambda part: network(part.contiguous()), x.contiguous(), *rest)
+        def contiguous_tiles(network, x, *rest):
+            return run_in_tiles(lambda part: network(part.contiguous()), x.contiguous(), *rest)
 
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
@@ -69,7 +69,7 @@ class Variant:
                     warnings.simplefilter("ignore", UserWarning)  # the flags also set TF32, of which torch warns once
                     stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
                 if not self.channels_last:
-                    stack.enter_context(mock.patch.object(backend, "in_strips", contiguous_strips))
+                    stack.enter_context(mock.patch.object(backend, "run_in_tiles", contiguous_tiles))
                 yield
         finally:
             torch.set_num_threads(before)

@@ -17,8 +17,8 @@ from latcodec.backends.common.weights_parts import floats_from_arrays, floats_of
 from latcodec.backends.nc_vae import contexts
 from latcodec.entropy.tables import Tables
 from latcodec.errors import LatcodecError, OptionError, WeightsError
-from latcodec.nn.layers import with_gamma
-from latcodec.nn.prices import with_prices
+from latcodec.nn.layers import with_gdn_units
+from latcodec.nn.symbol_costs import with_symbol_costs
 from latcodec.train.plans import plan_of
 from latcodec.train.settings import config_of
 
@@ -99,7 +99,7 @@ def averaged_network(path: Path, codec: str) -> torch.nn.Module:
         if unknown:
             raise ValueError(f"{codec} has no option {sorted(unknown)[0]}")
         network = plan.network(config_of(codec, plan.config, config, ()))
-        averages = with_prices(with_gamma(state["ema"]), network.state_dict())
+        averages = with_symbol_costs(with_gdn_units(state["ema"]), network.state_dict())
         network.load_state_dict({name: value.float() for name, value in averages.items()})
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OptionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:160]
@@ -118,7 +118,7 @@ def stored(path: Path) -> tuple[str | None, dict, dict[str, Tensor]]:
     if not isinstance(state.get("ema"), dict):
         raise WeightsError(f"{path}: neither weights nor a checkpoint: it has no averages")
     try:
-        return state.get("codec"), json.loads(state.get("config", "{}")), with_gamma(state["ema"])
+        return state.get("codec"), json.loads(state.get("config", "{}")), with_gdn_units(state["ema"])
     except (AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: not a checkpoint: {error}") from None
 

@@ -21,9 +21,9 @@ from latcodec.entropy.integer_net import IntegerNet
 from latcodec.entropy.tables import Tables
 from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError
 from latcodec.metrics import psnr_db
-from latcodec.nn import tiling as strips
+from latcodec.nn import tiling
 from latcodec.nn.layers import conv, deconv
-from latcodec.nn.prices import ROWS_PER_NAT
+from latcodec.nn.symbol_costs import SCALES_PER_NAT
 from latcodec.rates import index_of_lambda
 from latcodec.settings import read_options, split_codec
 
@@ -422,7 +422,7 @@ def tall():
 
 
 def halo_of(model) -> int:
-    """What the codec gives its strips: those with residual blocks reach further than 2 latents."""
+    """What the codec gives its tiles: those with residual blocks reach further than 2 latents."""
     return model.halo() if hasattr(model, "halo") else 2
 
 
@@ -434,14 +434,14 @@ def analysis_of(model):
     return lambda x: model.network.analysis(x, rate)
 
 
-def test_analysis_in_strips_is_that_of_the_whole(model, tall, monkeypatch):
+def test_analysis_in_tiles_is_that_of_the_whole(model, tall, monkeypatch):
     analysis = analysis_of(model)
     with torch.inference_mode():
         whole = analysis(tall)
-        monkeypatch.setattr(strips, "STRIP_CELLS", 3)
+        monkeypatch.setattr(tiling, "TILE_LATENTS", 3)
         calls = []
         network = lambda part: calls.append(part.shape[2]) or analysis(part)  # noqa: E731
-        parts = strips.in_strips(network, tall, 16, 1, halo_of(model))
+        parts = tiling.run_in_tiles(network, tall, 16, 1, halo_of(model))
     assert len(calls) > 1 and max(calls) <= 6 * halo_of(model) * 16 < tall.shape[2]
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
 
@@ -454,15 +454,15 @@ def synthesis_of(model):
     return lambda y: model.network.synthesis(y, rate)
 
 
-def test_synthesis_in_strips_is_that_of_the_whole(model, tall, monkeypatch):
+def test_synthesis_in_tiles_is_that_of_the_whole(model, tall, monkeypatch):
     synthesis = synthesis_of(model)
     with torch.inference_mode():
         y = analysis_of(model)(tall)
         whole = synthesis(y)
-        monkeypatch.setattr(strips, "STRIP_CELLS", 3)
+        monkeypatch.setattr(tiling, "TILE_LATENTS", 3)
         calls = []
         network = lambda part: calls.append(part.shape[2]) or synthesis(part)  # noqa: E731
-        parts = strips.in_strips(network, y, 1, 16, halo_of(model))
+        parts = tiling.run_in_tiles(network, y, 1, 16, halo_of(model))
     assert len(calls) > 1 and max(calls) <= 6 * halo_of(model) < y.shape[2]
     torch.testing.assert_close(parts, whole, rtol=0, atol=1e-4)
 
@@ -470,8 +470,8 @@ def test_synthesis_in_strips_is_that_of_the_whole(model, tall, monkeypatch):
 def test_a_smaller_halo_would_be_seen(model, tall, monkeypatch):
     with torch.inference_mode():
         y = analysis_of(model)(tall)
-        monkeypatch.setattr(strips, "STRIP_CELLS", 12)
-        parts = strips.in_strips(synthesis_of(model), y, 1, 16, 1)
+        monkeypatch.setattr(tiling, "TILE_LATENTS", 12)
+        parts = tiling.run_in_tiles(synthesis_of(model), y, 1, 16, 1)
         assert (parts - synthesis_of(model)(y)).abs().max() > 1e-4
 
 
@@ -481,19 +481,19 @@ def test_strips_of_every_height(monkeypatch):
     with torch.inference_mode():
         for cells in range(1, 40):
             x = torch.rand(1, 3, 4 * cells, 8)
-            monkeypatch.setattr(strips, "STRIP_CELLS", 10**9)
-            y = strips.in_strips(down, x, 4, 1, 3)
-            whole = strips.in_strips(up, y, 1, 4, 3)
-            monkeypatch.setattr(strips, "STRIP_CELLS", 1)
-            torch.testing.assert_close(strips.in_strips(down, x, 4, 1, 3), y, rtol=0, atol=1e-5)
-            torch.testing.assert_close(strips.in_strips(up, y, 1, 4, 3), whole, rtol=0, atol=1e-5)
+            monkeypatch.setattr(tiling, "TILE_LATENTS", 10**9)
+            y = tiling.run_in_tiles(down, x, 4, 1, 3)
+            whole = tiling.run_in_tiles(up, y, 1, 4, 3)
+            monkeypatch.setattr(tiling, "TILE_LATENTS", 1)
+            torch.testing.assert_close(tiling.run_in_tiles(down, x, 4, 1, 3), y, rtol=0, atol=1e-5)
+            torch.testing.assert_close(tiling.run_in_tiles(up, y, 1, 4, 3), whole, rtol=0, atol=1e-5)
 
 
-def test_a_picture_in_strips_makes_the_same_file(module, model, monkeypatch):
+def test_a_picture_in_tiles_makes_the_same_file(module, model, monkeypatch):
     image = crop(height=240, width=48)
     whole, _ = encoded(module, model, image)
     expected = module.decode(model, whole)
-    monkeypatch.setattr(strips, "STRIP_CELLS", 3)
+    monkeypatch.setattr(tiling, "TILE_LATENTS", 3)
     assert_same_picture(module.decode(model, whole), expected)
     assert abs(bytes_of(encoded(module, model, image)[0]) - bytes_of(whole)) <= 8
 
@@ -523,7 +523,7 @@ def test_exported_integers_are_close_to_the_float_network(backend, module):
             log_sigma = (log_scale + rate["scale_offset"])[0].numpy()
         # z_mean is rounded to 1/64, and h_s and the gain pass that on.
         assert np.abs(means / 64 - mu).max() < 1 / 64 + 0.02 * float(rate["mean_log_gain"].exp().max())
-        expected = np.clip((log_sigma - np.log(0.08)) * ROWS_PER_NAT, 0, 63)
+        expected = np.clip((log_sigma - np.log(0.08)) * SCALES_PER_NAT, 0, 63)
         assert np.abs(rows.reshape(expected.shape) - expected).max() < 0.8
 
 

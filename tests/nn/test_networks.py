@@ -12,13 +12,13 @@ from latcodec.nn.layers import (
     GDN,
     conv,
     deconv,
+    deconv_to_pixels,
     interpolate_knots,
     leaky,
     logistic_bits,
     lower_bound,
     round_straight_through,
-    to_pixels,
-    with_gamma,
+    with_gdn_units,
 )
 from latcodec.train.init.klt import fit_norms, start_from_klt
 from latcodec.train.optimizer import MuonAdam, orthogonalise
@@ -97,11 +97,11 @@ def test_older_weights_hold_the_square_root_of_gamma():
     root, beta_root, x = torch.randn(3, 3), torch.ones(3), torch.randn(1, 3, 4, 4)
     norm = torch.nn.functional.conv2d(x.abs(), root.square()[:, :, None, None], beta_root.square() + 1e-4)
     gdn = GDN(3)
-    found = with_gamma({"gamma_root": root.half(), "beta_root": beta_root})
+    found = with_gdn_units({"gamma_root": root.half(), "beta_root": beta_root})
     gdn.load_state_dict(found)
     torch.testing.assert_close(gdn(x), x / norm, rtol=2e-3, atol=1e-4)
-    assert with_gamma(found).keys() == found.keys() == gdn.state_dict().keys()
-    assert set(with_gamma({"g_a.1.gamma_root": root})) == {"g_a.1.gamma", "g_a.1.gamma_unit"}
+    assert with_gdn_units(found).keys() == found.keys() == gdn.state_dict().keys()
+    assert set(with_gdn_units({"g_a.1.gamma_root": root})) == {"g_a.1.gamma", "g_a.1.gamma_unit"}
 
 
 def test_training_fits_the_units_of_every_norm_and_changes_no_picture():
@@ -335,4 +335,4 @@ def test_to_pixels_is_the_transposed_convolution():
     layer = deconv(6, 3)
     for shape in ((2, 6, 5, 4), (1, 6, 1, 1)):
         h = torch.randn(shape)
-        assert torch.allclose(to_pixels(layer, h), layer(h), atol=1e-5)
+        assert torch.allclose(deconv_to_pixels(layer, h), layer(h), atol=1e-5)

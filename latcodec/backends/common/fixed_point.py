@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from latcodec.entropy.integer_net import FRACTION_BITS, shift_round
-from latcodec.nn.prices import ROWS as SCALE_ROWS
+from latcodec.nn.symbol_costs import NUM_SCALES as SCALE_ROWS
 
 MEAN_BITS = 6
 GAIN_BITS = 16  # of the gains that means are multiplied by
 INVERSE_BITS = 12  # of the factor from the values of z to what the networks see of them
 SLOPE_BITS = 3  # of the leaky ReLU between integer networks, whose slope is 2**-3
-ROWS_PER_NAT_FIXED = 31973  # ROWS_PER_NAT with 12 bits after the point, written out because it decides table indices
+ROWS_PER_NAT_FIXED = 31973  # SCALES_PER_NAT with 12 bits after the point, written out because it decides table indices
 SYMBOL_LIMIT = 2**24  # of the size of a symbol and of a mean
 _LATENT_LIMIT = 2**30  # of a dequantised latent: no trained latent reaches it, and products stay within int64
 
@@ -67,7 +67,7 @@ def fixed_point_means(mean: np.ndarray, gain: np.ndarray) -> np.ndarray:
 
 
 def table_index_of_scale(log_scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Return table indices uint16, (log_scale + offset) * ROWS_PER_NAT rounded; both int64 (FRACTION_BITS)."""
+    """Return table indices uint16, (log_scale + offset) * SCALES_PER_NAT rounded; both int64 (FRACTION_BITS)."""
     place = log_scale + offset
     place *= ROWS_PER_NAT_FIXED
     place = shift_round(place, FRACTION_BITS + 12)

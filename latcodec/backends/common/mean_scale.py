@@ -16,7 +16,7 @@ import torch
 
 from latcodec.backends.common import sga as search
 from latcodec.backends.common.fixed_point import SCALE_ROWS, latents_in_steps
-from latcodec.backends.common.pixels import HYPER_STRIDE, IMAGE_STRIDE, pad_to_multiple, to_tensor
+from latcodec.backends.common.pixels import pad_to_multiple, to_tensor
 from latcodec.backends.common.rate_tables import RATES, RateTables, interpolate_rates
 from latcodec.backends.common.rdoq import bits_of_tables, relaxed_bits
 from latcodec.backends.common.weights_parts import (
@@ -28,8 +28,9 @@ from latcodec.backends.common.weights_parts import (
 )
 from latcodec.entropy.tables import Tables
 from latcodec.errors import WeightsError
-from latcodec.nn.prices import SIGMA_MAX, SIGMA_MIN, place_of
-from latcodec.nn.tiling import in_strips
+from latcodec.nn.geometry import HYPER_STRIDE, IMAGE_STRIDE
+from latcodec.nn.symbol_costs import SIGMA_MAX, SIGMA_MIN, table_position
+from latcodec.nn.tiling import run_in_tiles
 from latcodec.runtime import bf16_is_fast
 from latcodec.weights import Weights, trained_for
 
@@ -149,7 +150,7 @@ def analyse(model: MeanScaleModel, image: np.ndarray, **rate) -> Latents:
     """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate, or the one that is given
     as the network's `analysis` takes it."""
     analysis = partial(model.network.analysis, **rate)
-    y = in_strips(analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, model.halo())
+    y = run_in_tiles(analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, model.halo())
     z = model.network.hyper_analysis(pad_to_multiple(y, HYPER_STRIDE))
     return Latents(y[0], z[0], image)
 
@@ -166,7 +167,7 @@ def relaxed_rd(model: MeanScaleModel, rate, **more) -> tuple[search.Transmit, tu
         bits = x_hat.new_zeros(())
         for number, (_, symbols, sigma) in enumerate(prices):
             first = model.first_row(number)
-            bits = bits + relaxed_bits(symbols, place_of(sigma), priced[first : first + SCALE_ROWS]).sum()
+            bits = bits + relaxed_bits(symbols, table_position(sigma), priced[first : first + SCALE_ROWS]).sum()
         return x_hat, bits
 
     return transmit, (functions["y_log_gain"].exp(), functions["z_log_gain"].exp())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IMAGE_STRIDE, HYPER_STRIDE = 16, 4  # px a latent of y stands for along a side; latents of y that one of z stands for
+from latcodec.nn.geometry import HYPER_STRIDE, IMAGE_STRIDE
 
 
 def latent_shapes(width_px: int, height_px: int) -> tuple[tuple[int, int], tuple[int, int]]:

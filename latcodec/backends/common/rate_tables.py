@@ -15,7 +15,7 @@ import torch
 from latcodec.backends.common.fixed_point import GAIN_BITS, INVERSE_BITS, MEAN_BITS, SCALE_ROWS
 from latcodec.entropy.integer_net import FRACTION_BITS
 from latcodec.errors import WeightsError
-from latcodec.nn.prices import ROWS_PER_NAT, SIGMA_MIN
+from latcodec.nn.symbol_costs import SCALES_PER_NAT, SIGMA_MIN
 from latcodec.rates import RATE_STEP
 
 RATES = 256  # rate indices from 0 on
@@ -76,7 +76,7 @@ def fixed_point_gains(rate: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def table_index_of_channels(rate: dict[str, np.ndarray]) -> np.ndarray:
     """Return the table indices of a z with a fixed prior, int32 [256, Z], from the functions of the rate."""
-    row = np.rint((np.maximum(rate["z_log_sigma"], np.log(SIGMA_MIN)) - np.log(SIGMA_MIN)) * ROWS_PER_NAT)
+    row = np.rint((np.maximum(rate["z_log_sigma"], np.log(SIGMA_MIN)) - np.log(SIGMA_MIN)) * SCALES_PER_NAT)
     return np.clip(row, 0, SCALE_ROWS - 1).astype(np.int32)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from latcodec.entropy.tables import CLASS_BITS, Tables
-from latcodec.nn.prices import LARGEST_PRICED
+from latcodec.nn.symbol_costs import MAX_SYMBOL
 
 
 def _identity(symbols: np.ndarray) -> np.ndarray:
@@ -29,7 +29,7 @@ def rdoq(
 ) -> np.ndarray:
     """Quantise to the nearest integer, or to one nearer to 0 where that saves more bits than its error is worth.
 
-    Training does the same in `nn.prices`, or with a dead zone for the residual layer.
+    Training does the same in `nn.symbol_costs`, or with a dead zone for the residual layer.
 
     Args:
         residual: float32 [n], in steps of the quantiser.
@@ -53,16 +53,16 @@ def rdoq(
 
 def _saved_bits(symbols: np.ndarray, table_index: np.ndarray, tables: Tables) -> np.ndarray:
     """Return the bits, float64 [n], that symbols nearer to 0 by one save, of symbols int32 [n] not 0."""
-    if len(symbols) and np.abs(symbols).max() > LARGEST_PRICED:
+    if len(symbols) and np.abs(symbols).max() > MAX_SYMBOL:
         inner = symbols - np.sign(symbols)
         return symbol_bits(symbols, table_index, tables) - symbol_bits(inner, table_index, tables)
-    return _saved_bits_of_tables(tables)[table_index, symbols + LARGEST_PRICED]
+    return _saved_bits_of_tables(tables)[table_index, symbols + MAX_SYMBOL]
 
 
 @lru_cache(maxsize=4)
 def _saved_bits_of_tables(tables: Tables) -> np.ndarray:
-    """Return `_saved_bits` of symbols -LARGEST_PRICED ... LARGEST_PRICED, float64 [tables, symbols]."""
-    index, symbols = np.mgrid[: tables.num_tables, -LARGEST_PRICED : LARGEST_PRICED + 1].astype(np.int32)
+    """Return `_saved_bits` of symbols -MAX_SYMBOL ... MAX_SYMBOL, float64 [tables, symbols]."""
+    index, symbols = np.mgrid[: tables.num_tables, -MAX_SYMBOL : MAX_SYMBOL + 1].astype(np.int32)
     outer, inner = (symbol_bits(s.ravel(), index.ravel(), tables) for s in (symbols, symbols - np.sign(symbols)))
     return (outer - inner).reshape(index.shape)
 
@@ -77,8 +77,8 @@ def symbol_bits(symbols: np.ndarray, table_index: np.ndarray, tables: Tables) ->
 
 
 def bits_of_tables(tables: Tables, device: torch.device) -> Tensor:
-    """Return the bits of symbols -LARGEST_PRICED ... LARGEST_PRICED in each table, float32 [tables, symbols]."""
-    index, symbols = np.mgrid[: tables.num_tables, -LARGEST_PRICED : LARGEST_PRICED + 1]
+    """Return the bits of symbols -MAX_SYMBOL ... MAX_SYMBOL in each table, float32 [tables, symbols]."""
+    index, symbols = np.mgrid[: tables.num_tables, -MAX_SYMBOL : MAX_SYMBOL + 1]
     bits = symbol_bits(symbols.ravel().astype(np.int32), index.ravel(), tables).reshape(index.shape)
     return torch.from_numpy(bits.astype(np.float32)).to(device)
 
@@ -96,9 +96,9 @@ def relaxed_bits(symbols: Tensor, place: Tensor, table_bits: Tensor) -> Tensor:
     """
     width = table_bits.shape[1]
     row = place.detach().nan_to_num().floor().clamp(0, len(table_bits) - 2)
-    inside = symbols.clamp(1 - LARGEST_PRICED, LARGEST_PRICED - 1)
-    left = inside.detach().nan_to_num().floor().clamp(1 - LARGEST_PRICED, LARGEST_PRICED - 2)
-    at, flat = (row * width + left + LARGEST_PRICED).long(), table_bits.flatten()
+    inside = symbols.clamp(1 - MAX_SYMBOL, MAX_SYMBOL - 1)
+    left = inside.detach().nan_to_num().floor().clamp(1 - MAX_SYMBOL, MAX_SYMBOL - 2)
+    at, flat = (row * width + left + MAX_SYMBOL).long(), table_bits.flatten()
     x, down = inside - left, place - row
     before, a, b, after = (torch.lerp(flat[at + n], flat[at + width + n], down) for n in (-1, 0, 1, 2))
     slope_a, slope_b = (b - before) / 2, (after - a) / 2

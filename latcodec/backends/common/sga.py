@@ -23,11 +23,11 @@ from torch import Tensor
 from latcodec.backends.base import Codec, EncodeRequest
 from latcodec.backends.common.distortion import distortion_bits, relaxed_distortion_bits
 from latcodec.errors import DriftError, OptionError
+from latcodec.nn.geometry import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.rates import STEP_ERROR_BITS
 
 TILE, MARGIN = 64, 8  # latents, multiples of those under a 2x2 square of hyper-latents, which are coded in steps
 NARROW = 2  # latents of a last tile, which with its margin would be too few pixels for MS-SSIM
-STRIDE, HYPER_STRIDE = 16, 4
 # (latents, quantise, picture [1, 3, h, w] or None) -> (x_hat, bits)
 Transmit = Callable[[tuple[Tensor, ...], Callable[[Tensor], Tensor], Tensor], tuple[Tensor, Tensor]]
 
@@ -239,7 +239,8 @@ def _refine_tile(transmit, x, latents, gains, rate_index, steps, deadline, tell,
     top, bottom, left, right = tile
     height, width = latents[0].shape[1:]
     outer = (max(0, top - MARGIN), min(height, bottom + MARGIN), max(0, left - MARGIN), min(width, right + MARGIN))
-    pixels = x[:, STRIDE * outer[0] : STRIDE * outer[1], STRIDE * outer[2] : STRIDE * outer[3]][None]
+    first_row, last_row, first_column, last_column = (IMAGE_STRIDE * edge for edge in outer)
+    pixels = x[:, first_row:last_row, first_column:last_column][None]
     # Latents in steps of the quantiser, so that one learning rate fits all; only those inside the tile move.
     variables, masks = [], []
     for one, gain, stride in zip(latents, gains, (1, HYPER_STRIDE), strict=False):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latcodec.entropy.integer_net import IntegerNet
 from latcodec.errors import WeightsError
-from latcodec.nn.layers import with_gamma
+from latcodec.nn.layers import with_gdn_units
 
 
 def with_prefix(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -57,7 +57,7 @@ def floats_from_arrays(tensors: dict[str, np.ndarray]) -> dict[str, Tensor]:
         state[name] = torch.from_numpy(value).float()
         if unit is not None:
             state[name] *= torch.from_numpy(unit)[:, None, None, None]
-    return with_gamma(state)
+    return with_gdn_units(state)
 
 
 def load_floats(network: nn.Module, tensors: dict[str, np.ndarray], keep: Callable[[str], bool]) -> None:

@@ -36,7 +36,7 @@ from latcodec.backends.common.mean_scale import (
     sigmas,
 )
 from latcodec.backends.common.mean_scale import MeanScaleModel as HyperModel
-from latcodec.backends.common.pixels import HYPER_STRIDE, IMAGE_STRIDE, latent_shapes, to_image
+from latcodec.backends.common.pixels import latent_shapes, to_image
 from latcodec.backends.common.rate_tables import (
     RATES,
     fixed_prior_of_z,
@@ -51,7 +51,8 @@ from latcodec.container.format import Payload
 from latcodec.entropy.integer_net import quantise
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.entropy.tables import Tables
-from latcodec.nn.tiling import in_strips
+from latcodec.nn.geometry import HYPER_STRIDE, IMAGE_STRIDE
+from latcodec.nn.tiling import run_in_tiles
 from latcodec.weights import Weights
 
 __all__ = ["RATES", "Codec", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
@@ -93,7 +94,7 @@ class Model(HyperModel):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Integer means int32 [C, h, w] and table rows uint16 [C * h * w] of y, from z's symbols int32 [Z, h', w'].
 
-        Law 1: integers only. mean = m * gain; row = (l + offset - log SIGMA_MIN) * ROWS_PER_NAT, rounded.
+        Law 1: integers only. mean = m * gain; row = (l + offset - log SIGMA_MIN) * SCALES_PER_NAT, rounded.
         """
         out = self.hyper_synthesis(z_symbols, rate_index)[:, : shape[0], : shape[1]]
         mean, log_scale = out[: len(out) // 2], out[len(out) // 2 :]
@@ -174,7 +175,7 @@ def synthesise(
     y = (latents_in_steps(symbols, means).to(model.device)[None] * inverse).contiguous(
         memory_format=torch.channels_last
     )
-    x = in_strips(lambda some: model.network.synthesis(some, model.autocast), y, 1, IMAGE_STRIDE, model.halo())
+    x = run_in_tiles(lambda some: model.network.synthesis(some, model.autocast), y, 1, IMAGE_STRIDE, model.halo())
     return to_image(x, size, gray, depth)
 
 

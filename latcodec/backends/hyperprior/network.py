@@ -29,15 +29,15 @@ from latcodec.nn.layers import (
     GDN,
     conv,
     deconv,
+    deconv_to_pixels,
     interpolate_knots,
     leaky,
     logistic_bits,
     lower_bound,
-    rate_and_distortion,
+    rate_distortion_loss,
     round_straight_through,
-    to_pixels,
 )
-from latcodec.nn.prices import SIGMA_MAX, SIGMA_MIN
+from latcodec.nn.symbol_costs import SIGMA_MAX, SIGMA_MIN
 from latcodec.rates import distortion_weight, lambda_of_index
 
 
@@ -106,7 +106,7 @@ class Hyperprior(nn.Module):
         h = self.g_s[0](y)
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_s[1:-1](h)
-        return to_pixels(self.g_s[-1], h.float()) + 0.5
+        return deconv_to_pixels(self.g_s[-1], h.float()) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
         """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""
@@ -161,7 +161,7 @@ def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Te
 def loss(
     model: Hyperprior, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True, progress: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """`rate_and_distortion`, and per picture [B] the share of bpp "z_bpp"."""
+    """`rate_distortion_loss`, and per picture [B] the share of bpp "z_bpp"."""
     out = model(x, t, autocast, noise)
-    result = rate_and_distortion(out["x_hat"], x, out["y_bits"] + out["z_bits"], t, noise)
+    result = rate_distortion_loss(out["x_hat"], x, out["y_bits"] + out["z_bits"], t, noise)
     return result | {"z_bpp": out["z_bits"] / (x.shape[2] * x.shape[3])}

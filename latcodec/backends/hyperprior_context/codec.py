@@ -38,11 +38,11 @@ from latcodec.backends.hyperprior_context import residual as details
 from latcodec.backends.hyperprior_context.coding_order import from_coding_order, of_step, picked, spread, there
 from latcodec.backends.hyperprior_context.entropy_model import ROWS, Model, Rate, Take, Walked
 from latcodec.backends.hyperprior_context.export import export
-from latcodec.backends.hyperprior_context.network import IMAGE_STRIDE
 from latcodec.backends.hyperprior_context.picture import LatentsAtRates, analyse, soft_beside, synthesise
 from latcodec.container.format import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.errors import OptionError
+from latcodec.nn.geometry import IMAGE_STRIDE
 from latcodec.rates import METRICS
 from latcodec.weights import Weights
 

@@ -31,13 +31,14 @@ from latcodec.backends.common.rate_tables import RateTables as HyperRateTables
 from latcodec.backends.hyperprior_context import residual as details
 from latcodec.backends.hyperprior_context import wiener
 from latcodec.backends.hyperprior_context.coding_order import from_coding_order, of_step, picked, there
-from latcodec.backends.hyperprior_context.network import HYPER_STRIDE, IMAGE_STRIDE, Config, ContextHyperprior
+from latcodec.backends.hyperprior_context.network import Config, ContextHyperprior
 from latcodec.backends.hyperprior_context.quadtree import STEPS, places
 from latcodec.backends.hyperprior_context.wire import NEGATIVE_RATE_TAG, negative_rate_index
 from latcodec.entropy.integer_net import FRACTION_BITS, LIMIT, IntegerNet
 from latcodec.errors import FormatError, WeightsError
+from latcodec.nn.geometry import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.nn.layers import round_straight_through
-from latcodec.nn.prices import SIGMA_MIN
+from latcodec.nn.symbol_costs import SIGMA_MIN
 
 CONTEXTS = ("from_seen", "from_first", "corrections")
 Z_CONTEXTS = ("z_from_seen", "z_corrections")

@@ -15,7 +15,7 @@ from latcodec.backends.hyperprior_context.entropy_model import CONTEXTS, Z_CONTE
 from latcodec.backends.hyperprior_context.network import LOUDEST, ContextHyperprior
 from latcodec.entropy.integer_net import quantise
 from latcodec.entropy.tables import Tables
-from latcodec.nn.layers import Residual
+from latcodec.nn.layers import ResidualBottleneck
 
 MOST_TIMES = 4.0  # by which weights of a latent grow in one export; the latent, of 12 bits, is made smaller by that
 
@@ -52,7 +52,7 @@ def export(network: ContextHyperprior, tables: Tables) -> dict[str, np.ndarray]:
     residual blocks add.
     """
     network = equalised(network.cpu())
-    blocks = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Residual))
+    blocks = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, ResidualBottleneck))
     tensors = floats_to_arrays(network, Model.runs_as_floats, small=("h_a.", *blocks))
     rate = rate_params_of_every_index(lambda every: network.at_rate(every, every), network.config.lowest_index)
     tensors |= {name: subsample_rates(table) for name, table in RateTables.of(rate).to_arrays().items()}

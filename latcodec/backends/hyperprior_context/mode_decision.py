@@ -23,8 +23,8 @@ from latcodec.backends.hyperprior_context import residual as details
 from latcodec.backends.hyperprior_context import residual_trial as details_look
 from latcodec.backends.hyperprior_context import wiener
 from latcodec.backends.hyperprior_context.entropy_model import Model, Rate
-from latcodec.backends.hyperprior_context.network import IMAGE_STRIDE
 from latcodec.backends.hyperprior_context.picture import base_picture, shown_latents
+from latcodec.nn.geometry import IMAGE_STRIDE
 
 # Latents along a side of what is looked at for details first; how many tiles at once at most; in how many parts.
 TILE, TILES_AT_ONCE, FIRST_LOOKS = 4, 32, 3

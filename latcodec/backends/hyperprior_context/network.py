@@ -2,7 +2,7 @@
 
 Source: Minnen, Balle, Toderici 2018, "Joint autoregressive and hierarchical priors", with its serial context replaced
 by a partition of each 2x2 square of latents: Li, Li, Lu 2023, "Neural video compression with diverse contexts",
-section 3.3 (quadtree partition). Residual blocks: see `layers.Residual`.
+section 3.3 (quadtree partition). Residual blocks: see `layers.ResidualBottleneck`.
 
     y = g_a(x, t)                                  analysis, 1/16 of the size
     z = h_a(y / s)                                 hyper-analysis, 1/64; s is one learned scale per channel
@@ -26,7 +26,7 @@ in t, per channel (a, b, e, g, i in the log domain), so that the networks see th
 most LOUDEST. Beside details, t is that of the latents, which may be lower than the file's. L is the logistic
 distribution of that mean and standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are.
 Round takes the integer next to the nearest, towards 0, where the bits it saves are worth more than its error:
-`prices.rounded_by_price`; lift moves y_hat away from mu where it is one step from it, less at the highest rates of
+`rdoq_straight_through`; lift moves y_hat away from mu where it is one step from it, less at the highest rates of
 files: `reconstruction.lifted`.
 """
 
@@ -49,13 +49,19 @@ from latcodec.nn.layers import (
     interpolate_knots,
     leaky,
     lower_bound,
-    rate_and_distortion,
+    rate_distortion_loss,
     round_straight_through,
 )
-from latcodec.nn.prices import KINDS, SIGMA_MAX, SIGMA_MIN, bits_of, logistic_prices, rounded_by_price
+from latcodec.nn.symbol_costs import (
+    SIGMA_MAX,
+    SIGMA_MIN,
+    TABLE_GROUPS,
+    logistic_costs,
+    picture_bits,
+    rdoq_straight_through,
+)
 from latcodec.rates import MAX_INDEX
 
-IMAGE_STRIDE, HYPER_STRIDE = 16, 4
 LATENT_FUNCTIONS = ("y_log_gain", "y_log_inverse_gain", "context_log_gain", "mean_log_gain", "scale_offset",
                     "z_log_gain", "z_mean", "z_log_sigma")  # fmt: skip
 NEAR = 1e-4  # of t: a rate index is a 255th
@@ -86,7 +92,7 @@ class ContextEntropyModel(nn.Module):
         for name, order in (("order", coding_order(y)), ("z_order", coding_order(z))):
             self.register_buffer(name, order, persistent=False)
             self.register_buffer(f"inverse_{name}", torch.argsort(order), persistent=False)
-        self.register_buffer("prices", logistic_prices())  # of symbols, as tables say: what training pays
+        self.register_buffer("prices", logistic_costs())  # of symbols, as tables say: what training pays
         # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
         with torch.no_grad():
             places = torch.linspace(0, 1, config.knots)
@@ -135,8 +141,8 @@ class ContextEntropyModel(nn.Module):
         return {name: value[:, :, None, None] for name, value in (values | shown | of_details).items()}
 
     def prices_of(self, kind: str) -> Tensor:
-        """Bits of symbols in the rows of "y", "details" or "z", float32 [rows, symbols]: see `prices.py`."""
-        return self.prices.chunk(len(KINDS))[KINDS.index(kind)]
+        """Bits of symbols in the rows of "y", "residual" or "z", float32 [tables, symbols]: see `symbol_costs`."""
+        return self.prices.chunk(len(TABLE_GROUPS))[TABLE_GROUPS.index(kind)]
 
     def transmit(
         self, y: Tensor, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor],
@@ -170,7 +176,7 @@ class ContextEntropyModel(nn.Module):
             sigma = lower_bound((log_scale + rate["scale_offset"]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (y_steps[step] - mu) * there[step]
             if by_price and self.config.step_error_bits:
-                quantised = rounded_by_price(residual, sigma, self.prices_of("y"), self.config.step_error_bits)
+                quantised = rdoq_straight_through(residual, sigma, self.prices_of("y"), self.config.step_error_bits)
             else:
                 quantised = quantise(residual)
             prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
@@ -207,7 +213,7 @@ class ContextEntropyModel(nn.Module):
             sigma = lower_bound(log_scale.clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
             residual = (steps[step] - mu) * there[step]
             if by_price and self.config.step_error_bits and self.config.z_step_error_bits:
-                quantised = rounded_by_price(residual, sigma, self.prices_of("z"), self.config.z_step_error_bits)
+                quantised = rdoq_straight_through(residual, sigma, self.prices_of("z"), self.config.z_step_error_bits)
             else:
                 quantised = quantise(residual)
             prices.append((residual, quantised, sigma.expand_as(residual)))
@@ -232,10 +238,10 @@ class ContextEntropyModel(nn.Module):
         z = self.hyper_analysis(y, autocast)
         x_hat, prices = self.transmit(y, z, rate, round_straight_through, autocast, x, by_price=True)
         of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
-        z_bits = bits_of(*of_z, self.prices_of("z"), noise)
-        y_bits = torch.stack([bits_of(*part, self.prices_of("y"), noise) for part in of_y]).sum(0)
+        z_bits = picture_bits(*of_z, self.prices_of("z"), noise)
+        y_bits = torch.stack([picture_bits(*part, self.prices_of("y"), noise) for part in of_y]).sum(0)
         # Nearly all details are 0 and free: noise on them would cost what they do not.
-        found = (bits_of(*part, self.prices_of("details"), noise=False) for part in of_details)
+        found = (picture_bits(*part, self.prices_of("residual"), noise=False) for part in of_details)
         detail_bits = sum(found, torch.zeros_like(z_bits))
         if of_details:
             detail_bits = detail_bits * rate["details.sent"].flatten()
@@ -250,8 +256,8 @@ def loss(
     model: ContextEntropyModel, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True,
     progress: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """`rate_and_distortion`, and per picture [B] the shares of bpp "z_bpp" and "detail_bpp"."""
+    """`rate_distortion_loss`, and per picture [B] the shares of bpp "z_bpp" and "detail_bpp"."""
     out = model(x, t, autocast, noise)
     bits = out["y_bits"] + out["z_bits"] + out["detail_bits"]
     shares = {f"{name}_bpp": out[f"{name}_bits"] / (x.shape[2] * x.shape[3]) for name in ("z", "detail")}
-    return rate_and_distortion(out["x_hat"], x, bits, t, noise) | shares
+    return rate_distortion_loss(out["x_hat"], x, bits, t, noise) | shares

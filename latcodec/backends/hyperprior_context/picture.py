@@ -23,10 +23,10 @@ from latcodec.backends.hyperprior_context import residual as details
 from latcodec.backends.hyperprior_context import wiener
 from latcodec.backends.hyperprior_context.coding_order import from_coding_order, picked, spread, there
 from latcodec.backends.hyperprior_context.entropy_model import Model, Rate
-from latcodec.backends.hyperprior_context.network import IMAGE_STRIDE
 from latcodec.backends.hyperprior_context.quadtree import STEPS
 from latcodec.backends.hyperprior_context.reconstruction import lifts
-from latcodec.nn.tiling import in_strips
+from latcodec.nn.geometry import IMAGE_STRIDE
+from latcodec.nn.tiling import run_in_tiles
 
 KEPT_RATES = 2  # at which the latents of a picture are kept
 
@@ -75,7 +75,7 @@ def shown_latents(
 def base_picture(model: Model, y: torch.Tensor, functions: dict[str, torch.Tensor], autocast: bool) -> torch.Tensor:
     """A picture without details, float32 [1, 3, 16 h, 16 w], of `shown_latents`."""
     synthesis = partial(model.network.synthesis, rate=functions, autocast=autocast)
-    return in_strips(synthesis, y, 1, IMAGE_STRIDE, model.halo())
+    return run_in_tiles(synthesis, y, 1, IMAGE_STRIDE, model.halo())
 
 
 @torch.inference_mode()

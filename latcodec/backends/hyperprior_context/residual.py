@@ -38,7 +38,7 @@ from latcodec.entropy.integer_net import FRACTION_BITS, IntegerNet, quantise
 from latcodec.entropy.tables import Tables
 from latcodec.errors import FormatError
 from latcodec.nn.layers import interpolate_knots
-from latcodec.nn.prices import SIGMA_MIN
+from latcodec.nn.symbol_costs import SIGMA_MIN
 
 NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
 BAND = 128  # rows of blocks that are transformed at once
@@ -220,7 +220,7 @@ def chooser(
 
 
 def signed_prices(tables: Tables) -> np.ndarray:
-    """Bits of symbols -LARGEST_PRICED ... LARGEST_PRICED in each row of the details, float64 [SCALE_ROWS, symbols]."""
+    """Bits of symbols -MAX_SYMBOL ... MAX_SYMBOL in each row of the details, float64 [SCALE_ROWS, symbols]."""
     return pricing.bits_of_tables(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from latcodec.backends.hyperprior_context.reconstruction import near
 from latcodec.nn.layers import conv, distortion_weights, interpolate_knots, leaky, lower_bound
-from latcodec.nn.prices import SIGMA_MAX, SIGMA_MIN
+from latcodec.nn.symbol_costs import SIGMA_MAX, SIGMA_MIN
 
 BLOCK = 8  # px
 PER_LATENT = 2  # blocks along a side of the 16 px that a latent stands for

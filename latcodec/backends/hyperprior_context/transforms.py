@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from latcodec.backends.hyperprior_context.config import Config, rate_knots
-from latcodec.nn.layers import GDN, Residual, conv, conv_at_rate, deconv, deconv_at_rate, leaky, scaled, to_pixels
+from latcodec.nn.layers import (
+    GDN,
+    ResidualBottleneck,
+    conditional_conv,
+    conditional_deconv,
+    conv,
+    deconv,
+    deconv_to_pixels,
+    leaky,
+    scale_and_shift,
+)
 
 STAGE_FUNCTIONS = ("stage_gain", "stage_bias")  # p and q of the transposed convolutions but the last
 LOOK_FUNCTIONS = ("look_gain", "look_bias")  # those of the convolutions of analysis but the last
@@ -27,7 +37,7 @@ class ContextTransforms(nn.Module):
         a, b, c = config.widths
         y, h, z = config.latent, config.hyper_width, config.hyper_latent
         k, of_stages = rate_knots(config), list(zip(config.widths, config.blocks, strict=True))
-        blocks = [[Residual(width) for _ in range(2 * n)] for width, n in of_stages]
+        blocks = [[ResidualBottleneck(width) for _ in range(2 * n)] for width, n in of_stages]
         down, up = [part[::2] for part in blocks], [part[1::2] for part in blocks]
         self.g_a = nn.Sequential(
             conv(3, a), GDN(a), *down[0], conv(a, b), GDN(b), *down[1], conv(b, c), GDN(c), *down[2], conv(c, y)
@@ -68,10 +78,10 @@ class ContextTransforms(nn.Module):
             for layer in self.g_a[:-1]:
                 if not self.config.analysis_at_rate or isinstance(layer, GDN):
                     h = layer(h)
-                elif isinstance(layer, Residual):
+                elif isinstance(layer, ResidualBottleneck):
                     h, block = layer(h, rate[f"branch_gain.{block}"]), block + 1
                 else:
-                    h, stage = conv_at_rate(layer, h, *_of_stage(rate, LOOK_FUNCTIONS, stage)), stage + 1
+                    h, stage = conditional_conv(layer, h, *_of_stage(rate, LOOK_FUNCTIONS, stage)), stage + 1
         return h
 
     def synthesis(self, y: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
@@ -81,16 +91,16 @@ class ContextTransforms(nn.Module):
 
     def synthesis_after_first(self, h: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
         """What synthesis makes of its first convolution's output, float32 [B, widths[2], 2 h, 2 w]."""
-        h, stage, block = scaled(h, *_of_stage(rate, STAGE_FUNCTIONS, 0)), 1, sum(self.config.blocks)
+        h, stage, block = scale_and_shift(h, *_of_stage(rate, STAGE_FUNCTIONS, 0)), 1, sum(self.config.blocks)
         with torch.autocast(h.device.type, torch.bfloat16, enabled=autocast):
             for layer in self.g_s[1:-1]:
                 if isinstance(layer, nn.ConvTranspose2d):
-                    h, stage = deconv_at_rate(layer, h, *_of_stage(rate, STAGE_FUNCTIONS, stage)), stage + 1
-                elif isinstance(layer, Residual):
+                    h, stage = conditional_deconv(layer, h, *_of_stage(rate, STAGE_FUNCTIONS, stage)), stage + 1
+                elif isinstance(layer, ResidualBottleneck):
                     h, block = layer(h, rate.get(f"branch_gain.{block}")), block + 1
                 else:
                     h = layer(h)
-        return to_pixels(self.g_s[-1], h.float()) + 0.5
+        return deconv_to_pixels(self.g_s[-1], h.float()) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
         """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""

@@ -28,7 +28,7 @@ from latcodec.backends.common.fixed_point import SCALE_ROWS
 from latcodec.backends.hyperprior_context.residual import COUNT_ROW, signed_prices
 from latcodec.backends.hyperprior_context.residual_network import BLOCK, colour_transform, cosines
 from latcodec.entropy.tables import Tables
-from latcodec.nn.prices import LARGEST_PRICED
+from latcodec.nn.symbol_costs import MAX_SYMBOL
 
 SIDE, REACH = 5, 2  # px of the filter, and how far it sees
 MODES = sorted(((i, j) for i, j in itertools.product(range(SIDE), repeat=2) if (i + j) % 2 == 0), key=sum)
@@ -130,7 +130,7 @@ def fit(base: Tensor, x: Tensor, rate_index: int, size: tuple[int, int], gray: b
     if not (np.abs(seen).max() < LARGEST_ENERGY and np.isfinite(wanted).all()):
         return none()  # networks that someone else trained may give anything
     prices = signed_prices(tables)
-    k = np.rint(np.linalg.solve(seen + RIDGE * np.eye(COEFFICIENTS), wanted)).clip(-LARGEST_PRICED, LARGEST_PRICED)
+    k = np.rint(np.linalg.solve(seen + RIDGE * np.eye(COEFFICIENTS), wanted)).clip(-MAX_SYMBOL, MAX_SYMBOL)
     k = k.astype(np.int64)
     for _ in range(2):
         k = _descended(k, seen, wanted, prices[_best_rows(k, prices)])
@@ -144,23 +144,23 @@ def fit(base: Tensor, x: Tensor, rate_index: int, size: tuple[int, int], gray: b
 
 def _best_rows(k: np.ndarray, prices: np.ndarray) -> np.ndarray:
     """The rows, int64 [COLOURS], in which coefficients, int64 [COEFFICIENTS, COLOURS], cost least."""
-    bits = prices[ROWS_TRIED][:, k + LARGEST_PRICED].sum(1)
+    bits = prices[ROWS_TRIED][:, k + MAX_SYMBOL].sum(1)
     return ROWS_TRIED[bits.argmin(0)]
 
 
 def _descended(k: np.ndarray, seen: np.ndarray, wanted: np.ndarray, prices: np.ndarray) -> np.ndarray:
     """Coefficients, int64 [COEFFICIENTS, COLOURS], of which each in turn is made the cheapest beside the others.
 
-    The cost of k is k' seen k - 2 k' wanted + prices [COLOURS, 2 LARGEST_PRICED + 1] of it.
+    The cost of k is k' seen k - 2 k' wanted + prices [COLOURS, 2 MAX_SYMBOL + 1] of it.
     """
     k, colours = k.copy(), np.arange(COLOURS)
     slope = seen @ k - wanted
     for _ in range(SWEEPS):
         for n, curve in enumerate(np.diag(seen) + 1e-9):
             best = np.floor(k[n] - slope[n] / curve)
-            tried = np.stack([k[n], best, best + 1, np.zeros(COLOURS)]).clip(-LARGEST_PRICED, LARGEST_PRICED)
+            tried = np.stack([k[n], best, best + 1, np.zeros(COLOURS)]).clip(-MAX_SYMBOL, MAX_SYMBOL)
             change = tried - k[n]
-            cost = change * (curve * change + 2 * slope[n]) + prices[colours, tried.astype(np.int64) + LARGEST_PRICED]
+            cost = change * (curve * change + 2 * slope[n]) + prices[colours, tried.astype(np.int64) + MAX_SYMBOL]
             change = change[cost.argmin(0), colours]
             k[n] += change.astype(np.int64)
             slope += seen[:, n, None] * change

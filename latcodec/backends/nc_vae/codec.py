@@ -25,13 +25,14 @@ from latcodec.backends.common.weights_parts import config_from, floats_to_arrays
 from latcodec.backends.nc_vae import contexts as ctx
 from latcodec.backends.nc_vae.adaptive import Step, walk
 from latcodec.backends.nc_vae.contexts import MEAN_BITS, Contexts
-from latcodec.backends.nc_vae.network import IMAGE_STRIDE, NCVAE, PREDICTED, Config, groups_of
+from latcodec.backends.nc_vae.network import NCVAE, PREDICTED, Config, groups_of
 from latcodec.container.format import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.entropy.tables import Tables
 from latcodec.errors import WeightsError
+from latcodec.nn.geometry import IMAGE_STRIDE
 from latcodec.nn.layers import logistic_bits
-from latcodec.nn.tiling import in_strips
+from latcodec.nn.tiling import run_in_tiles
 from latcodec.runtime import bf16_is_fast
 from latcodec.weights import Weights, trained_for
 
@@ -105,7 +106,9 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
-    return Latents(in_strips(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, _HALO)[0], image)
+    return Latents(
+        run_in_tiles(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, _HALO)[0], image
+    )
 
 
 @torch.inference_mode()
@@ -216,7 +219,7 @@ def synthesise(
     away[: len(means)] += torch.from_numpy(means).to(model.device) * 2.0**-MEAN_BITS
     y = (q[None] + rate["recentre"] * away.clamp_(-0.5, 0.5)) * rate["inverse_gain"]
     y = y.contiguous(memory_format=torch.channels_last)
-    x = in_strips(lambda part: model.network.synthesis(part, model.autocast), y, 1, IMAGE_STRIDE, _HALO)
+    x = run_in_tiles(lambda part: model.network.synthesis(part, model.autocast), y, 1, IMAGE_STRIDE, _HALO)
     return to_image(x, size, gray, depth)
 
 

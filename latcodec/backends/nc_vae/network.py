@@ -37,19 +37,18 @@ from torch import Tensor, nn
 
 from latcodec.nn.layers import (
     GDN,
-    Residual,
+    ResidualBottleneck,
     conv,
     deconv,
     interpolate_knots,
     logistic_bits,
     lower_bound,
-    rate_and_distortion,
+    rate_distortion_loss,
     round_straight_through,
 )
 from latcodec.rates import distortion_weight, lambda_of_index
 
 SIGMA_MIN, SIGMA_MAX = 0.08, 256.0
-IMAGE_STRIDE = 16
 NOISE_START = 0.02  # of the range 0..1
 GROUPS = (1, 1, 2, 4, 8, 16, 32, 64, 64)  # channels in a group; other latents get a prefix of it
 MEAN_SOURCES, PREDICTED = 16, 32
@@ -175,8 +174,8 @@ class NCVAE(nn.Module):
             deconv(y, c, up), GDN(c, True), deconv(c, b, up), GDN(b, True), deconv(b, a, up), GDN(a, True),
             deconv(a, 3, up),
         )  # fmt: skip
-        self.encoder_blocks = nn.Sequential(*(Residual(c) for _ in range(config.encoder_blocks)))
-        self.decoder_blocks = nn.Sequential(*(Residual(c) for _ in range(config.decoder_blocks)))
+        self.encoder_blocks = nn.Sequential(*(ResidualBottleneck(c) for _ in range(config.encoder_blocks)))
+        self.decoder_blocks = nn.Sequential(*(ResidualBottleneck(c) for _ in range(config.decoder_blocks)))
         self.rate = RateModule(y)
         # Gains start at the step a uniform quantiser would want: proportional to sqrt(lc), about 9 at lc = .0067.
         weights = [distortion_weight(lambda_of_index(255 * i / (k - 1))) for i in range(k)]
@@ -266,9 +265,9 @@ class NCVAE(nn.Module):
 def loss(
     model: NCVAE, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True, progress: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """`rate_and_distortion`, to the picture without noise, and "input_noise", its standard deviation, [B]."""
+    """`rate_distortion_loss`, to the picture without noise, and "input_noise", its standard deviation, [B]."""
     out = model(x, t, autocast, noise)
-    result = rate_and_distortion(out["x_hat"], x, out["y_bits"], t, noise)
+    result = rate_distortion_loss(out["x_hat"], x, out["y_bits"], t, noise)
     bpp = result["bpp"]
     return result | {
         "z_bpp": torch.zeros_like(bpp), "input_noise": model.input_noise().detach().expand_as(bpp),

@@ -31,14 +31,14 @@ from latcodec.backends.pln.coded_sampling import BIT, Machine
 from latcodec.backends.pln.entropy_model import FACTOR_BITS, VALUE_BITS, Model, to_value
 from latcodec.backends.pln.integers import Integers, bands, decode_integers
 from latcodec.backends.pln.measure import Level
-from latcodec.backends.pln.network import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.backends.pln.options import Options, UserOptions
 from latcodec.backends.pln.samplers import Layout
 from latcodec.container.format import Payload
 from latcodec.entropy.integer_net import FRACTION_BITS
 from latcodec.entropy.range_coder import RangeEncoder, ideal_bits
 from latcodec.errors import DriftError, FormatError
-from latcodec.nn.tiling import in_strips
+from latcodec.nn.geometry import HYPER_STRIDE, IMAGE_STRIDE
+from latcodec.nn.tiling import run_in_tiles
 from latcodec.weights import Weights
 
 REACH = (1.03, 0.86, -2.5, 1.08)  # of `jumps_to`; encoder only
@@ -68,7 +68,7 @@ class Coded:
 @torch.inference_mode()
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
-    y = in_strips(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, _HALO)
+    y = run_in_tiles(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, _HALO)
     z = model.network.hyper_analysis(pad_to_multiple(y, HYPER_STRIDE))
     # NaN and infinities of a strange picture must not reach the samplers.
     return Latents(torch.nan_to_num(y[0]).clamp(-1e6, 1e6).cpu(), torch.nan_to_num(z[0]).clamp(-1e6, 1e6).cpu())
@@ -221,7 +221,7 @@ def synthesise(
     rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))
     z1 = (torch.from_numpy(integers.means) + torch.from_numpy(integers.values)).to(model.device).float()
     z1 = (z1[None] * (rate["z1_log_sigma"].exp() * 2.0**-VALUE_BITS)).contiguous(memory_format=torch.channels_last)
-    x = in_strips(lambda part: model.network.synthesis(part, model.autocast), z1, 1, IMAGE_STRIDE, _HALO)
+    x = run_in_tiles(lambda part: model.network.synthesis(part, model.autocast), z1, 1, IMAGE_STRIDE, _HALO)
     return to_image(x, size, gray, depth)
 
 

@@ -14,9 +14,9 @@ from latcodec.backends.pln import coded_sampling, samplers
 from latcodec.backends.pln import parity as pln_parity
 from latcodec.backends.pln import wire as pln_wire
 from latcodec.backends.pln.entropy_model import VALUE_BITS, Model, to_value
-from latcodec.backends.pln.network import HYPER_STRIDE
 from latcodec.container.format import Payload
 from latcodec.entropy.range_coder import RangeDecoder
+from latcodec.nn.geometry import HYPER_STRIDE
 
 MOST_DIMENSIONS = 2**22  # that share a plan, for the memory large pictures take; part of the format
 

@@ -27,12 +27,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latcodec.nn.layers import GDN, conv, deconv, distortion_weights, interpolate_knots, leaky, lower_bound, to_pixels
+from latcodec.nn.layers import (
+    GDN,
+    conv,
+    deconv,
+    deconv_to_pixels,
+    distortion_weights,
+    interpolate_knots,
+    leaky,
+    lower_bound,
+)
 from latcodec.rates import distortion_weight, lambda_of_index
 
 RAMP = 4.0  # sharpness of the ramp that turns a into R
 PLACE_MIN, PLACE_MAX = -3.0, 8.0  # of a: up to 11.5 bits per dimension
-IMAGE_STRIDE, HYPER_STRIDE = 16, 4
 EVALUATION_TILE = 32  # latents: side of the fixed noise that evaluation repeats
 
 
@@ -127,7 +135,7 @@ class Ladder(nn.Module):
         h = self.g_s[0](z1)
         with torch.autocast(z1.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_s[1:-1](h)
-        return to_pixels(self.g_s[-1], h.float()) + 0.5
+        return deconv_to_pixels(self.g_s[-1], h.float()) + 0.5
 
     def hyper_analysis(self, mu_x: Tensor, autocast: bool = False) -> Tensor:
         """mu_x float32 [B, C, h, w], h and w multiples of 4 -> mu_2 float32 [B, Z, h/4, w/4]."""

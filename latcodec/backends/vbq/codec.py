@@ -23,12 +23,12 @@ from latcodec.backends.common.pixels import latent_shapes, pad_to_multiple, to_i
 from latcodec.backends.common.timing import timed_encode
 from latcodec.backends.vbq.entropy_model import NO_LAMBDA, Model
 from latcodec.backends.vbq.grids import Posterior
-from latcodec.backends.vbq.network import HYPER_STRIDE, IMAGE_STRIDE
 from latcodec.backends.vbq.quantiser import VALUE_BITS
 from latcodec.container.format import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder, ideal_bits
 from latcodec.errors import DriftError, FormatError, OptionError
-from latcodec.nn.tiling import in_strips
+from latcodec.nn.geometry import HYPER_STRIDE, IMAGE_STRIDE
+from latcodec.nn.tiling import run_in_tiles
 from latcodec.weights import Weights
 
 QUANTIZERS = ("vbq", "algorithm1", "uniform", "kmeans", "lloyd")  # ids on the wire, append-only
@@ -107,7 +107,7 @@ class Coded:
 def analyse(model: Model, image: np.ndarray) -> Latents:
     """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate."""
     x = to_tensor(image, model.device)
-    both = in_strips(lambda part: torch.cat(model.network.likelihood(part), 1), x, IMAGE_STRIDE, 1, _HALO)
+    both = run_in_tiles(lambda part: torch.cat(model.network.likelihood(part), 1), x, IMAGE_STRIDE, 1, _HALO)
     y, log_h = (torch.nan_to_num(part) for part in both.chunk(2, 1))
     z = model.network.hyper_analysis(pad_to_multiple(y, HYPER_STRIDE))
     return Latents(y[0].contiguous(), log_h[0].contiguous(), z[0])
@@ -214,7 +214,7 @@ def synthesise(model: Model, values: np.ndarray, size: tuple[int, int], gray: bo
     """Latents int32 [C, h, w] (2**-VALUE_BITS) to an image, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     y = torch.from_numpy(values).to(model.device).float() * 2.0**-VALUE_BITS
     y = y[None].contiguous(memory_format=torch.channels_last)
-    x = in_strips(lambda part: model.network.synthesis(part, model.autocast), y, 1, IMAGE_STRIDE, _HALO)
+    x = run_in_tiles(lambda part: model.network.synthesis(part, model.autocast), y, 1, IMAGE_STRIDE, _HALO)
     return to_image(x, size, gray, depth)
 
 

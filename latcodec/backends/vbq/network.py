@@ -45,17 +45,16 @@ from latcodec.nn.layers import (
     GDN,
     conv,
     deconv,
+    deconv_to_pixels,
     distortion_weights,
     interpolate_knots,
     leaky,
     logistic_bits,
     lower_bound,
     round_straight_through,
-    to_pixels,
 )
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, LIKELIHOOD_VARIANCE
 
-IMAGE_STRIDE, HYPER_STRIDE = 16, 4
 Z_SIGMA_MIN = 0.08
 ROUNDED_SIGMA_MIN = 0.05  # of the estimate that rounds, in steps
 SOFTNESS = 3.0  # K
@@ -154,7 +153,7 @@ class GaussianVAE(nn.Module):
         h = self.g_s[0](y * torch.exp(self.y_log_std)[:, None, None])
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_s[1:-1](h)
-        return to_pixels(self.g_s[-1], h.float()) + 0.5
+        return deconv_to_pixels(self.g_s[-1], h.float()) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
         """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""

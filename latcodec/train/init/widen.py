@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from latcodec.backends.hyperprior_context.network import Config, ContextHyperprior
 from latcodec.backends.hyperprior_context.quadtree import STEPS
 from latcodec.errors import OptionError
-from latcodec.nn.layers import GDN, Residual
-from latcodec.nn.prices import with_prices
+from latcodec.nn.layers import GDN, ResidualBottleneck
+from latcodec.nn.symbol_costs import with_symbol_costs
 from latcodec.train import data
 from latcodec.train.checkpoint import stored, write
 from latcodec.train.settings import config_of
@@ -98,11 +98,11 @@ def _branch_gains(network: ContextHyperprior) -> list[list[Tensor]]:
     return [list(islice(gains, n)) for n in (*blocks, *reversed(blocks))]
 
 
-def _blocks(part: nn.Sequential) -> list[list[Residual]]:
+def _blocks(part: nn.Sequential) -> list[list[ResidualBottleneck]]:
     """The residual blocks of each stage of g_a or g_s, in order."""
-    stages: list[list[Residual]] = [[]]
+    stages: list[list[ResidualBottleneck]] = [[]]
     for layer in part:
-        if isinstance(layer, Residual):
+        if isinstance(layer, ResidualBottleneck):
             stages[-1].append(layer)
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             stages.append([])
@@ -227,7 +227,7 @@ def main() -> None:
     if codec != "hyperprior-context":
         raise SystemExit(f"{given.weights}: weights of {codec}, not of hyperprior-context")
     old = ContextHyperprior(config_of(codec, Config, config, options[:1]))
-    tensors = with_prices(tensors, old.state_dict())
+    tensors = with_symbol_costs(tensors, old.state_dict())
     old.load_state_dict({k: v.float() for k, v in tensors.items() if k in old.state_dict()})
     torch.manual_seed(0)
     network = widened(old, config_of(codec, Config, config, options))

@@ -42,7 +42,7 @@ from latcodec.container.format import Payload
 from latcodec.entropy.integer_net import FRACTION_BITS, IntegerNet
 from latcodec.entropy.range_coder import RangeEncoder
 from latcodec.errors import DriftError, FormatError, OptionError, WeightsError
-from latcodec.nn.layers import GDN, Residual, logistic_bits, round_straight_through
+from latcodec.nn.layers import GDN, ResidualBottleneck, logistic_bits, round_straight_through
 from latcodec.train.checkpoint import initialise
 from latcodec.train.export.tables import logistic_tables
 from latcodec.train.init import residual as start_details
@@ -80,7 +80,7 @@ def network(x) -> ContextHyperprior:
         for knots in (*network.look_gain, *network.look_bias, *network.branch_gain):
             knots.normal_(std=0.002)
         for block in (*network.g_a, *network.g_s):
-            if isinstance(block, Residual):
+            if isinstance(block, ResidualBottleneck):
                 block.f[-1].weight.normal_(std=0.02)
     return network.eval()
 
@@ -749,12 +749,12 @@ def test_blocks_and_contexts_grow_beside_those_there_are(narrow, x):
     first = widen.widened(narrow, replace(narrow.config, blocks=(0, 1, 1)))
     with torch.no_grad():
         for block in (*first.g_a, *first.g_s):
-            if isinstance(block, Residual):
+            if isinstance(block, ResidualBottleneck):
                 block.f[-1].weight.normal_(std=0.05)
         for knots in first.branch_gain:
             knots.normal_(std=0.05)
     grown = widen.widened(first, replace(first.config, blocks=(1, 1, 3), context_width=32))
-    assert [type(layer).__name__ for layer in grown.g_a].count("Residual") == 5
+    assert [type(layer).__name__ for layer in grown.g_a].count("ResidualBottleneck") == 5
     t = torch.tensor([0.4])
     with torch.no_grad():
         before, after = (net(x, t, noise=False) for net in (first, grown))

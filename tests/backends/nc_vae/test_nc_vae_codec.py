@@ -90,12 +90,12 @@ def test_depth_and_gray(model, photograph):
     assert np.array_equal(gray[:, :, 0], gray[:, :, 1]) and np.array_equal(gray[:, :, 0], gray[:, :, 2])
 
 
-def test_same_bytes_again_and_in_strips(model, photograph, monkeypatch):
+def test_same_bytes_again_and_in_tiles(model, photograph, monkeypatch):
     image = np.ascontiguousarray(photograph[:240, :400])
     first = payload(model, image, 120)
     assert payload(model, image, 120) == first
     decoded = backend.decode(model, first)
-    monkeypatch.setattr("latcodec.nn.tiling.STRIP_CELLS", 1)
+    monkeypatch.setattr("latcodec.nn.tiling.TILE_LATENTS", 1)
     split = backend.encode(model, image, backend.Options(120))
     symbols = backend.encode(model, image, backend.Options(120)).symbols
     assert (split.symbols != symbols).mean() < 1e-3
