@@ -22,10 +22,9 @@ import numpy as np
 import torch
 
 from latcodec import api as codec
-from latcodec import backends, files, images
+from latcodec import backends, container, files, images
 from latcodec.backends.loading import load_model
 from latcodec.bench.contenders import LAMBDAS
-from latcodec.container import format as container
 from latcodec.errors import DriftError, LatcodecError
 from latcodec.images.formats import PICTURE_SUFFIXES
 

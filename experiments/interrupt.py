@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from latcodec.container import format as container
+from latcodec import container
 from latcodec.errors import LatcodecError
 
 

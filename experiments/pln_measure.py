@@ -12,13 +12,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from latcodec import images
+from latcodec import container, images
 from latcodec.backends import by_name
 from latcodec.backends.loading import load_model
 from latcodec.backends.pln import codec as pln
 from latcodec.backends.pln import integers as pln_integers
 from latcodec.backends.pln.entropy_model import FACTOR_BITS, VALUE_BITS
-from latcodec.container import format as container
 from latcodec.metrics import bd_rate, psnr_db
 
 RATES = (32, 96, 160, 224)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from latcodec import backends, rate_control, rates
+from latcodec import backends, container, rate_control, rates
 from latcodec.backends import loading
 from latcodec.backends.base import WireFormat
-from latcodec.container import format as container
 from latcodec.encoder import Encoded, Encoder
 from latcodec.errors import FormatError, ImageError, OptionError
 from latcodec.runtime import MAX_PIXELS, within_memory
@@ -64,7 +63,7 @@ def decode_picture(
 ) -> Picture:
     """Decode an .lc file; raises FormatError, VersionError, WeightsError, DriftError or ImageError (memory).
 
-    ignore_checksum: show what is left of a damaged file, if its codec can (one with a guard) and its header is sound.
+    ignore_checksum: show what is left of a damaged file, if it has a header CRC that holds.
     """
     notes = []
     try:
@@ -95,9 +94,14 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = F
     ignore_checksum: say what a damaged file seems to say, as far as it can be parsed, and what is wrong with it.
     Raises FormatError or VersionError.
     """
-    payload, parts, damage = container.survey(data, max_pixels=max_pixels)
-    if damage and not ignore_checksum:
-        raise FormatError(damage)
+    damage = ""
+    try:
+        payload, parts = container.unpack(data, max_pixels=max_pixels), container.sections(data)
+    except FormatError as error:
+        damaged = container.inspect_damaged(data) if ignore_checksum else None
+        if damaged is None:
+            raise
+        payload, parts, damage = damaged.payload, damaged.parts, str(error)
     backend = backends.find_wire_id(payload.backend_id)
     wire_format = WireFormat() if backend is None else backend.wire_format
     rate_index = wire_format.rate_index_of(payload)

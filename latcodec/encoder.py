@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from latcodec import backends, rates
+from latcodec import backends, container, rates
 from latcodec.backends import loading
 from latcodec.backends.base import Coded, EncodeRequest
-from latcodec.container import format as container
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.errors import OptionError
 from latcodec.settings import EncodeSettings, read_options, split_codec
 
@@ -229,7 +228,7 @@ class Encoder:
             icc=None if strip else picture.icc or None,
             exif=None if strip else picture.exif or None,
             xmp=None if strip else picture.xmp or None,
-            guard=self._codec.decodes_damaged,
+            has_header_crc=self._codec.decodes_damaged,
         )
 
     def _request(self, rate_index: int, verify: bool, progress_range: tuple[float, float]) -> EncodeRequest:

@@ -22,7 +22,7 @@ from typing import IO
 from PIL import Image, ImageFile
 
 from latcodec import api as codec
-from latcodec.container import format as container
+from latcodec import container
 from latcodec.errors import LatcodecError, OptionError
 
 FORMAT = "LATCODEC"

@@ -12,11 +12,10 @@ from skimage import data
 
 import latcodec
 from latcodec import api as codec
-from latcodec import backends, rates
+from latcodec import backends, container, rates
 from latcodec import runtime as codec_machine
 from latcodec.api import EncodeSettings, decode_picture, encode_picture
 from latcodec.backends import loading
-from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, ImageError, OptionError, VersionError, WeightsError
 from latcodec.images import Picture
 from latcodec.metrics import psnr_db

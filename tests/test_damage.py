@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from skimage import data
 
 from latcodec import api as codec
+from latcodec import container
 from latcodec.api import EncodeSettings, decode_picture, encode_picture
 from latcodec.backends.hyperprior_context.wire import LOSSLESS_PARAMETERS
 from latcodec.cli import main as cli
-from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, LatcodecError, VersionError
 from latcodec.images import Picture
 from latcodec.images.lossless import pack_pixels

@@ -13,8 +13,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 import latcodec.pillow  # noqa: F401  registers the format
 from latcodec import api as codec
-from latcodec import images
-from latcodec.container import format as container
+from latcodec import container, images
 from latcodec.errors import LatcodecError
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from latcodec.container.format import Payload
+    from latcodec.container import Payload
     from latcodec.weights import Weights
 
 

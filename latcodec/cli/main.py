@@ -16,7 +16,7 @@ from latcodec.cli.bench import bench
 from latcodec.cli.jobs import decided, meter, run
 from latcodec.cli.options import finite, json_option, manners_options, max_pixels_option, network_options
 from latcodec.cli.train import train
-from latcodec.container.format import MAGIC
+from latcodec.container import MAGIC
 from latcodec.errors import LatcodecError, OptionError, TargetError
 from latcodec.images.formats import DEFAULT_FORMAT, PICTURE_SUFFIXES, WRITABLE, format_of_suffix
 from latcodec.rates import METRICS
@@ -237,7 +237,7 @@ def decode(
 @max_pixels_option
 def info(inputs, check, as_json, channels, weights, max_pixels):
     """Say what the headers of .lc files say, without decoding; of a damaged file as far as it can be read."""
-    from latcodec.container import format as container
+    from latcodec import container
 
     def work(job: files.Job) -> Done:
         data = files.read_bytes(job.source, _limit_bytes(max_pixels), magic=MAGIC)

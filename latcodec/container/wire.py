@@ -1,12 +1,13 @@
-"""The parts of a latcodec file that `container` puts together: its numbers, varints, sections, the guard.
+"""The smallest parts of the file format: numbers of kinds, varints, sections and the header CRC.
 
-What each of them means is in the specification, the docstring of `container.py`.
+FORMAT.md in this folder is the specification.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from latcodec.errors import FormatError
 
@@ -17,9 +18,16 @@ MAX_SECTIONS = 65_536
 
 STREAM, PARAMETERS, ALPHA = 0x01, 0x02, 0x03
 ANCILLARY = 0x80
-ICC, EXIF, XMP, GUARD = 0x81, 0x82, 0x83, 0x84
-KIND_NAMES = {STREAM: "stream", PARAMETERS: "parameters", ALPHA: "alpha", ICC: "icc", EXIF: "exif", XMP: "xmp",
-              GUARD: "guard"}  # fmt: skip
+ICC, EXIF, XMP, HEADER_CRC = 0x81, 0x82, 0x83, 0x84
+KIND_NAMES = {
+    STREAM: "stream",
+    PARAMETERS: "parameters",
+    ALPHA: "alpha",
+    ICC: "icc",
+    EXIF: "exif",
+    XMP: "xmp",
+    HEADER_CRC: "header_crc",
+}
 
 GRAY, DEPTH16 = 0x01, 0x02
 FIXED_BYTES = 16
@@ -27,7 +35,22 @@ CRC_BYTES = 4
 VARINT_BYTES = 5
 SMALLEST_BYTES = FIXED_BYTES + 2 + 2 + CRC_BYTES  # width, height and one empty section
 
-Section = tuple[int, int, int, int]  # kind, offset, start and end of the contents
+
+class Section(NamedTuple):
+    """Where a section lies: its kind, its offset, and the start and end of its contents."""
+
+    kind: int
+    offset: int
+    start: int
+    end: int
+
+
+class Part(NamedTuple):
+    """A part of a file for people: header, section or checksum, with its offset and length."""
+
+    name: str
+    offset: int
+    length_bytes: int
 
 
 def varint(value: int) -> bytes:
@@ -67,13 +90,12 @@ def read_size(view: memoryview, end: int) -> tuple[int, int, int]:
     return width, height, after
 
 
-def read_sections(view: memoryview, position: int, end: int) -> list[Section]:
-    """Return (kind, offset, contents start, contents end) of the sections that must fill position..end exactly."""
-    return list(each_section(view, position, end))
-
-
 def each_section(view: memoryview, position: int, end: int) -> Iterator[Section]:
-    """As `read_sections`, one section after the other, up to the first that does not fit."""
+    """Yield the sections that must fill position..end exactly.
+
+    Raises:
+        FormatError: A section does not fit; the sections before it have been yielded.
+    """
     count = 0
     while position < end:
         offset, kind = position, view[position]
@@ -84,18 +106,30 @@ def each_section(view: memoryview, position: int, end: int) -> Iterator[Section]
         if count == MAX_SECTIONS:
             raise FormatError(f"more than {MAX_SECTIONS} sections at offset {offset}")
         position, count = start + length, count + 1
-        yield kind, offset, start, position
+        yield Section(kind, offset, start, position)
 
 
-def guard_of(view: memoryview, found: list[Section]) -> bytes:
-    """Return what the guard of a file without its checksum has to be; found: as of `read_sections`."""
-    last = max(start for kind, _, start, _ in found if kind == STREAM)
+def header_crc(view: memoryview, found: Sequence[Section]) -> bytes:
+    """Return the contents of the header CRC section.
+
+    Args:
+        view: The file without its checksum.
+        found: All of its sections, in order.
+    """
+    last = max(section.start for section in found if section.kind == STREAM)
     crc = position = 0
-    for kind, _, start, end in found:
-        if kind == GUARD or start == last:
-            crc, position = zlib.crc32(view[position:start], crc), end
+    for section in found:
+        if section.kind == HEADER_CRC or section.start == last:
+            crc, position = zlib.crc32(view[position : section.start], crc), section.end
     return zlib.crc32(view[position:], crc).to_bytes(CRC_BYTES, "little")
 
 
+def parts_of(header_bytes: int, found: Sequence[Section]) -> list[Part]:
+    """Return the header and the sections of a file as parts."""
+    parts = [Part(kind_name(section.kind), section.offset, section.end - section.offset) for section in found]
+    return [Part("header", 0, header_bytes), *parts]
+
+
 def kind_name(kind: int) -> str:
+    """Return the name of a kind of section, for people and for `latcodec info`."""
     return KIND_NAMES.get(kind) or f"unknown 0x{kind:02x}"

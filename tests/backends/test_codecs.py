@@ -13,10 +13,9 @@ from skimage import data
 from torch_threads import threads
 
 from latcodec import api as codec
-from latcodec import backends
+from latcodec import backends, container
 from latcodec.backends.hyperprior.network import Config, Hyperprior
 from latcodec.backends.loading import load_model
-from latcodec.container import format as container
 from latcodec.entropy.integer_net import IntegerNet
 from latcodec.entropy.tables import Tables
 from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError

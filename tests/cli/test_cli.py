@@ -23,9 +23,8 @@ from stand_ins import (
 
 import latcodec
 import latcodec.images
-from latcodec import backends, runtime, settings
+from latcodec import backends, container, runtime, settings
 from latcodec.cli import main as cli
-from latcodec.container import format as container
 from latcodec.errors import FormatError, OptionError
 
 
@@ -44,7 +43,7 @@ def seen(monkeypatch):
     codec = types.SimpleNamespace(
         EncodeSettings=EncodeSettings, encode_picture=noted(encode_picture), decode_picture=noted(decode_picture),
         info=lambda data, max_pixels, ignore_checksum: (
-            container.survey(data, max_pixels=max_pixels) and {"backend": "hyperprior", "sections": {"stream": 5}}
+            container.unpack(data, max_pixels=max_pixels) and {"backend": "hyperprior", "sections": {"stream": 5}}
         ),
     )  # fmt: skip
     monkeypatch.setattr(runtime, "set_threads", noted(lambda count: None))

@@ -7,9 +7,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from latcodec import api as codec
-from latcodec import images, weights
+from latcodec import container, images, weights
 from latcodec.cli import main as cli
-from latcodec.container import format as container
 from latcodec.errors import OptionError
 from latcodec.settings import check_codec, choose_codec
 

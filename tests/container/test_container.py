@@ -1,16 +1,20 @@
 """The format: literal bytes in, one refusal each; equality out."""
 
 import random
+import re
 import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latcodec.container.format import KIND_NAMES, MAX_SECTIONS, MAX_SIDE_PX, Payload, pack, sections, survey, unpack
+import latcodec.container
+from latcodec.container import MAX_SIDE_PX, Payload, inspect_damaged, pack, sections, unpack
+from latcodec.container.wire import ANCILLARY, KIND_NAMES, MAX_SECTIONS
 from latcodec.errors import FormatError, LatcodecError, VersionError
 
 TINY = Payload(
@@ -73,16 +77,16 @@ def test_golden_bytes_of_every_field():
     assert unpack(pack(FULL)) == FULL
 
 
-def test_golden_bytes_of_a_guard():
-    guarded = replace(TINY, streams=(b"ab", b"cd"), icc=b"i", guard=True)
+def test_golden_bytes_of_a_header_crc():
+    protected = replace(TINY, streams=(b"ab", b"cd"), icc=b"i", has_header_crc=True)
     head = TINY_BYTES[:19] + bytes.fromhex("01 02 6162  01 02")
     rest = bytes.fromhex("81 01 69  84 04")
     crc = zlib.crc32(head + rest).to_bytes(4, "little")
-    assert pack(guarded) == sealed(head + b"cd" + rest + crc)
+    assert pack(protected) == sealed(head + b"cd" + rest + crc)
 
 
-def test_a_guard_replaces_the_checksum_on_demand():
-    data = pack(replace(TINY, streams=(b"ab", b"cdefg"), guard=True))
+def test_a_header_crc_replaces_the_checksum_on_demand():
+    data = pack(replace(TINY, streams=(b"ab", b"cdefg"), has_header_crc=True))
     start = data.index(b"cdefg")
     for position in range(len(data)):
         hurt = bytearray(data)
@@ -97,22 +101,22 @@ def test_a_guard_replaces_the_checksum_on_demand():
                 unpack(bytes(hurt), ignore_checksum=True)
 
 
-def test_without_a_guard_no_checksum_is_ignored():
+def test_without_a_header_crc_no_checksum_is_ignored():
     assert unpack(TINY_BYTES, ignore_checksum=True) == TINY
-    with pytest.raises(FormatError, match="no guard"):
+    with pytest.raises(FormatError, match="no header CRC"):
         unpack(TINY_BYTES[:-5] + b"!" + TINY_BYTES[-4:], ignore_checksum=True)
 
 
-def test_a_wrong_guard_is_refused_under_a_right_checksum():
-    body = bytearray(pack(replace(TINY, guard=True))[:-4])
+def test_a_wrong_header_crc_is_refused_under_a_right_checksum():
+    body = bytearray(pack(replace(TINY, has_header_crc=True))[:-4])
     body[-1] ^= 1
-    with pytest.raises(FormatError, match="guard"):
+    with pytest.raises(FormatError, match="header CRC"):
         unpack(sealed(bytes(body)))
 
 
 def test_kind_numbers_are_append_only():
     known = {0x01: "stream", 0x02: "parameters", 0x03: "alpha", 0x81: "icc", 0x82: "exif", 0x83: "xmp"}
-    known[0x84] = "guard"
+    known[0x84] = "header_crc"
     assert known.items() <= KIND_NAMES.items()
 
 
@@ -128,7 +132,7 @@ payloads = st.builds(
     depth=st.sampled_from((8, 16)),
     integers_crc=st.integers(0, 2**32 - 1),
     streams=st.lists(blobs, min_size=1, max_size=4).map(tuple),
-    guard=st.booleans(),
+    has_header_crc=st.booleans(),
     alpha=st.none() | blobs,
     icc=st.none() | blobs,
     exif=st.none() | blobs,
@@ -308,43 +312,57 @@ def test_pack_refuses_what_the_format_cannot_say(change):
         pack(replace(TINY, **change))
 
 
-def test_a_survey_of_a_sound_file_is_unpack_and_sections():
-    for payload in (TINY, FULL):
-        assert survey(pack(payload)) == (payload, sections(pack(payload)), "")
-    with pytest.raises(FormatError, match="--max-pixels"):
-        survey(pack(FULL), max_pixels=1)
+def test_what_is_sound_or_no_latcodec_file_is_not_inspected_as_damaged():
+    for data in (TINY_BYTES, pack(FULL), b"", TINY_BYTES[:20], b"\x89PNG" + bytes(40), changed(4, 2)[:-1] + b"\0"):
+        assert inspect_damaged(data) is None
 
 
-def test_a_survey_of_every_truncation():
+def test_inspection_of_every_truncation():
     """Wherever a file is cut, its parts tile it, and all but the one that was cut are those of the whole file."""
     whole, parts = pack(FULL), sections(pack(FULL))
     for length in range(len(whole)):
-        try:
-            payload, found, damage = survey(whole[:length])
-        except FormatError:
-            assert length < parts[0][2] + 4  # the last four bytes are taken for the checksum
+        damaged = inspect_damaged(whole[:length])
+        if damaged is None:
+            assert length < parts[0].length_bytes + 4  # the last four bytes are taken for the checksum
             continue
+        payload, found = damaged.payload, damaged.parts
         assert (payload.width, payload.height, payload.rate_index) == (FULL.width, FULL.height, FULL.rate_index)
-        assert damage.startswith("checksum at offset") and found[:-1] == parts[: len(found) - 1]
-        assert sum(size for *_, size in found) == length
+        assert found[:-1] == parts[: len(found) - 1]
+        assert sum(part.length_bytes for part in found) == length
 
 
-def test_a_survey_of_every_bit_flip():
+def test_inspection_of_every_bit_flip():
     whole = pack(FULL)
     for position in range(len(whole)):
         for bit in range(8):
             flipped = bytearray(whole)
             flipped[position] ^= 1 << bit
-            try:
-                _, found, damage = survey(bytes(flipped))
-            except FormatError:
-                assert position < 5 or 16 <= position < sections(whole)[0][2]  # magic, version, width, height
+            damaged = inspect_damaged(bytes(flipped))
+            if damaged is None:
+                assert position < 5 or 16 <= position < sections(whole)[0].length_bytes  # magic, version, width, height
                 continue
-            assert damage and sum(size for *_, size in found) == len(whole)
+            assert sum(part.length_bytes for part in damaged.parts) == len(whole)
 
 
 def test_imports_the_standard_library_only():
-    code = (
-        "import sys, latcodec.container.format as f; print({'numpy', 'torch', 'PIL', 'constriction'} & {*sys.modules})"
-    )
+    code = "import sys, latcodec.container; print({'numpy', 'torch', 'PIL', 'constriction'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+SPECIFICATION = Path(latcodec.container.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")
+
+
+def test_the_specification_names_every_kind():
+    """The table of sections: kind, name, whether critical or ancillary."""
+    rows = re.findall(r"^\| 0x([0-9a-f]{2}) \| (\w+) \| (critical|ancillary) \|", SPECIFICATION, re.MULTILINE)
+    assert {int(kind, 16): name for kind, name, _ in rows} == KIND_NAMES
+    assert all((int(kind, 16) >= ANCILLARY) == (status == "ancillary") for kind, _, status in rows)
+
+
+def test_the_specification_shows_a_file_of_today():
+    """The annotated hex dump, line by line, is a golden file."""
+    lines = re.findall(r"^(\d\d)  ((?:[0-9a-f]{2} )+) ", SPECIFICATION, re.MULTILINE)
+    data = b"".join(bytes.fromhex(dump) for _, dump in lines)
+    golden = Path(__file__).parents[1] / "golden" / "context-dot.lc"
+    assert data == golden.read_bytes()
+    assert all(data[int(offset) :].startswith(bytes.fromhex(dump)) for offset, dump in lines)

@@ -9,7 +9,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
-from latcodec.container import format as container
+from latcodec import container
 from latcodec.errors import ImageError
 from latcodec.runtime import MAX_PIXELS
 

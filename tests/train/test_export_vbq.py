@@ -12,7 +12,7 @@ from latcodec.backends.vbq import codec as vbq
 from latcodec.backends.vbq.codebooks import entropy_constrained, k_means, uniform_start
 from latcodec.backends.vbq.entropy_model import Model
 from latcodec.backends.vbq.network import Config, GaussianVAE
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.errors import WeightsError
 from latcodec.train.export.vbq import export, fit
 from latcodec.train.init.klt import start_from_klt

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError
 
 Integers = TypeVar("Integers")

@@ -47,7 +47,7 @@ from latcodec.backends.common.rate_tables import RateTables as HyperRateTables
 from latcodec.backends.common.timing import timed_encode
 from latcodec.backends.common.weights_parts import floats_to_arrays, stored_config
 from latcodec.backends.hyperprior.network import Config, Hyperprior
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.integer_net import quantise
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.entropy.tables import Tables

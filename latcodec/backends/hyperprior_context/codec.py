@@ -39,7 +39,7 @@ from latcodec.backends.hyperprior_context.coding_order import from_coding_order,
 from latcodec.backends.hyperprior_context.entropy_model import ROWS, Model, Rate, Take, Walked
 from latcodec.backends.hyperprior_context.export import export
 from latcodec.backends.hyperprior_context.picture import LatentsAtRates, analyse, soft_beside, synthesise
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.errors import OptionError
 from latcodec.nn.geometry import IMAGE_STRIDE

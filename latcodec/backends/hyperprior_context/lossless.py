@@ -16,7 +16,7 @@ import numpy as np
 
 from latcodec.backends.common.checks import check_stream_length, decode_checked
 from latcodec.backends.hyperprior_context.wire import LOSSLESS_PARAMETERS
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.errors import DriftError, FormatError
 from latcodec.images.lossless import pack_pixels, unpack_pixels
 

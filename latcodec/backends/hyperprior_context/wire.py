@@ -13,7 +13,7 @@ from latcodec import rates
 from latcodec.backends.base import WireFormat
 
 if TYPE_CHECKING:
-    from latcodec.container.format import Payload
+    from latcodec.container import Payload
 
 LOSSLESS_PARAMETERS = bytes((0, 1))
 NEGATIVE_RATE_TAG = 1

@@ -26,7 +26,7 @@ from latcodec.backends.nc_vae import contexts as ctx
 from latcodec.backends.nc_vae.adaptive import Step, walk
 from latcodec.backends.nc_vae.contexts import MEAN_BITS, Contexts
 from latcodec.backends.nc_vae.network import NCVAE, PREDICTED, Config, groups_of
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.entropy.tables import Tables
 from latcodec.errors import WeightsError

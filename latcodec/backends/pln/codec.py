@@ -4,8 +4,8 @@ Stream 0 is the range coder's: jumps of z2, jumps of z1 and, with sampler=reject
 whole number of steps of some 2.5 standard deviations by which the prior's mean is moved towards evidence that lies
 where the candidates do not reach. Stream 1 holds indices of kappa bits: those of z2, Reed-Solomon parity of these
 bytes, then those of z1. The decoder knows from z2, in integers, how much information each dimension has, and so which
-dimensions share an index. Parameters section (`pln_wire.py`): sampler, kappa, shards. The container's guard vouches
-for all but stream 1, so that damage there can be decoded.
+dimensions share an index. Parameters section (`pln_wire.py`): sampler, kappa, shards. The container's header CRC
+covers all but stream 1, so that damage there can be decoded.
 
 Fixed point: z2 has FRACTION_BITS after the point; z1 VALUE_BITS, in units of its evidence's standard deviation.
 """
@@ -33,7 +33,7 @@ from latcodec.backends.pln.integers import Integers, bands, decode_integers
 from latcodec.backends.pln.measure import Level
 from latcodec.backends.pln.options import Options, UserOptions
 from latcodec.backends.pln.samplers import Layout
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.integer_net import FRACTION_BITS
 from latcodec.entropy.range_coder import RangeEncoder, ideal_bits
 from latcodec.errors import DriftError, FormatError

@@ -14,7 +14,7 @@ from latcodec.backends.pln import coded_sampling, samplers
 from latcodec.backends.pln import parity as pln_parity
 from latcodec.backends.pln import wire as pln_wire
 from latcodec.backends.pln.entropy_model import VALUE_BITS, Model, to_value
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeDecoder
 from latcodec.nn.geometry import HYPER_STRIDE
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from latcodec.backends.pln.samplers import SAMPLERS, Layout, exists
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.errors import FormatError
 
 _BYTES = 3

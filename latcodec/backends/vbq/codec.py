@@ -24,7 +24,7 @@ from latcodec.backends.common.timing import timed_encode
 from latcodec.backends.vbq.entropy_model import NO_LAMBDA, Model
 from latcodec.backends.vbq.grids import Posterior
 from latcodec.backends.vbq.quantiser import VALUE_BITS
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder, ideal_bits
 from latcodec.errors import DriftError, FormatError, OptionError
 from latcodec.nn.geometry import HYPER_STRIDE, IMAGE_STRIDE

@@ -11,12 +11,11 @@ import torch
 from skimage import data
 
 from latcodec import api as codec
-from latcodec import backends
+from latcodec import backends, container
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common import sga as search
 from latcodec.backends.common.distortion import error_weight
 from latcodec.backends.loading import load_model
-from latcodec.container import format as container
 from latcodec.errors import OptionError
 from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
 

@@ -19,7 +19,7 @@ from latcodec.backends.hyperprior_context.export import MOST_TIMES, equalised
 from latcodec.backends.hyperprior_context.network import LOUDEST, SIGMA_MIN, Config, ContextHyperprior, loss
 from latcodec.backends.hyperprior_context.quadtree import STEPS, coding_order, from_steps, in_steps
 from latcodec.backends.hyperprior_context.reconstruction import MOST_LIFT, fade, lifted, lifts
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.integer_net import FRACTION_BITS, quantise
 from latcodec.errors import DriftError, WeightsError
 from latcodec.train.export.tables import logistic_tables

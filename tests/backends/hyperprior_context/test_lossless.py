@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont, features
 
 from latcodec import api as codec
-from latcodec import backends
+from latcodec import backends, container
 from latcodec.backends.common import sga as search
 from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context import lossless
 from latcodec.backends.hyperprior_context import mode_decision as choice
 from latcodec.backends.loading import load_model
-from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, ImageError
 from latcodec.images import Picture
 from latcodec.images.lossless import pack_pixels, unpack_pixels

@@ -9,15 +9,14 @@ import torch
 from skimage import data
 
 from latcodec import api as codec
-from latcodec import backends, rates
+from latcodec import backends, container, rates
 from latcodec.backends import loading
 from latcodec.backends.common import sga as search
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context.network import LATENT_FUNCTIONS, Config, ContextHyperprior
 from latcodec.backends.hyperprior_context.wire import NEGATIVE_RATE_TAG
 from latcodec.bench.contenders import LAMBDAS, Settings, learned
-from latcodec.container import format as container
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.errors import FormatError, OptionError, WeightsError
 from latcodec.nn.layers import interpolate_knots
 from latcodec.rates import LOWEST_INDEX

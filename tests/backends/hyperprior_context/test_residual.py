@@ -38,7 +38,7 @@ from latcodec.backends.hyperprior_context.residual_network import (
     cosine_basis,
     groups_of,
 )
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.integer_net import FRACTION_BITS, IntegerNet
 from latcodec.entropy.range_coder import RangeEncoder
 from latcodec.errors import DriftError, FormatError, OptionError, WeightsError

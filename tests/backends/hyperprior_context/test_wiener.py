@@ -20,7 +20,7 @@ from latcodec.backends.hyperprior_context import residual as details_backend
 from latcodec.backends.hyperprior_context import wiener
 from latcodec.backends.hyperprior_context.picture import soft_beside
 from latcodec.backends.hyperprior_context.residual_network import colour_transform
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.errors import DriftError, FormatError
 

@@ -11,7 +11,7 @@ import torch
 from latcodec.backends.nc_vae import codec as backend
 from latcodec.backends.nc_vae.contexts import MEAN_BITS, sizes
 from latcodec.backends.nc_vae.network import NCVAE, Config
-from latcodec.container.format import Payload
+from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeEncoder
 from latcodec.errors import DriftError, FormatError, WeightsError
 from latcodec.train.export import nc_vae as export_nc_vae

@@ -13,14 +13,13 @@ from skimage import data
 from torch_threads import threads
 
 from latcodec import api as codec
-from latcodec import weights
+from latcodec import container, weights
 from latcodec.backends.common.weights_parts import stored_config
 from latcodec.backends.pln import codec as pln
 from latcodec.backends.pln import integers as pln_integers
 from latcodec.backends.pln import parity as pln_parity
 from latcodec.backends.pln import wire as pln_wire
 from latcodec.backends.pln.samplers import Layout
-from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, OptionError, VersionError, WeightsError
 from latcodec.metrics import psnr_db
 from latcodec.rates import lambda_of_index
@@ -289,7 +288,7 @@ def test_damage_of_level_two_is_put_right(model):
 
 def test_what_is_protected_is_refused_when_damaged(model):
     payload, _ = encoded(model, crop(64, 64))
-    data = container.pack(replace(payload, guard=True))
+    data = container.pack(replace(payload, has_header_crc=True))
     spared = data.index(payload.streams[1])
     for position in (*range(spared), *range(spared + len(payload.streams[1]), len(data) - 4)):
         hurt = bytearray(data)
@@ -302,13 +301,13 @@ def test_what_is_protected_is_refused_when_damaged(model):
         with pytest.raises(FormatError, match="checksum"):
             container.unpack(bytes(hurt))
         left = container.unpack(bytes(hurt), ignore_checksum=True)
-        assert replace(left, streams=payload.streams, guard=False) == payload
+        assert replace(left, streams=payload.streams, has_header_crc=False) == payload
         assert pln.decode(model, left, ignore_checksum=True).shape == (64, 64, 3)
 
 
-def test_files_have_a_guard_and_decode_damaged():
+def test_files_have_a_header_crc_and_decode_damaged():
     data = codec.encode(crop(), codec="pln")
-    assert container.unpack(data).guard
+    assert container.unpack(data).has_header_crc
     hurt = bytearray(data)
     hurt[data.index(container.unpack(data).streams[1]) + 300] ^= 255
     with pytest.raises(FormatError, match="checksum"):
@@ -318,7 +317,7 @@ def test_files_have_a_guard_and_decode_damaged():
     assert codec.decode_picture(data, ignore_checksum=True).notes == ()
     other = bytearray(codec.encode(crop()))
     other[-20] ^= 1
-    with pytest.raises(FormatError, match="no guard"):
+    with pytest.raises(FormatError, match="no header CRC"):
         codec.decode_picture(bytes(other), ignore_checksum=True)
 
 

@@ -10,12 +10,12 @@ import torch
 from skimage import data
 
 from latcodec import api as codec
+from latcodec import container
 from latcodec.backends import Backend
 from latcodec.backends.loading import load_model
 from latcodec.backends.vbq import codec as vbq
 from latcodec.backends.vbq.entropy_model import NO_LAMBDA
 from latcodec.backends.vbq.grids import ONE, PointGrid, StepGrid, fixed_exp, level_of
-from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, OptionError
 from latcodec.images import Picture
 from latcodec.metrics import psnr_db
