@@ -22,9 +22,10 @@ import numpy as np
 import torch
 
 from latcodec import api as codec
-from latcodec import backends, container, files, images
+from latcodec import backends, container, images
 from latcodec.backends.loading import load_model
 from latcodec.bench.contenders import LAMBDAS
+from latcodec.cli.paths import expand_input
 from latcodec.errors import DriftError, LatcodecError
 from latcodec.images.formats import PICTURE_SUFFIXES
 
@@ -97,7 +98,7 @@ def main() -> int:
     backend = import_module(row.module)
     model = load_model(row, None, options.weights, "cpu")
     prepared = [(variant, variant.prepared(model)) for variant in variants]
-    pictures = [path for path, _ in files.expand(options.folder, PICTURE_SUFFIXES)][: options.limit]
+    pictures = [path for path, _ in expand_input(options.folder, PICTURE_SUFFIXES)][: options.limit]
     for path in pictures:
         picture = images.read_picture(path)
         step = 257 if picture.pixels.dtype == np.uint16 else 1

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from latcodec import files
+from latcodec.cli.paths import Job, plan_outputs
 from latcodec.errors import FormatError, OptionError
-from latcodec.files import Job, atomic_writer, plan_outputs
+from latcodec.files import atomic_writer
 from latcodec.images.formats import PICTURE_SUFFIXES
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX files")

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from latcodec import backends, files, parallel, runtime, text
+from latcodec import backends, parallel, runtime, text
+from latcodec.cli.paths import expand_input
 from latcodec.errors import LatcodecError, OptionError
 from latcodec.images.formats import PICTURE_SUFFIXES
 
@@ -68,7 +69,7 @@ def subjects_of(paths, problem: Callable[[str], None]) -> list:
         try:
             if name == "-":
                 raise OptionError("-: bench reads files and folders, not standard input")
-            inputs += files.expand(name, PICTURE_SUFFIXES)
+            inputs += expand_input(name, PICTURE_SUFFIXES)
         except (LatcodecError, OSError) as error:
             problem(text.error_line(error, name))
     inputs = list(dict(inputs).items())

@@ -8,6 +8,7 @@ import time
 import types
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from stand_ins import (
@@ -25,6 +26,7 @@ import latcodec
 import latcodec.images
 from latcodec import backends, container, runtime, settings
 from latcodec.cli import main as cli
+from latcodec.cli.options import HeadedOption
 from latcodec.errors import FormatError, OptionError
 
 
@@ -269,12 +271,13 @@ def test_data_and_json_cannot_share_stdout(run):
 
 
 def test_no_data_to_a_terminal(run, monkeypatch):
-    from latcodec.cli.batch import Manners
-    from latcodec.files import Job
+    from latcodec.cli.jobs import OutputStyle
+    from latcodec.cli.options import check_stdout
+    from latcodec.cli.paths import Job
 
     monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(isatty=lambda: True))
     with pytest.raises(OptionError, match="terminal"):
-        cli._check_stdout([Job(None, None)], Manners())
+        check_stdout([Job(None, None)], OutputStyle())
 
 
 def test_json_lines(run):
@@ -349,6 +352,26 @@ def test_version_and_help():
     for arguments in (["-h"], ["encode", "--help"], ["decode", "--help"], ["info", "--help"]):
         result = CliRunner().invoke(cli.cli, arguments)
         assert result.exit_code == 0 and "Exit codes: 0" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "info"])
+def test_help_lists_every_option_once_under_a_heading(command):
+    for parameter in cli.cli.commands[command].params:
+        assert isinstance(parameter, click.Argument) or isinstance(parameter, HeadedOption)
+    lines = CliRunner().invoke(cli.cli, [command, "--help"]).stdout.splitlines()
+    options = [line.split()[0].rstrip(",") for line in lines if line.startswith("  -")]
+    assert len(options) == len(set(options)) == len(cli.cli.commands[command].get_params(click.Context(cli.cli))) - 1
+    assert "  Examples:" in lines and "Other options:" in lines
+
+
+def test_help_of_encode_groups_related_options():
+    lines = CliRunner().invoke(cli.cli, ["encode", "--help"]).stdout.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    expected = "Rate and quality: Codec: Output: Metadata: Messages: Machine: Other options:"
+    assert " ".join(headings) == expected
+    rate = lines[lines.index("Rate and quality:") : lines.index("Codec:")]
+    options = [line.split()[0] for line in rate if line.startswith("  -")]
+    assert options == ["-q,", "--lambda", "--bpp", "--psnr", "--size", "--metric"]
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(latcodec.__file__).parents[1])}
