@@ -35,6 +35,7 @@ class OutputStyle:
     writes_files: bool = True
 
     def __post_init__(self) -> None:
+        """Refuse a contradiction."""
         if self.quiet and self.verbose:
             raise OptionError("--verbose and --quiet exclude each other; give one")
 
@@ -128,6 +129,7 @@ class Reporter:
         self._has_bar = count > 1 and _shows_bar(style, team)
 
     def __enter__(self) -> Reporter:
+        """Show the bar, if there is one."""
         if self._has_bar:
             from rich.console import Console
             from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -139,6 +141,7 @@ class Reporter:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
 

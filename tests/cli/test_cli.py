@@ -354,7 +354,7 @@ def test_version_and_help():
         assert result.exit_code == 0 and "Exit codes: 0" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["encode", "decode", "info"])
+@pytest.mark.parametrize("command", ["encode", "decode", "info", "bench", "train"])
 def test_help_lists_every_option_once_under_a_heading(command):
     for parameter in cli.cli.commands[command].params:
         assert isinstance(parameter, click.Argument) or isinstance(parameter, HeadedOption)

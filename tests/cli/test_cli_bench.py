@@ -15,8 +15,7 @@ from latcodec.bench import contenders, documents, kodak, markdown, measurement
 from latcodec.bench import store as bench_store
 from latcodec.bench import subjects as bench_subjects
 from latcodec.bench.run import Bench
-from latcodec.cli import bench_inputs as cli_bench_inputs
-from latcodec.cli import bench_outputs as cli_bench_outputs
+from latcodec.cli import bench_inputs, bench_outputs
 from latcodec.cli import main as cli
 from latcodec.errors import ImageError
 from latcodec.report import files as report
@@ -174,8 +173,9 @@ def test_a_failed_round_trip_is_said_and_counted(run, monkeypatch):
 def test_a_weights_file_names_the_codec():
     vbq = Path(cli.__file__).parents[2] / "weights" / "vbq.safetensors"
     settings = contenders.Settings(weights=str(vbq))
-    found = cli_bench_inputs.contenders_of(None, "none", settings, pytest.fail)
-    assert [(one.name, one.weights_file) for one in found] == [("vbq", vbq.name)]
+    problems = bench_outputs.Problems()
+    found = bench_inputs.contenders_of(None, "none", settings, problems)
+    assert [(one.name, one.weights_file) for one in found] == [("vbq", vbq.name)] and not problems.lines
 
 
 def test_names_that_are_the_same_in_two_folders_keep_their_paths(run):
@@ -222,8 +222,8 @@ def test_the_progress_bar_takes_no_name_for_markup(monkeypatch):
             return True
 
     monkeypatch.setattr("sys.stderr", Terminal())
-    with cli_bench_outputs.progress(1, False) as (_, advance):
-        advance("jpeg  a[/b].png")
+    with bench_outputs.progress(1, False) as bar:
+        bar.advance("jpeg  a[/b].png")
 
 
 def test_a_full_disk_costs_the_rows_on_it_and_not_those_measured(run, monkeypatch):
