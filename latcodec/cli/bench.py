@@ -164,7 +164,8 @@ class BenchCommand:
         """The documents to renew."""
         from latcodec.bench.documents import Documents
 
-        return Documents(*(path and Path(path) for path in (self.readme, self.results_page)))
+        readme = None if self.readme is None else Path(self.readme)
+        return Documents(readme, None if self.results_page is None else Path(self.results_page))
 
     def settings(self, team: parallel.Team) -> Settings:
         """Return how to measure; sets the threads and the GPU of this process too."""
@@ -249,7 +250,7 @@ class BenchCommand:
         """Write the report and the documents, and print the results."""
         from latcodec.bench.subjects import SubjectPictures
 
-        folder = None if plan.store is None else Path(self.output)
+        folder = Path(self.output) if self.output is not None and plan.store is not None else None
         if folder is not None:
             pictures = SubjectPictures(plan.shared.bench.subjects, plan.shared.bench.contenders)
             folder = folder if write_report(folder, results, pictures, self.quiet, problems) else None
@@ -292,7 +293,7 @@ def _command_line(context: click.Context, processes: int) -> str:
             continue
         if isinstance(parameter, click.Argument):
             words += value
-        elif parameter.is_flag:
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
             words.append(max(parameter.opts, key=len))
         else:
             words += [max(parameter.opts, key=len), str(value)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,9 +52,9 @@ def contenders_of(codecs: str | None, anchor_names: str, settings: Settings, pro
         codecs = choose_codec(None, settings.weights)
     codec_names = [b.name for b in backends.BACKENDS] if codecs == "all" else split_names(codecs)
     names = anchors.default_names() if anchor_names == "all" else split_names(anchor_names)
-    makers = [partial(learned, name, settings) for name in codec_names]
+    makers: list[Callable[[], Contender]] = [partial(learned, name, settings) for name in codec_names]
     makers += [partial(anchors.by_name, name) for name in names]
-    contenders = []
+    contenders: list[Contender] = []
     for make in makers:
         try:
             contenders.append(make())
@@ -79,7 +79,7 @@ def subjects_of(paths: Sequence[str], problems: Problems) -> list[Subject]:
         try:
             if name == "-":
                 raise OptionError("-: bench reads files and folders, not standard input")
-            inputs += expand_input(name, PICTURE_SUFFIXES)
+            inputs += [(path, short) for path, short in expand_input(name, PICTURE_SUFFIXES) if path is not None]
         except (LatcodecError, OSError) as error:
             problems.add(text.error_line(error, name))
     inputs = list(dict(inputs).items())

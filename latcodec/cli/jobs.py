@@ -81,11 +81,14 @@ def plan_together(team: Team, plan: Callable[[], list[Job]]) -> list[Job]:
 
 
 def _jobs_to_json(jobs: list[Job]) -> list[list]:
-    return [[*(path and str(path) for path in (job.source, job.target)), job.skip] for job in jobs]
+    return [[*(None if path is None else str(path) for path in (job.source, job.target)), job.skip] for job in jobs]
 
 
 def _jobs_from_json(rows: list[list]) -> list[Job]:
-    return [Job(*(path and Path(path) for path in paths), skip) for *paths, skip in rows]
+    return [
+        Job(None if source is None else Path(source), None if target is None else Path(target), skip)
+        for source, target, skip in rows
+    ]
 
 
 def run_jobs(

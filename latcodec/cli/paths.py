@@ -63,11 +63,7 @@ def plan_outputs(
     """
     if force and skip_existing:
         raise OptionError("--force and --skip-existing exclude each other; give one")
-    into_folder = output not in (None, "-") and (
-        len(inputs) > 1 or output.endswith(("/", os.sep)) or Path(output).is_dir() or Path(inputs[0]).is_dir()
-    )
-    if into_folder and os.path.lexists(output) and not Path(output).is_dir():
-        raise OptionError(f"{output}: is not a folder, and several inputs need one")
+    into_folder = output is not None and output != "-" and _names_folder(output, inputs)
     jobs: list[Job] = []
     for name in inputs:
         if name == "-" and into_folder:
@@ -91,6 +87,16 @@ def plan_outputs(
     return [replace(job, skip=job in existing) for job in jobs]
 
 
+def _names_folder(output: str, inputs: Sequence[str]) -> bool:
+    """Return whether an output is a folder for these inputs; raises OptionError if it has to be one and is not."""
+    is_folder = Path(output).is_dir()
+    if not (len(inputs) > 1 or output.endswith(("/", os.sep)) or is_folder or Path(inputs[0]).is_dir()):
+        return False
+    if os.path.lexists(output) and not is_folder:
+        raise OptionError(f"{output}: is not a folder, and several inputs need one")
+    return True
+
+
 def expand_input(name: str, suffixes: Collection[str]) -> list[tuple[Path | None, Path]]:
     """Return the files of one input, sorted, each with its path relative to the input folder.
 
@@ -105,13 +111,13 @@ def expand_input(name: str, suffixes: Collection[str]) -> list[tuple[Path | None
     if not root.is_dir():
         return [(root, Path(root.name))]
 
-    found = []
+    paths = []
     for folder, folders, names in os.walk(root, onerror=_raise):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [Path(folder, n) for n in sorted(names) if not n.startswith(".") and _suffix(n) in suffixes]
-    if not found:
+        paths += [Path(folder, n) for n in sorted(names) if not n.startswith(".") and _suffix(n) in suffixes]
+    if not paths:
         raise OptionError(f"{name}: the folder holds no file that ends in {' '.join(sorted(suffixes))}")
-    return [(path, path.relative_to(root)) for path in found]
+    return [(path, path.relative_to(root)) for path in paths]
 
 
 def _raise(error: OSError) -> None:

@@ -37,7 +37,7 @@ Ctrl-C and SIGTERM write the checkpoint first; the same command with --resume go
 as if it had not been stopped."""
 EPILOG = examples(
     "latcodec train pictures/ -o run/ --minutes 60",
-    "latcodec train pictures/ -o run/ --codec vbq --steps 50000 -O prior=hyper",
+    "latcodec train pictures/ -o run/ --codec vbq --steps 50000 -O latent=128",
     "latcodec train pictures/ -o run/ --minutes 60 --resume",
     notes=NOTES,
 )

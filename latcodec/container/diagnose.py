@@ -63,13 +63,13 @@ def inspect_damaged(data: bytes) -> DamagedFile | None:
         width, height, after = read_size(view, end)
     except FormatError:
         return None
-    found: list[Section] = []
+    located: list[Section] = []
     with suppress(FormatError):
         for section in each_section(view, after, end):
-            found.append(section)
-    stop = found[-1].end if found else after
+            located.append(section)
+    stop = located[-1].end if located else after
     last = Part("checksum", end, CRC_BYTES) if stop == end else Part("unreadable", stop, len(view) - stop)
-    return DamagedFile(payload_of(view, width, height, found), [*parts_of(after, found), last])
+    return DamagedFile(payload_of(view, width, height, located), [*parts_of(after, located), last])
 
 
 def first_bad_field(view: memoryview, end: int) -> str:

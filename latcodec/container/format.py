@@ -68,9 +68,9 @@ def pack(payload: Payload) -> bytes:
     body = bytearray(b"".join(pieces))
     if payload.has_header_crc:
         view = memoryview(body)
-        found = list(each_section(view, read_size(view, len(body))[2], len(body)))
-        section = next(section for section in found if section.kind == HEADER_CRC)
-        body[section.start : section.end] = header_crc(view, found)
+        located = list(each_section(view, read_size(view, len(body))[2], len(body)))
+        section = next(section for section in located if section.kind == HEADER_CRC)
+        body[section.start : section.end] = header_crc(view, located)
     return bytes(body) + zlib.crc32(body).to_bytes(CRC_BYTES, "little")
 
 
@@ -113,10 +113,10 @@ def _check_file(data: bytes, max_pixels: int, ignore_checksum: bool = False) -> 
             f"the picture has {width} x {height} = {width * height} pixels, over the limit of {max_pixels}: "
             f"raise it with --max-pixels if you trust the file"
         )
-    found = list(each_section(view, position, end))
-    _check_kinds(found)
-    _check_header_crc(view, found, checksum_holds)
-    return _CheckedFile(view, width, height, found)
+    located = list(each_section(view, position, end))
+    _check_kinds(located)
+    _check_header_crc(view, located, checksum_holds)
+    return _CheckedFile(view, width, height, located)
 
 
 def _check_envelope(view: memoryview, ignore_checksum: bool) -> bool:
@@ -145,15 +145,15 @@ def _check_versions(view: memoryview) -> None:
         raise VersionError(f"flags at offset 6 are 0x{view[6]:02x}, with bits of a newer latcodec: update latcodec")
 
 
-def _check_kinds(found: Sequence[Section]) -> None:
+def _check_kinds(located: Sequence[Section]) -> None:
     """Check that no critical kind is unknown, that no single section is repeated, and that there is a stream."""
-    for section in found:
+    for section in located:
         if section.kind not in KIND_NAMES and not section.kind & ANCILLARY:
             raise VersionError(
                 f"critical section kind 0x{section.kind:02x} at offset {section.offset} is unknown: update latcodec"
             )
     seen = set()
-    for section in found:
+    for section in located:
         if section.kind in seen and section.kind in KIND_NAMES and section.kind != STREAM:
             name = KIND_NAMES[section.kind]
             raise FormatError(f"section {name} at offset {section.offset} is there a second time")
@@ -162,13 +162,13 @@ def _check_kinds(found: Sequence[Section]) -> None:
         raise FormatError("no stream section")
 
 
-def _check_header_crc(view: memoryview, found: Sequence[Section], checksum_holds: bool) -> None:
+def _check_header_crc(view: memoryview, located: Sequence[Section], checksum_holds: bool) -> None:
     end = len(view) - CRC_BYTES
-    stored = [bytes(view[section.start : section.end]) for section in found if section.kind == HEADER_CRC]
+    stored = [bytes(view[section.start : section.end]) for section in located if section.kind == HEADER_CRC]
     if not checksum_holds and not stored:
         raise FormatError(
             f"checksum at offset {end} does not fit, and the file has no header CRC that proves the rest sound: "
             f"only files of codecs that can decode damage have one"
         )
-    if stored and stored[0] != header_crc(view[:end], found):
+    if stored and stored[0] != header_crc(view[:end], located):
         raise FormatError("header CRC: more than the contents of the last stream is damaged: nothing can be decoded")

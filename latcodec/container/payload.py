@@ -64,11 +64,11 @@ class Payload:
     extra: tuple[tuple[int, bytes], ...] = ()
 
 
-def payload_of(view: memoryview, width: int, height: int, found: Iterable[Section]) -> Payload:
+def payload_of(view: memoryview, width: int, height: int, located: Iterable[Section]) -> Payload:
     """Return the payload of a file whose header and sections have been located; nothing is checked here."""
     single: dict[int, bytes] = {}
     streams, extra = [], []
-    for section in found:
+    for section in located:
         contents = bytes(view[section.start : section.end])
         if section.kind == STREAM:
             streams.append(contents)

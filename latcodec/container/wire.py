@@ -109,24 +109,24 @@ def each_section(view: memoryview, position: int, end: int) -> Iterator[Section]
         yield Section(kind, offset, start, position)
 
 
-def header_crc(view: memoryview, found: Sequence[Section]) -> bytes:
+def header_crc(view: memoryview, located: Sequence[Section]) -> bytes:
     """Return the contents of the header CRC section.
 
     Args:
         view: The file without its checksum.
-        found: All of its sections, in order.
+        located: All of its sections, in order.
     """
-    last = max(section.start for section in found if section.kind == STREAM)
+    last = max(section.start for section in located if section.kind == STREAM)
     crc = position = 0
-    for section in found:
+    for section in located:
         if section.kind == HEADER_CRC or section.start == last:
             crc, position = zlib.crc32(view[position : section.start], crc), section.end
     return zlib.crc32(view[position:], crc).to_bytes(CRC_BYTES, "little")
 
 
-def parts_of(header_bytes: int, found: Sequence[Section]) -> list[Part]:
+def parts_of(header_bytes: int, located: Sequence[Section]) -> list[Part]:
     """Return the header and the sections of a file as parts."""
-    parts = [Part(kind_name(section.kind), section.offset, section.end - section.offset) for section in found]
+    parts = [Part(kind_name(section.kind), section.offset, section.end - section.offset) for section in located]
     return [Part("header", 0, header_bytes), *parts]
 
 

@@ -26,6 +26,8 @@ from latcodec.images.metadata import (
     ICC,
     ORIENTATION,
     XMP,
+    ByteOrder,
+    Directory,
     byte_order,
     integers,
     read_directory,
@@ -89,6 +91,8 @@ def is_netpbm16(data: bytes) -> bool:
 def read_netpbm16(data: bytes, max_pixels: int) -> np.ndarray:
     """Return uint16 [H, W] (PGM) or [H, W, 3] (PPM) scaled from 0..maxval to 0..65535; raises ImageError."""
     header = _NETPBM.match(data[:65536])
+    if header is None:
+        raise ImageError("not a PGM or PPM header")
     kind, width, height, maxval = (int(value) for value in header.groups())
     check_size(width, height, max_pixels)
     if maxval > 65535:
@@ -150,7 +154,7 @@ def read_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | No
         samples = page.asarray(maxworkers=1).reshape((channels, *size) if planar else (*size, channels))
         samples = np.moveaxis(samples, 0, -1) if planar else samples
         extra = tuple(int(value) for value in page.extrasamples)
-        notes = (f"{len(tiff.pages) - 1} further frames dropped",) if len(tiff.pages) > 1 else ()
+        notes = [f"{len(tiff.pages) - 1} further frames dropped"] if len(tiff.pages) > 1 else []
         bits, minimum_is_white, colours = page.bitspersample, page.photometric == 0, 3 if page.photometric == 2 else 1
     if channels < colours:
         raise ImageError(f"a TIFF of RGB needs 3 samples per pixel, this one has {channels}")
@@ -159,13 +163,15 @@ def read_tiff(data: bytes, max_pixels: int) -> tuple[np.ndarray, np.ndarray | No
     pixels = samples[..., :colours]
     pixels = top - pixels if minimum_is_white else pixels
     alpha_at = next((colours + i for i, kind in enumerate(extra[: channels - colours]) if kind in (1, 2)), None)
-    alpha = None if alpha_at is None else samples[..., alpha_at]
-    if alpha is not None and extra[alpha_at - colours] == 1:
-        pixels = _divide_by_alpha(pixels, alpha, top)
-        notes += ("premultiplied alpha divided out",)
+    alpha = None
+    if alpha_at is not None:
+        alpha = samples[..., alpha_at]
+        if extra[alpha_at - colours] == 1:
+            pixels = _divide_by_alpha(pixels, alpha, top)
+            notes.append("premultiplied alpha divided out")
     unused = channels - colours - (alpha is not None)
-    notes += (f"{unused} extra channels dropped",) if unused else ()
-    return pixels[..., 0] if colours == 1 else pixels, alpha, notes
+    notes += [f"{unused} extra channels dropped"] if unused else []
+    return pixels[..., 0] if colours == 1 else pixels, alpha, tuple(notes)
 
 
 def _check_tiff_page(page: tifffile.TiffPage, file_bytes: int) -> None:
@@ -214,7 +220,7 @@ def write_tiff(samples: np.ndarray, icc: bytes | None, exif: bytes | None, xmp: 
     end = int(offsets[-1]) + int(offsets[-1]) % 2
     if end + 8 * len(strips) + len(icc or b"") + len(exif or b"") + len(xmp or b"") + 1024 >= 2**32:
         raise ValueError("TIFF over 4 GiB")
-    tags = {
+    tags: Directory = {
         **({tag: value for tag, value in read_directory(exif).items() if tag in DESCRIPTIVE} if exif else {}),
         256: _longs(order, width),
         257: _longs(order, height),
@@ -235,8 +241,8 @@ def write_tiff(samples: np.ndarray, icc: bytes | None, exif: bytes | None, xmp: 
         tags[ICC] = (7, len(icc), icc)
     if xmp:
         tags[XMP] = (1, len(xmp), xmp)
-    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", end)
-    body = header + b"".join(strips)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", end)
+    body = head + b"".join(strips)
     return body.ljust(end, b"\0") + write_directory(tags, order, end)
 
 
@@ -250,7 +256,7 @@ def _longs(order: str, *values: int) -> tuple[int, int, bytes]:
     return 4, len(values), struct.pack(f"{order}{len(values)}I", *values)
 
 
-def tiff_needs_tifffile(directory: dict, order: str) -> bool:
+def tiff_needs_tifffile(directory: Directory, order: ByteOrder) -> bool:
     """Return whether Pillow would reduce or refuse this TIFF: over 8 bits, or planes stored one after the other.
 
     CMYK and other photometrics stay with Pillow, which converts them.

@@ -1,8 +1,9 @@
-"""Pixels without loss as sections of the container: what the alpha plane and pictures that cost least so share.
+"""Lossless pixels as sections of the container, for pictures that are cheapest so and for alpha planes.
 
 Pixels are a simple lossless WebP, uint8. The decoder reads size and depth from the header itself and calls a library
-only if they are the picture's: a section cannot ask for more than the picture takes, some 20 bytes a pixel. Source:
-WebP lossless bitstream (RFC 9649) 3.4.
+only if they are the picture's: a section cannot ask for more memory than the picture takes, about 20 bytes a pixel.
+
+Source: WebP lossless bitstream (RFC 9649) 3.4.
 """
 
 import io
@@ -21,7 +22,7 @@ _PILLOW_LIMIT = threading.RLock()  # Image.MAX_IMAGE_PIXELS is global; it is cha
 
 @contextmanager
 def pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Lend Pillow our limit: it refuses twice that, before WebP allocates, and asks again while it loads a TIFF."""
+    """Set Pillow's own limit meanwhile: it refuses twice as many pixels, before WebP or TIFF allocate memory."""
     from PIL import Image
 
     with _PILLOW_LIMIT:
@@ -34,57 +35,71 @@ def pillow_limit(max_pixels: int) -> Iterator[None]:
 
 
 def pack_pixels(pixels: np.ndarray, quality: int) -> bytes | None:
-    """Bytes of pixels, uint8 [H, W, 3], as lossless WebP, for quality, 0 ... 100, of libwebp's effort.
+    """Return pixels as a lossless WebP.
 
-    None for what no WebP holds, 16 bits or a side over 16,383 px, and where libwebp is missing or cannot do it.
+    Args:
+        pixels: uint8 or uint16 [H, W, 3].
+        quality: The effort of libwebp, 0 ... 100.
+
+    Returns:
+        The file; None for 16 bits or a side over 16,383 px, which no WebP holds, and where libwebp is missing or fails.
     """
     from PIL import Image
 
-    if not can_pack(pixels):
+    if not _fits_webp(pixels):
         return None
     file = io.BytesIO()
     try:
         image = Image.fromarray(np.ascontiguousarray(pixels))
         image.save(file, "WEBP", lossless=True, quality=quality, method=4, exact=True)
-    except (ValueError, OSError, MemoryError):  # libwebp found no memory
+    except (ValueError, OSError, MemoryError):  # libwebp raises these without enough memory
         return None
     return file.getvalue()
 
 
-def can_pack(pixels: np.ndarray) -> bool:
-    """Whether a lossless WebP holds pixels, [H, W] or [H, W, 3], and can be written here."""
+def _fits_webp(pixels: np.ndarray) -> bool:
+    """Return whether a lossless WebP holds pixels and can be written here."""
     from PIL import features
 
-    return pixels.dtype == np.uint8 and max(pixels.shape) <= WEBP_LONGEST_SIDE_PX and features.check("webp")
+    return pixels.dtype == np.uint8 and max(pixels.shape) <= WEBP_LONGEST_SIDE_PX and bool(features.check("webp"))
 
 
 def unpack_pixels(data: bytes, width: int, height: int) -> np.ndarray:
-    """The pixels, uint8 [height, width, 3].
+    """Return the pixels of a section, uint8 [height, width, 3].
 
-    Raises FormatError if the section is damaged, truncated or of another size than the picture.
+    Raises:
+        FormatError: The section is damaged, truncated, or of another size than the picture.
     """
-    if (found := webp_size(data)) != (width, height):
-        what = "no lossless WebP" if found is None else "{} x {} px".format(*found)
-        raise FormatError(f"stream: {what}, but the picture has {width} x {height} px")
-    pixels = load(data, "WEBP", (width, height), "stream")
+    if (size := webp_size(data)) != (width, height):
+        contents = "no lossless WebP" if size is None else "{} x {} px".format(*size)
+        raise FormatError(f"stream: {contents}, but the picture has {width} x {height} px")
+    pixels = load_section(data, "WEBP", (width, height), "stream")
     if pixels.shape != (height, width, 3):
         raise FormatError(f"stream: decoded to {list(pixels.shape)}, not {[height, width, 3]}")
     return pixels
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height), px, of a simple lossless WebP, by its first bytes; None for anything else."""
+    """Return width and height, px, of a simple lossless WebP, by its first bytes; None for anything else."""
     if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8L" or len(data) < 25 or data[20] != 0x2F:
         return None
     packed = int.from_bytes(data[21:25], "little")
     return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
 
 
-def load(data: bytes, kind: str, size: tuple[int, int], section: str) -> np.ndarray:
-    """What Pillow reads of a PNG or WebP, `kind`, whose header says `size`, (width, height), px.
+def load_section(data: bytes, kind: str, size: tuple[int, int], section: str) -> np.ndarray:
+    """Return the samples of a PNG or WebP.
 
-    section: its name, for a person. Raises FormatError if it is damaged, or of more frames than one; ImageError where
-    Pillow cannot read such files, MemoryError.
+    Args:
+        data: The bytes of the section.
+        kind: Pillow's name of the format.
+        size: Width and height by the header, px.
+        section: The name of the section, for errors.
+
+    Raises:
+        FormatError: The section is damaged, or has more frames than one.
+        ImageError: Pillow cannot read this format here.
+        MemoryError: There is not enough memory.
     """
     from PIL import Image, features
 

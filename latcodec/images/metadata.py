@@ -1,13 +1,15 @@
-"""What travels beside the pixels: TIFF/EXIF directories as raw bytes, orientation, and notes on what stays behind.
+"""Metadata: TIFF and EXIF directories as raw bytes, orientation, and notes on what a Picture cannot hold.
 
 EXIF is a TIFF file without pixels, so one reader and one writer of directories serve three purposes: find the
-orientation, lift the descriptive tags out of a TIFF into EXIF, and put them back into a TIFF. Values are copied as
-bytes in the byte order they came in: nothing is decoded, so nothing is re-encoded wrongly.
+orientation, copy the descriptive tags of a TIFF into EXIF, and copy them back into a TIFF. Values are copied as bytes
+in the byte order of the file: nothing is decoded, so nothing is re-encoded wrongly.
+
 Source: TIFF 6.0 (Adobe, 1992) section 2; Exif 2.32 (CIPA DC-008) section 4.6; BigTIFF (libtiff).
 """
 
 import re
 import struct
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,10 +28,13 @@ _STRUCTURAL = frozenset(
     | set(range(512, 522))
     | {529, 530, 531, 532, XMP, ICC}
 )
+# A directory: for each tag its type, count, and value; None stands for a value that cannot be read.
+Directory: TypeAlias = dict[int, tuple[int, int, Any]]
+ByteOrder: TypeAlias = Literal["<", ">"]
 _SRGB_CHROMATICITY = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 
 
-def byte_order(data: bytes) -> str:
+def byte_order(data: bytes) -> ByteOrder:
     """Return "<" or ">" for bytes that start with a TIFF or BigTIFF header; raises ValueError otherwise."""
     if data[:4] in (b"II*\0", b"II+\0"):
         return "<"
@@ -38,11 +43,14 @@ def byte_order(data: bytes) -> str:
     raise ValueError("no TIFF header")
 
 
-def read_directory(data: bytes, offset: int | None = None) -> dict:
+def read_directory(data: bytes, offset: int | None = None) -> Directory:
     """Return {tag: (type, count, value bytes | nested dict | None)} of the first directory, or of the one at `offset`.
 
-    None stands for a value that lies outside `data` or has an unknown type. Raises ValueError if the directory itself
-    does; sub-directories (EXIF, GPS, interoperability) are read one level into the next and None if damaged.
+    None stands for a value that lies outside `data` or has an unknown type, and for a damaged sub-directory (EXIF, GPS,
+    interoperability).
+
+    Raises:
+        ValueError: The directory itself lies outside `data`, or its values overlap.
     """
     order, big = byte_order(data), data[2:3] == b"+" or data[3:4] == b"+"
     word, entry_bytes, count_format, value_bytes = ("Q", 20, "Q", 8) if big else ("I", 12, "H", 4)
@@ -54,18 +62,19 @@ def read_directory(data: bytes, offset: int | None = None) -> dict:
         start = offset + struct.calcsize(count_format)
         if start + entries * entry_bytes > len(data):
             raise ValueError(f"directory at byte {offset} runs past the end")
-        directory, total = {}, 0
+        directory: Directory = {}
+        total = 0
         for at in range(start, start + entries * entry_bytes, entry_bytes):
             tag, kind, count = struct.unpack_from(order + "HH" + word, data, at)
             size = _TYPE_BYTES.get(kind, 0) * count
             where = at + entry_bytes - value_bytes
             if size > value_bytes:
                 (where,) = struct.unpack_from(order + word, data, where)
-            whole = size and where + size <= len(data)
-            total += size if whole else 0
+            readable = size > 0 and where + size <= len(data)
+            total += size if readable else 0
             if total > len(data):
                 raise ValueError(f"directory at byte {offset} has values that overlap")
-            directory[tag] = (kind, count, data[where : where + size] if whole else None)
+            directory[tag] = (kind, count, data[where : where + size] if readable else None)
     except struct.error as error:
         raise ValueError(f"directory at byte {offset} is cut short") from error
     for tag in (INTEROP_IFD,) if nested else (EXIF_IFD, GPS_IFD):
@@ -74,7 +83,8 @@ def read_directory(data: bytes, offset: int | None = None) -> dict:
     return directory
 
 
-def _nested(data: bytes, order: str, entry: tuple) -> dict | None:
+def _nested(data: bytes, order: ByteOrder, entry: tuple) -> Directory | None:
+    """Return the directory that an entry points to, None if it is damaged."""
     kind, _, value = entry
     if kind not in (4, 13) or not isinstance(value, bytes):
         return None
@@ -84,7 +94,7 @@ def _nested(data: bytes, order: str, entry: tuple) -> dict | None:
         return None
 
 
-def write_directory(directory: dict, order: str, offset: int) -> bytes:
+def write_directory(directory: Directory, order: ByteOrder, offset: int) -> bytes:
     """Return the bytes of a classic TIFF directory that will lie at `offset`; entries without a value are left out."""
     entries = sorted((tag, entry) for tag, entry in directory.items() if entry[2] is not None)
     table, blob = b"", b""
@@ -101,14 +111,14 @@ def write_directory(directory: dict, order: str, offset: int) -> bytes:
     return struct.pack(order + "H", len(entries)) + table + bytes(4) + blob
 
 
-def integers(directory: dict, tag: int, order: str, default: tuple[int, ...]) -> tuple[int, ...]:
+def integers(directory: Directory, tag: int, order: ByteOrder, default: tuple[int, ...]) -> tuple[int, ...]:
     """Return the values of a BYTE, SHORT or LONG tag, or `default` where it is missing or of another type."""
     kind, count, value = directory.get(tag, (0, 0, None))
     letter = {1: "B", 3: "H", 4: "I"}.get(kind)
     return struct.unpack(f"{order}{count}{letter}", value) if letter and value else default
 
 
-def exif_of_tiff(data: bytes, directory: dict) -> tuple[bytes | None, tuple[str, ...]]:
+def exif_of_tiff(data: bytes, directory: Directory) -> tuple[bytes | None, tuple[str, ...]]:
     """Return the descriptive tags of a TIFF's directory as EXIF bytes (None if it has none), and notes on the rest."""
     kept = {tag: entry for tag, entry in directory.items() if tag in DESCRIPTIVE and entry[2] is not None}
     lost = [tag for tag in sorted(directory) if tag not in kept and tag not in _STRUCTURAL]
@@ -143,10 +153,11 @@ def take_orientation(exif: bytes) -> tuple[int, bytes]:
     return 1, exif
 
 
-def upright(samples: np.ndarray | None, orientation: int) -> np.ndarray | None:
-    """Turn samples [H, W, ...] as EXIF orientation 1..8 asks. Source: Exif 2.32, tag 274."""
-    if samples is None:
-        return None
+def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn samples [H, W, ...] as EXIF orientation 1..8 asks.
+
+    Source: Exif 2.32, tag 274.
+    """
     if orientation in (5, 7):
         samples = np.swapaxes(samples, 0, 1)
     if orientation in (6, 8):
@@ -156,7 +167,7 @@ def upright(samples: np.ndarray | None, orientation: int) -> np.ndarray | None:
 
 
 def reset_xmp_orientation(xmp: bytes) -> bytes:
-    """Return XMP whose tiff:Orientation says 1, for pixels that have been turned upright."""
+    """Return XMP whose tiff:Orientation is 1, for pixels that have been turned upright."""
     return re.sub(rb"(tiff:Orientation(?:\s*=\s*[\"']|>))[2-8]", rb"\g<1>1", xmp)
 
 
@@ -189,10 +200,17 @@ def _png_has_cicp(data: bytes) -> bool:
     return False
 
 
-def leftovers(kind: str, data: bytes, info: dict, text: dict, has_exif: bool) -> tuple[str, ...]:
-    """Return a note for each thing Pillow reports in `info` and `text` (or does not parse) that a Picture cannot hold.
+def dropped_notes(kind: str, data: bytes, info: dict, text: dict, has_exif: bool) -> tuple[str, ...]:
+    """Return a note for each thing in a file that a Picture cannot hold.
 
-    A resolution of 72 or 96 dpi is what programs write unasked and is not worth a note; with EXIF it is carried there.
+    Programs write a resolution of 72 or 96 dpi by default, which is not worth a note; with EXIF it is kept there.
+
+    Args:
+        kind: Pillow's name of the format.
+        data: The bytes of the file, for what Pillow does not parse.
+        info: What Pillow reports.
+        text: The text chunks that Pillow reports.
+        has_exif: Whether the file has EXIF.
     """
     notes = []
     words = sorted(set(text) - {"XML:com.adobe.xmp", "Raw profile type exif"})
@@ -212,8 +230,8 @@ def leftovers(kind: str, data: bytes, info: dict, text: dict, has_exif: bool) ->
     elif kind == "PNG" and not info.get("icc_profile") and "srgb" not in info:
         if abs(info.get("gamma", 1 / 2.2) * 2.2 - 1) > 0.01:
             notes.append(f"gamma dropped: {info['gamma']:g}")
-        found = info.get("chromaticity", _SRGB_CHROMATICITY)
-        if any(abs(a - b) > 0.001 for a, b in zip(found, _SRGB_CHROMATICITY, strict=False)):
+        chromaticity = info.get("chromaticity", _SRGB_CHROMATICITY)
+        if any(abs(a - b) > 0.001 for a, b in zip(chromaticity, _SRGB_CHROMATICITY, strict=False)):
             notes.append("primaries dropped: PNG cHRM chunk")
     if kind == "AVIF":
         notes.extend(_avif_notes(data))
@@ -221,7 +239,10 @@ def leftovers(kind: str, data: bytes, info: dict, text: dict, has_exif: bool) ->
 
 
 def _avif_notes(data: bytes) -> list[str]:
-    """Bit depth and colour space from the av1C and colr boxes (AV1 in ISOBMFF 2.3.3; ISO 14496-12 12.1.5)."""
+    """Return notes on bit depth and colour space from the av1C and colr boxes.
+
+    Source: AV1 in ISOBMFF 2.3.3; ISO 14496-12 12.1.5.
+    """
     notes = []
     head = data[:65536]
     at = head.find(b"av1C")

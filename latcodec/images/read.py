@@ -111,7 +111,8 @@ def _read_bytes(source: str | os.PathLike | bytes | BinaryIO, limit_bytes: int) 
 
 
 def _read_up_to(file: BinaryIO, limit_bytes: int) -> bytes:
-    parts, total = [], 0
+    parts: list[bytes] = []
+    total = 0
     while part := file.read(_CHUNK_BYTES):
         if not parts and format_of_bytes(part) is None:
             return part[:64]  # a film or a disk image is not read to its end to be refused
@@ -163,14 +164,14 @@ READERS = {"pillow": _read_with_pillow, "png": _read_with_pillow, "netpbm": _rea
 
 def _decode_with_pillow(data: bytes, picture_format: PictureFormat, max_pixels: int) -> tuple[_Samples, dict]:
     """Return the samples of a file and what Pillow reports beside them."""
-    from PIL import Image
+    from PIL import Image, TiffImagePlugin
 
     kind = picture_format.pillow_name
     with pillow_limit(max_pixels), Image.open(io.BytesIO(data), formats=[kind]) as image:
         high_depth.check_size(*image.size, max_pixels)
         frames = getattr(image, "n_frames", 1)
-        notes = (f"{frames - 1} further frames dropped",) if frames > 1 else ()
-        if kind == "TIFF":
+        notes = [f"{frames - 1} further frames dropped"] if frames > 1 else []
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Pillow turns a TIFF while loading and falls back on XMP, which no other format here follows.
             image.getexif()[metadata.ORIENTATION] = image.tag_v2.get(metadata.ORIENTATION, 1)
         image.load()
@@ -178,13 +179,13 @@ def _decode_with_pillow(data: bytes, picture_format: PictureFormat, max_pixels: 
         if frames > 1:
             info.pop("mp", None)  # the frames of a multi-picture JPEG are in the note above
         has_exif = bool(info.get("exif") or "Raw profile type exif" in info)
-        notes += metadata.leftovers(kind, data, info, getattr(image, "text", {}), has_exif)
+        notes += metadata.dropped_notes(kind, data, info, getattr(image, "text", {}), has_exif)
         bits, colour_type = (data[24], data[25]) if kind == "PNG" else (8, 0)
         if bits == 16 and colour_type != 0:
-            return _Samples(*high_depth.read_png16(data), notes), info
+            return _Samples(*high_depth.read_png16(data), tuple(notes)), info
         samples = _samples(image, info, bits)
         losses = _tiff_losses(data, image.mode) if kind == "TIFF" else ()
-        return replace(samples, notes=notes + samples.notes + losses), info
+        return replace(samples, notes=(*notes, *samples.notes, *losses)), info
 
 
 def _samples(image: Image.Image, info: dict, bits: int) -> _Samples:

@@ -88,11 +88,12 @@ def _fit_samples(picture: Picture, picture_format: PictureFormat) -> tuple[np.nd
 def _fit_metadata(picture: Picture, picture_format: PictureFormat) -> tuple[list[bytes | None], tuple[str, ...]]:
     """Return ICC, EXIF and XMP, each None where the format cannot hold it, and notes."""
     kept, notes = [], []
-    for kind in (Feature.ICC, Feature.EXIF, Feature.XMP):
-        value = getattr(picture, kind.name.lower())
+    for kind, name, value in (
+        (Feature.ICC, "ICC", picture.icc), (Feature.EXIF, "EXIF", picture.exif), (Feature.XMP, "XMP", picture.xmp),
+    ):  # fmt: skip
         problem = _metadata_problem(kind, value, picture_format) if value else None
         kept.append(None if problem else value)
-        notes += [f"{kind.name} dropped: {problem}"] if problem else []
+        notes += [f"{name} dropped: {problem}"] if problem else []
     return kept, tuple(notes)
 
 

@@ -1,4 +1,4 @@
-"""The manners of the commands. The codec is a stand-in that stores the picture's bytes; it is not tested here."""
+"""What commands print, write and exit with. The codec is a stand-in that stores the picture's bytes."""
 
 import json
 import os

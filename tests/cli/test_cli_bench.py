@@ -1,4 +1,4 @@
-"""The manners of the bench command: what it prints, what it keeps, and what it does with input that is no good."""
+"""What bench prints and keeps, and what it does with input that cannot be used."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""What encode's options come to, with the codecs there are: refused in the command line's words before any work."""
+"""Options of encode with the real codecs: wrong ones are refused by the names of their flags, before any work."""
 
 from pathlib import Path
 
