@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latcodec import api as codec
 from latcodec import images, metrics, weights
-from latcodec.backends.common import sga as search
+from latcodec.backends.common import search
 from latcodec.backends.hyperprior_context import entropy_model as hyperprior_context_model
 from latcodec.images import Picture
 

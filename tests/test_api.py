@@ -192,17 +192,17 @@ def test_a_search_for_better_latents_meets_the_target_with_more_quality(picture)
 
 
 def test_the_seconds_of_a_search_are_those_of_all_trials(picture, monkeypatch):
-    from latcodec.backends.common import sga as search
+    from latcodec.backends.common.sga import StochasticGumbelAnnealing
     from latcodec.backends.hyperprior_context import codec as hyperprior_context
     from latcodec.rate_control import SHORT_EFFORT
 
     given, began = [], time.perf_counter()
 
-    def refine(transmit, x, latents, gains, rate_index, steps, deadline, progress, metric):
-        given.append((steps, deadline - began))
+    def optimise(sga, latents, deadline, progress):
+        given.append((sga.steps, deadline - began))
         return latents
 
-    monkeypatch.setattr(search, "refine", refine)
+    monkeypatch.setattr(StochasticGumbelAnnealing, "optimise", optimise)
     encode_picture(picture, settings(psnr=30, codec=f"{backends.DEFAULT}:effort=9,max_seconds=60"))
     short, long = (hyperprior_context.Options(0, effort=effort).steps for effort in (SHORT_EFFORT, 9))
     expected = [short, long, long]

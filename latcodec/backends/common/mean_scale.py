@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from latcodec.backends.common import sga as search
-from latcodec.backends.common.fixed_point import SCALE_ROWS, latents_in_steps
+from latcodec.backends.common.fixed_point import SCALE_ROWS
 from latcodec.backends.common.pixels import pad_to_multiple, to_tensor
 from latcodec.backends.common.rate_tables import RATES, RateTables, interpolate_rates
 from latcodec.backends.common.rdoq import bits_of_tables, relaxed_bits
+from latcodec.backends.common.sga import Quantise
 from latcodec.backends.common.weights_parts import (
     config_from,
     floats_of_integers,
@@ -33,8 +33,6 @@ from latcodec.nn.symbol_costs import SIGMA_MAX, SIGMA_MIN, table_position
 from latcodec.nn.tiling import run_in_tiles
 from latcodec.runtime import bf16_is_fast
 from latcodec.weights import Weights, trained_for
-
-Options = search.Options
 
 
 def sigmas() -> np.ndarray:
@@ -155,24 +153,33 @@ def analyse(model: MeanScaleModel, image: np.ndarray, **rate) -> Latents:
     return Latents(y[0], z[0], image)
 
 
-def relaxed_rd(model: MeanScaleModel, rate, **more) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
-    """What `search.refine` needs: latents to (picture, bits), differentiable, and the gains of y and z; rate: the rate
-    index, or what the model's `at_rate` takes in its place; more: for the model's `transmit`."""
-    model.network.load_state_dict(floats_of_integers(model.nets), strict=False)
-    functions, autocast = model.at_rate(rate), model.encodes_in_bf16
-    priced = bits_of_tables(model.tables, model.device)
+class MeanScaleRelaxedRD:
+    """A hyperprior codec at one rate with a relaxed quantiser; see `sga.RelaxedRD`.
 
-    def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x_hat, prices = model.transmit(now, rate, functions, quantise, autocast, x, **more)
+    Args:
+        model: Networks and tables; the float weights of its integer networks are put into its network.
+        rate: The rate index, or what the model's `at_rate` takes in its place.
+        more: Further arguments of the model's `transmit`.
+    """
+
+    def __init__(self, model: MeanScaleModel, rate: Any, **more: Any):
+        model.network.load_state_dict(floats_of_integers(model.nets), strict=False)
+        self._model, self._rate, self._more = model, rate, more
+        self._rate_params = model.at_rate(rate)
+        self._table_bits = bits_of_tables(model.tables, model.device)
+        self.gains = self._rate_params["y_log_gain"].exp(), self._rate_params["z_log_gain"].exp()
+
+    def transmit(
+        self, latents: tuple[torch.Tensor, ...], quantise: Quantise, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return x_hat and bits of y and z, see `sga.RelaxedRD`."""
+        model = self._model
+        x_hat, residuals = model.transmit(
+            latents, self._rate, self._rate_params, quantise, model.encodes_in_bf16, x, **self._more
+        )
         bits = x_hat.new_zeros(())
-        for number, (_, symbols, sigma) in enumerate(prices):
+        for number, (_, symbols, sigma) in enumerate(residuals):
             first = model.first_row(number)
-            bits = bits + relaxed_bits(symbols, table_position(sigma), priced[first : first + SCALE_ROWS]).sum()
+            table_bits = self._table_bits[first : first + SCALE_ROWS]
+            bits = bits + relaxed_bits(symbols, table_position(sigma), table_bits).sum()
         return x_hat, bits
-
-    return transmit, (functions["y_log_gain"].exp(), functions["z_log_gain"].exp())
-
-
-def dequantised_start(model: MeanScaleModel, coded: MeanScaleCoded, latents: Latents) -> tuple[torch.Tensor, ...]:
-    """y as it was coded, float32 [C, h, w] in steps, of symbols and means of that shape."""
-    return (latents_in_steps(coded.symbols, coded.means),)

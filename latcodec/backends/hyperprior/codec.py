@@ -13,8 +13,6 @@ import numpy as np
 import torch
 
 from latcodec.backends.base import EncodeRequest
-from latcodec.backends.common import rdoq as pricing
-from latcodec.backends.common import sga as search
 from latcodec.backends.common.checks import check_single_stream, check_stream_length, crc_of, decode_checked
 from latcodec.backends.common.fixed_point import (
     INVERSE_BITS,
@@ -29,13 +27,11 @@ from latcodec.backends.common.fixed_point import (
 from latcodec.backends.common.mean_scale import (
     Latents,
     MeanScaleCoded,
-    Options,
+    MeanScaleModel,
+    MeanScaleRelaxedRD,
     analyse,
-    dequantised_start,
-    relaxed_rd,
     sigmas,
 )
-from latcodec.backends.common.mean_scale import MeanScaleModel as HyperModel
 from latcodec.backends.common.pixels import latent_shapes, to_image
 from latcodec.backends.common.rate_tables import (
     RATES,
@@ -44,6 +40,8 @@ from latcodec.backends.common.rate_tables import (
     table_index_of_channels,
 )
 from latcodec.backends.common.rate_tables import RateTables as HyperRateTables
+from latcodec.backends.common.rdoq import rdoq
+from latcodec.backends.common.search import Options, SearchingCodec, UserOptions, encode_with_search
 from latcodec.backends.common.timing import timed_encode
 from latcodec.backends.common.weights_parts import floats_to_arrays, stored_config
 from latcodec.backends.hyperprior.network import Config, Hyperprior
@@ -71,8 +69,8 @@ class RateTables(HyperRateTables):
         return super().of(rate, z_row=table_index_of_channels(rate), **more)
 
 
-class Model(HyperModel):
-    """Networks, integer network, frozen tables of the hyperprior codec; see `hyper.Model`."""
+class Model(MeanScaleModel):
+    """Networks, integer network, frozen tables of the hyperprior codec; see `MeanScaleModel`."""
 
     network_class, config_class, rates_class = Hyperprior, Config, RateTables
 
@@ -104,22 +102,65 @@ class Model(HyperModel):
 
 def code(model: Model, latents: Latents, options: Options) -> MeanScaleCoded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(
-        model,
-        latents,
-        options,
-        _code,
-        _verify,
-        shown,
-        lambda model, rate_index, _: relaxed_rd(model, rate_index),
-        dequantised_start,
-    )
+    return encode_with_search(HyperpriorSearch(model, latents, options), options)
+
+
+@dataclass(frozen=True)
+class HyperpriorSearch:
+    """One picture at one rate, as the search sees it; see `search.SearchProblem`."""
+
+    model: Model
+    latents: Latents
+    options: Options
+
+    @property
+    def metric(self) -> str:
+        """The distortion that the weights were trained for."""
+        return self.model.metric
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return self.model.device
+
+    def encode(self, latents: Latents, distortion_multiplier: float) -> MeanScaleCoded:
+        """Quantise and entropy-code latents."""
+        return encode_latents(self.model, latents, self.options.rate_index, distortion_multiplier)
+
+    def verify(self, coded: MeanScaleCoded) -> bool:
+        """Return whether the stream decodes to the integers that the encoder coded."""
+        integers = decode_integers(
+            self.model, coded.streams[0], self.options.rate_index, tuple(self.latents.y.shape[1:])
+        )
+        return crc_of(*integers) == coded.integers_crc
+
+    def reconstruct(self, coded: MeanScaleCoded) -> np.ndarray:
+        """Return the picture that a decoder shows."""
+        image = self.latents.image
+        return shown(self.model, coded, self.options.rate_index, image.shape[:2], self.options.gray, 8 * image.itemsize)
+
+    def relaxed_rd(self, coded: MeanScaleCoded) -> MeanScaleRelaxedRD:
+        """Return the codec with a relaxed quantiser."""
+        return MeanScaleRelaxedRD(self.model, self.options.rate_index)
+
+    def dequantised_start(self, coded: MeanScaleCoded) -> tuple[torch.Tensor, ...]:
+        """Return y as it was coded; z is always the nearest integers."""
+        return (latents_in_steps(coded.symbols, coded.means),)
 
 
 @torch.inference_mode()
-def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> MeanScaleCoded:
-    start = time.perf_counter()
-    index = options.rate_index
+def encode_latents(
+    model: Model, latents: Latents, rate_index: int, distortion_multiplier: float = 0.0
+) -> MeanScaleCoded:
+    """Quantise and entropy-code latents at one rate.
+
+    Args:
+        model: Networks and tables.
+        latents: y and z of the picture.
+        rate_index: 0..255.
+        distortion_multiplier: That of `rdoq` for y; 0 for the nearest integers. z is always the nearest integers.
+    """
+    start, index = time.perf_counter(), rate_index
     rate = {k: v[0].cpu() for k, v in model.at_rate(index).items()}
     z_mean, z_rows = model.prior_of_z(index, latents.z.shape[1:])
     z_symbols = round_to_int32(latents.z.cpu() * rate["z_log_gain"].exp() - torch.from_numpy(z_mean / 2.0**MEAN_BITS))
@@ -127,9 +168,9 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
     networks = time.perf_counter()
     residual = latents.y.cpu() * rate["y_log_gain"].exp() - torch.from_numpy(means).float() * 2.0**-MEAN_BITS
     y_symbols = round_to_int32(residual)
-    if error_bits:
+    if distortion_multiplier:
         flat = bounded(residual).numpy().ravel()
-        y_symbols = pricing.rdoq(flat, y_rows, model.tables, error_bits).reshape(y_symbols.shape)
+        y_symbols = rdoq(flat, y_rows, model.tables, distortion_multiplier).reshape(y_symbols.shape)
     encoder = RangeEncoder(model.tables)
     encoder.encode(z_symbols.ravel(), z_rows)
     encoder.encode(y_symbols.ravel(), y_rows)
@@ -145,10 +186,6 @@ def shown(
 ) -> np.ndarray:
     """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
-
-
-def _verify(model: Model, coded: MeanScaleCoded, rate_index: int, shape: tuple[int, int]) -> bool:
-    return crc_of(*decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
 
 
 encode = timed_encode(analyse, code)
@@ -205,7 +242,7 @@ def export(network: Hyperprior, tables: Tables) -> dict[str, np.ndarray]:
     return tensors
 
 
-class Codec(search.SearchingCodec):
+class Codec(SearchingCodec):
     """The hyperprior codec as the rest of latcodec sees it."""
 
     def load_model(self, weights: Weights, device: str) -> Model:
@@ -216,9 +253,7 @@ class Codec(search.SearchingCodec):
         """Return the latents of an image, uint8 or uint16 [H, W, 3]."""
         return analyse(model, image)
 
-    def code(
-        self, model: Model, latents: Latents, options: search.UserOptions, request: EncodeRequest
-    ) -> MeanScaleCoded:
+    def code(self, model: Model, latents: Latents, options: UserOptions, request: EncodeRequest) -> MeanScaleCoded:
         """Quantise and entropy-code latents at the requested rate; raises DriftError."""
         return code(model, latents, Options(**vars(request), **vars(options)))
 

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from latcodec.backends.base import EncodeRequest
+from latcodec.backends.common import distortion, search
 from latcodec.backends.common import rdoq as pricing
-from latcodec.backends.common import sga as search
 from latcodec.backends.common.checks import check_single_stream, check_stream_length, crc_of, decode_checked
 from latcodec.backends.common.fixed_point import MEAN_BITS, SCALE_ROWS, bounded, latents_in_steps, round_to_int32
-from latcodec.backends.common.mean_scale import Latents
+from latcodec.backends.common.mean_scale import Latents, MeanScaleRelaxedRD
 from latcodec.backends.common.mean_scale import MeanScaleCoded as HyperCoded
 from latcodec.backends.common.mean_scale import sigmas as sigmas_of_latents
 from latcodec.backends.common.memo import Evaluate, EvaluationMemo, evaluate
@@ -38,7 +38,7 @@ from latcodec.backends.hyperprior_context import residual as details
 from latcodec.backends.hyperprior_context.coding_order import from_coding_order, of_step, picked, spread, there
 from latcodec.backends.hyperprior_context.entropy_model import ROWS, Model, Rate, Take, Walked
 from latcodec.backends.hyperprior_context.export import export
-from latcodec.backends.hyperprior_context.picture import LatentsAtRates, analyse, soft_beside, synthesise
+from latcodec.backends.hyperprior_context.picture import LatentsAtRates, analyse, relaxed_rd_with_residual, synthesise
 from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.errors import OptionError
@@ -51,7 +51,7 @@ SHORTEST_SEARCH_S = 0.01
 # lowest rates a third of them is so, whose symbols are 0 in nearly every picture; after another one contexts, which
 # have not learned it, say anything.
 TOO_LOUD = 16.0
-STEPS = (0, 0, 15, 50, *search.STEPS[4:])  # of a search, by effort: 1 but fits a filter, where weights have one
+STEPS = (0, 0, 15, 50, *search.SEARCH_STEPS[4:])  # of a search, by effort: 1 but fits a filter, where weights have one
 SOON, FOUND_SOON = 30, (30.0, 60.0, 100.0)  # steps of a search; the roundings one of which is best after fewer
 __all__ = ["RATES", "Codec", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
            "shown", "sigmas", "stored_config", "synthesise", "without_loss_at_once"]  # fmt: skip
@@ -81,8 +81,8 @@ class UserOptions(search.UserOptions):
         return super().steps if self.metric == "ms-ssim" else STEPS[self.effort]
 
     @property
-    def found_error_bits(self) -> tuple[float, ...]:
-        return FOUND_SOON if self.steps < SOON else search.FOUND_ERROR_BITS
+    def searched_multipliers(self) -> tuple[float, ...]:
+        return FOUND_SOON if self.steps < SOON else search.SEARCHED_MULTIPLIERS
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,59 @@ def code(model: Model, latents: Latents | LatentsAtRates, options: Options) -> C
     if options.max_seconds:
         left = options.max_seconds - (time.perf_counter() - start)
         options = replace(options, max_seconds=max(left, SHORTEST_SEARCH_S))
-    start_at = latents.at(rate.base)
-    coded = search.code(
-        model, start_at, options, partial(_code, rate=rate), _verify, shown,
-        partial(soft_beside, rate=rate, pixels=start_at.y[0].numel() * IMAGE_STRIDE**2), _settled, error_bits,
-        *((first, None) if first.parameters == model.parameters(rate) else (None, first)),
-    )  # fmt: skip
+    problem = ContextSearch(model, latents.at(rate.base), options, rate)
+    is_start = first.parameters == model.parameters(rate)
+    coded = search.encode_with_search(
+        problem, options, error_bits, first if is_start else None, None if is_start else first
+    )
     return replace(_with_analysis(coded, latents, analysed_s), replay=None)
+
+
+@dataclass(frozen=True)
+class ContextSearch:
+    """One picture at one rate, as the search sees it; see `search.SearchProblem`."""
+
+    model: Model
+    latents: Latents
+    options: Options
+    rate: Rate
+
+    @property
+    def metric(self) -> str:
+        """The distortion that the weights were trained for."""
+        return self.model.metric
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return self.model.device
+
+    def encode(self, latents: Latents, distortion_multiplier: float) -> Coded:
+        """Quantise and entropy-code latents."""
+        return _code(self.model, latents, self.options, distortion_multiplier, self.rate)
+
+    def verify(self, coded: Coded) -> bool:
+        """Return whether the stream decodes to the integers that the encoder coded."""
+        shape, rate = tuple(self.latents.y.shape[1:]), self.model.rate(self.options.rate_index, coded.parameters)
+        coded.replay.rewind()
+        integers = decode_integers(self.model, coded.streams[0], rate, shape, coded.replay.evaluate)
+        return _crc(integers) == coded.integers_crc
+
+    def reconstruct(self, coded: Coded) -> np.ndarray:
+        """Return the picture that a decoder shows."""
+        image = self.latents.image
+        return shown(self.model, coded, self.options.rate_index, image.shape[:2], self.options.gray, 8 * image.itemsize)
+
+    def relaxed_rd(self, coded: Coded) -> MeanScaleRelaxedRD:
+        """Return the codec with a relaxed quantiser, with the filter and residual layer of a result."""
+        pixels = self.latents.y[0].numel() * IMAGE_STRIDE**2
+        return relaxed_rd_with_residual(self.model, self.options.rate_index, coded, self.rate, pixels)
+
+    def dequantised_start(self, coded: Coded) -> tuple[torch.Tensor, ...]:
+        """Return y and z as they were coded."""
+        y, z = (latents_in_steps(*one).numpy() for one in ((coded.symbols, coded.means), coded.z))
+        pairs = (y, self.latents.y), (z, self.latents.z)
+        return tuple(torch.from_numpy(from_coding_order(one, of.shape[1:])) for one, of in pairs)
 
 
 def _with_analysis(coded: Coded, latents: Latents | LatentsAtRates, before_s: float) -> Coded:
@@ -176,7 +222,7 @@ def without_loss_at_once(model: Model, image: np.ndarray, options: Options) -> C
     def with_loss(square: np.ndarray) -> float:
         coded = code(model, analyse(model, square), plain)
         decoded = shown(model, coded, options.rate_index, square.shape[:2], options.gray, 8)
-        return search.price(coded, decoded, square, options.rate_index, model.metric)
+        return distortion.rd_cost(coded, decoded, square, options.rate_index, model.metric)
 
     return choice.without_loss_at_once(image, options, with_loss, without_loss)
 
@@ -246,19 +292,6 @@ def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gr
     y = coded.symbols, coded.means, coded.rows
     more = coded.filter_symbols, coded.detail_symbols
     return synthesise(model, y, more, rate, size, gray, depth)
-
-
-def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
-    """y and z of latents as they were coded, float32 [C, h, w] in steps."""
-    y, z = (latents_in_steps(*one).numpy() for one in ((coded.symbols, coded.means), coded.z))
-    pairs = (y, latents.y), (z, latents.z)
-    return tuple(torch.from_numpy(from_coding_order(one, of.shape[1:])) for one, of in pairs)
-
-
-def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
-    rate = model.rate(rate_index, coded.parameters)
-    coded.replay.rewind()
-    return _crc(decode_integers(model, coded.streams[0], rate, shape, coded.replay.evaluate)) == coded.integers_crc
 
 
 encode = timed_encode(analyse, code)

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from latcodec.backends.common import sga as search
+from latcodec.backends.common import distortion, search
 from latcodec.backends.common.mean_scale import Latents
 from latcodec.backends.common.pixels import to_tensor
 from latcodec.backends.hyperprior_context import base_rate as bases
@@ -37,7 +37,7 @@ BF16_UNTIL = 175  # the rate index to which details of a base in bf16 cost no mo
 def cheapest(
     model: Model, latents: Latents, options: search.Options, code: Callable, shown: Callable, without_loss: Callable
 ):
-    """The Coded of least price, see `search.price`, of those that are tried.
+    """The Coded of least price, see `distortion.rd_cost`, of those that are tried.
 
     code(rate) -> Coded of latents at a rate; shown(model, coded, rate index, size, gray, depth): what a decoder shows;
     without_loss(picture, options) -> Coded, or None where there is no point in it.
@@ -65,10 +65,10 @@ def cheapest(
 
     def price(coded) -> float:
         decoded = shown(model, coded, index, image.shape[:2], options.gray, 8 * image.itemsize)
-        return search.price(coded, decoded, image, index, model.metric)
+        return distortion.rd_cost(coded, decoded, image, index, model.metric)
 
     least = price(best)
-    if whole is not None and (cost := search.price(whole, image, image, index)) < least:
+    if whole is not None and (cost := distortion.rd_cost(whole, image, image, index)) < least:
         others = set() if cost < CLEARLY * least else others
         best, least = whole, cost
     for rate in sorted(others, key=astuple):
@@ -86,7 +86,7 @@ def without_loss_at_once(image: np.ndarray, options: search.Options, code: Calla
     it say that with loss all of it would cost much more; None if they do not, or there is none. So a screen is not put
     through networks in vain.
 
-    code(square) -> what `search.price` says of a square with loss; without_loss: as in `cheapest`.
+    code(square) -> what `distortion.rd_cost` says of a square with loss; without_loss: as in `cheapest`.
     """
     start = time.perf_counter()
     if image[..., 0].size < LARGE_PX or not bases.may_be_whole(image):
@@ -102,7 +102,7 @@ def without_loss_at_once(image: np.ndarray, options: search.Options, code: Calla
 
     def price_without_loss(picture: np.ndarray) -> tuple[float, object]:
         found = without_loss(picture, options)
-        return (np.inf if found is None else search.price(found, picture, picture, options.rate_index)), found
+        return (np.inf if found is None else distortion.rd_cost(found, picture, picture, options.rate_index)), found
 
     with_loss = sum(code(squares[place]) for place in some)
     if sum(price_without_loss(squares[place])[0] for place in some) >= CLEARLY * with_loss:

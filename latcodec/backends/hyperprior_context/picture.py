@@ -13,9 +13,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from latcodec.backends.common import sga as search
 from latcodec.backends.common.fixed_point import MEAN_BITS
-from latcodec.backends.common.mean_scale import Latents, relaxed_rd
+from latcodec.backends.common.mean_scale import Latents, MeanScaleRelaxedRD
 from latcodec.backends.common.mean_scale import analyse as analyse_at
 from latcodec.backends.common.mean_scale import sigmas as sigmas_of_latents
 from latcodec.backends.common.pixels import latent_shapes, to_image
@@ -96,13 +95,13 @@ def synthesise(
     return to_image(x, size, gray, depth)
 
 
-def soft_beside(
-    model: Model, rate_index: int, plain, rate: Rate, pixels: int
-) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
-    """`relaxed_rd` at a rate, with the filter of the plain Coded of so many pixels, and with details if that has any:
-    where it has none they cost a search half as much time again and say nothing."""
+def relaxed_rd_with_residual(model: Model, rate_index: int, plain, rate: Rate, pixels: int) -> MeanScaleRelaxedRD:
+    """Return the codec with a relaxed quantiser, with the filter of the plain Coded, a picture of so many pixels.
+
+    It has details if the plain Coded has any: where it has none they would take half as much time again for nothing.
+    """
     rate = replace(rate, details=bool(len(plain.detail_symbols)))
     if not len(plain.filter_symbols):
-        return relaxed_rd(model, rate)
+        return MeanScaleRelaxedRD(model, rate)
     kernel, shift = (part.to(model.device) for part in wiener.kernel_of(plain.filter_symbols, rate_index, pixels))
-    return relaxed_rd(model, rate, filtered=partial(wiener.filtered, kernel=kernel, shift=shift))
+    return MeanScaleRelaxedRD(model, rate, filtered=partial(wiener.filtered, kernel=kernel, shift=shift))

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 
 from latcodec.backends.base import EncodeRequest
-from latcodec.backends.common import rdoq as pricing
-from latcodec.backends.common import sga as search
 from latcodec.backends.common.checks import check_single_stream, check_stream_length, crc_of, decode_checked
 from latcodec.backends.common.fixed_point import bounded
 from latcodec.backends.common.pixels import latent_shapes, to_image, to_tensor
 from latcodec.backends.common.rate_tables import RATES
+from latcodec.backends.common.rdoq import rdoq
+from latcodec.backends.common.search import Options, SearchingCodec, UserOptions, encode_with_search
+from latcodec.backends.common.sga import Quantise
 from latcodec.backends.common.timing import timed_encode
 from latcodec.backends.common.weights_parts import config_from, floats_to_arrays, load_floats, stored_config
 from latcodec.backends.nc_vae import contexts as ctx
@@ -41,7 +42,6 @@ __all__ = ["RATES", "Codec", "Coded", "Latents", "Model", "Options", "analyse", 
 
 _HALO = 4  # latents: the residual blocks reach further than the strided layers
 _PARTS = ("groups", "scale", "mean", "own_scale", "own_mean", "unit", "inverse_unit", "floor", "slope", "bounds")
-Options = search.Options
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
 def transcribe(
     model: Model, latents: Latents, options: Options, coder, adaptive: bool = True, error_bits: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise latents, put them into a coder: (symbols, means) of `walk`; error_bits: see `rdoq.rdoq`."""
+    """Quantise latents, put them into a coder: (symbols, means) of `walk`; error_bits: see `rdoq`."""
     gain = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))["gain"][0].cpu()
     # NaN and infinities of a strange picture must not reach the coder as undefined integers.
     scaled = bounded(latents.y.cpu() * gain).numpy()
@@ -124,7 +124,7 @@ def transcribe(
 
     def by_price(step: Step) -> np.ndarray:
         residual = step.sign * (step.pick(scaled) - step.centre)
-        chosen = pricing.rdoq(residual.ravel(), step.rows.ravel(), model.tables, error_bits)
+        chosen = rdoq(residual.ravel(), step.rows.ravel(), model.tables, error_bits)
         return step.sign * chosen.reshape(residual.shape) + step.centre
 
     choose = by_price if error_bits else lambda step: step.pick(nearest)
@@ -133,21 +133,73 @@ def transcribe(
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
     """Quantise and entropy-code latents at one rate, with the effort that the options say."""
-    return search.code(model, latents, options, _code, _verify, shown, _soft, _settled)
+    return encode_with_search(NCVAESearch(model, latents, options), options)
 
 
-def _soft(model: Model, rate_index: int, _: Coded) -> tuple[search.Transmit, tuple[torch.Tensor, ...]]:
-    """What `search.refine` needs: latents to (picture, bits), differentiable, and the gain of y."""
-    model.network.load_state_dict(_floats_of_contexts(model), strict=False)
-    rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))
-    rate |= _rate_of_contexts(model, rate_index)
-    autocast = bf16_is_fast(model.device)
+@dataclass(frozen=True)
+class NCVAESearch:
+    """One picture at one rate, as the search sees it; see `search.SearchProblem`."""
 
-    def transmit(now: tuple[torch.Tensor, ...], quantise, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        x_hat, found = model.network.transmit(*now, rate, quantise, autocast)
-        return x_hat, logistic_bits(found["symbols"] - found["mean"], found["sigma"]).sum()
+    model: Model
+    latents: Latents
+    options: Options
 
-    return transmit, (rate["gain"],)
+    @property
+    def metric(self) -> str:
+        """The distortion that the weights were trained for."""
+        return self.model.metric
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return self.model.device
+
+    def encode(self, latents: Latents, distortion_multiplier: float) -> Coded:
+        """Quantise and entropy-code latents."""
+        return encode_latents(self.model, latents, self.options, distortion_multiplier)
+
+    def verify(self, coded: Coded) -> bool:
+        """Return whether the stream decodes to the integers that the encoder coded."""
+        integers = decode_integers(
+            self.model, coded.streams[0], self.options.rate_index, tuple(self.latents.y.shape[1:])
+        )
+        return crc_of(*integers) == coded.integers_crc
+
+    def reconstruct(self, coded: Coded) -> np.ndarray:
+        """Return the picture that a decoder shows."""
+        image = self.latents.image
+        return shown(self.model, coded, self.options.rate_index, image.shape[:2], self.options.gray, 8 * image.itemsize)
+
+    def relaxed_rd(self, coded: Coded) -> NCVAERelaxedRD:
+        """Return the codec with a relaxed quantiser."""
+        return NCVAERelaxedRD(self.model, self.options.rate_index)
+
+    def dequantised_start(self, coded: Coded) -> tuple[torch.Tensor, ...]:
+        """Return y as it was coded."""
+        return (torch.from_numpy(coded.symbols).float(),)
+
+
+class NCVAERelaxedRD:
+    """The codec at one rate with a relaxed quantiser; see `sga.RelaxedRD`.
+
+    Args:
+        model: Networks and contexts; the float weights of its contexts are put into its network.
+        rate_index: 0..255.
+    """
+
+    def __init__(self, model: Model, rate_index: int):
+        model.network.load_state_dict(_floats_of_contexts(model), strict=False)
+        rate = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))
+        self._model, self._rate_params = model, rate | _rate_of_contexts(model, rate_index)
+        self._autocast = bf16_is_fast(model.device)
+        self.gains = (self._rate_params["gain"],)
+
+    def transmit(
+        self, latents: tuple[torch.Tensor, ...], quantise: Quantise, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return x_hat and the bits of y, see `sga.RelaxedRD`."""
+        x_hat, out = self._model.network.transmit(*latents, self._rate_params, quantise, self._autocast)
+        return x_hat, logistic_bits(out["symbols"] - out["mean"], out["sigma"]).sum()
 
 
 def _floats_of_contexts(model: Model) -> dict[str, torch.Tensor]:
@@ -172,7 +224,8 @@ def _rate_of_contexts(model: Model, rate_index: int) -> dict[str, torch.Tensor]:
     return {k: torch.from_numpy(v).float().view(1, -1, 1, 1).to(model.device) for k, v in found.items()}
 
 
-def _code(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
+def encode_latents(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
+    """Quantise and entropy-code latents; error_bits: the multiplier of `rdoq`, 0 for the nearest integers."""
     start = time.perf_counter()
     encoder = RangeEncoder(model.tables)
     symbols, means = transcribe(model, latents, options, encoder, error_bits=error_bits)
@@ -184,15 +237,6 @@ def _code(model: Model, latents: Latents, options: Options, error_bits: float = 
 def shown(model: Model, coded: Coded, rate_index: int, size: tuple[int, int], gray: bool, depth: int) -> np.ndarray:
     """What a decoder shows of a picture just coded, uint8 or uint16 [H, W, 3]; size is (height, width)."""
     return synthesise(model, coded.symbols, coded.means, rate_index, size, gray, depth)
-
-
-def _settled(model: Model, coded: Coded, latents: Latents) -> tuple[torch.Tensor, ...]:
-    """y as it was coded, float32 [C, h, w] in steps."""
-    return (torch.from_numpy(coded.symbols).float(),)
-
-
-def _verify(model: Model, coded: Coded, rate_index: int, shape: tuple[int, int]) -> bool:
-    return crc_of(*decode_integers(model, coded.streams[0], rate_index, shape)) == coded.integers_crc
 
 
 encode = timed_encode(analyse, code)
@@ -268,7 +312,7 @@ def export(network: NCVAE, tables: Tables) -> dict[str, np.ndarray]:
     return tensors
 
 
-class Codec(search.SearchingCodec):
+class Codec(SearchingCodec):
     """The nc-vae codec as the rest of latcodec sees it."""
 
     def load_model(self, weights: Weights, device: str) -> Model:
@@ -279,7 +323,7 @@ class Codec(search.SearchingCodec):
         """Return the latents of an image, uint8 or uint16 [H, W, 3]."""
         return analyse(model, image)
 
-    def code(self, model: Model, latents: Latents, options: search.UserOptions, request: EncodeRequest) -> Coded:
+    def code(self, model: Model, latents: Latents, options: UserOptions, request: EncodeRequest) -> Coded:
         """Quantise and entropy-code latents at the requested rate; raises DriftError."""
         return code(model, latents, Options(**vars(request), **vars(options)))
 

@@ -12,8 +12,8 @@ from skimage import data
 
 from latcodec import api as codec
 from latcodec import backends, container
+from latcodec.backends.common import distortion, search, sga
 from latcodec.backends.common import rdoq as pricing
-from latcodec.backends.common import sga as search
 from latcodec.backends.common.distortion import error_weight
 from latcodec.backends.loading import load_model
 from latcodec.errors import OptionError
@@ -92,17 +92,17 @@ def test_a_search_begins_with_what_plain_rounding_chose(backend, module, model, 
     """Nearest integers of latents that a search has not moved yet are the plain file's, but where z is another."""
     image, options = crop(70, 150), module.Options(60, effort=2)
     plain = module.encode(model, image, replace(options, effort=0))
-    found, price = [], search.price
-    monkeypatch.setattr(search, "price", lambda coded, *more: found.append(coded) or price(coded, *more))
-    monkeypatch.setattr(search, "FOUND_ERROR_BITS", (0.0,))
-    monkeypatch.setattr(search, "refine", lambda transmit, x, latents, *more: latents)
+    found, rd_cost = [], distortion.rd_cost
+    monkeypatch.setattr(distortion, "rd_cost", lambda coded, *more: found.append(coded) or rd_cost(coded, *more))
+    monkeypatch.setattr(search, "SEARCHED_MULTIPLIERS", (0.0,))
+    monkeypatch.setattr(sga.StochasticGumbelAnnealing, "optimise", lambda self, latents, *more: latents)
 
     def differing() -> float:
         module.encode(model, image, options)
         return float(np.mean(found[-1].symbols != plain.symbols))
 
     begun = differing()
-    monkeypatch.setattr(search, "near", lambda y, chosen, gain: y)
+    monkeypatch.setattr(search, "clamp_near", lambda y, chosen, gain: y)
     assert begun < 0.1 * differing()
 
 
@@ -110,9 +110,9 @@ def test_no_latent_of_a_channel_runs_ahead():
     """Where one gradient is a thousand times the others of its channel, that latent still goes no further than ten."""
     gradient = torch.full((1, 2, 40, 50), 0.01)
     gradient[0, 0, 3, 4] = 10
-    variable, mean, square = (torch.zeros_like(gradient) for _ in range(3))
-    search._descend(variable, gradient, mean, square, 0.02, 1)
-    assert variable[0, 0, 3, 4] == pytest.approx(-0.02 * search.FARTHEST, rel=0.01)
+    variable = torch.zeros_like(gradient)
+    sga.ChannelAdam([variable]).step([gradient], 0.02)
+    assert variable[0, 0, 3, 4] == pytest.approx(-0.02 * sga.TUNING.max_update, rel=0.01)
     assert torch.allclose(variable[0, 1], torch.tensor(-0.02), rtol=0.01)
 
 
@@ -121,13 +121,13 @@ def test_tiles_join(backend, module, model, monkeypatch):
     latents = module.analyse(model, image)
     whole = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=2)), index)
     plain = price(backend, module, model, image, module.code(model, latents, module.Options(index)), index)
-    monkeypatch.setattr(search, "TILE", 8)
+    monkeypatch.setattr(sga, "TUNING", replace(sga.TUNING, tile=8))
     shape = (-(-image.shape[0] // 16), -(-image.shape[1] // 16))
-    tiles = list(search._tiles(*shape))
+    tiles = list(sga.tiles_of(*shape))
     assert len(tiles) == 4
     covered = np.zeros(shape, int)
-    for top, bottom, left, right in tiles:
-        covered[top:bottom, left:right] += 1
+    for tile in tiles:
+        covered[tile.cells(1)] += 1
     assert (covered == 1).all()
     parts = price(backend, module, model, image, module.code(model, latents, module.Options(index, effort=2)), index)
     assert parts < plain - 0.5 * (plain - whole)
@@ -143,7 +143,7 @@ def test_a_search_is_for_what_the_weights_are_for(monkeypatch):
     def priced(effort: int) -> float:
         coded = module.code(model, latents, module.Options(index, effort=effort))
         shown = module.shown(model, coded, index, image.shape[:2], False, 8)
-        return search.price(coded, shown, image, index, "ms-ssim")
+        return distortion.rd_cost(coded, shown, image, index, "ms-ssim")
 
     plain, found = priced(0), priced(2)
     monkeypatch.setattr(model, "metric", "mse")
@@ -154,12 +154,12 @@ def test_a_search_is_for_what_the_weights_are_for(monkeypatch):
 def test_tiles_are_large_enough_for_ms_ssim(side_px):
     """Every tile with its margin is, of a picture that is, so that all of it is searched by one measure."""
     latents, other = -(-side_px // 16), 20
-    tiles = list(search._tiles(latents, other))
-    assert [top for top, *_ in tiles] == [0, *(bottom for _, bottom, *_ in tiles[:-1])] and tiles[-1][1] == latents
-    for top, bottom, left, right in tiles:
-        first, end = max(0, top - search.MARGIN), min(latents, bottom + search.MARGIN)
-        assert min(16 * end, side_px) - 16 * first >= min(side_px, MS_SSIM_MIN_SIDE_PX)
-        assert (left, right) == (0, other) and top % search.TILE == 0
+    tiles = list(sga.tiles_of(latents, other))
+    assert [tile.top for tile in tiles] == [0, *(tile.bottom for tile in tiles[:-1])] and tiles[-1].bottom == latents
+    for tile in tiles:
+        outer = tile.with_margin(latents, other)
+        assert min(16 * outer.bottom, side_px) - 16 * outer.top >= min(side_px, MS_SSIM_MIN_SIDE_PX)
+        assert (tile.left, tile.right) == (0, other) and tile.top % sga.TUNING.tile == 0
 
 
 def test_a_deadline_ends_the_search(module, model):
@@ -168,7 +168,7 @@ def test_a_deadline_ends_the_search(module, model):
     options = module.Options(90, effort=9, max_seconds=1.0, progress=told.append)
     coded = module.encode(model, crop(), options)
     assert time.perf_counter() - start < 20 and coded.seconds["search"] > 0.4
-    assert told == sorted(told) and told[-1] >= 1 - 1e-9 and len(told) < search.STEPS[9]
+    assert told == sorted(told) and told[-1] >= 1 - 1e-9 and len(told) < search.SEARCH_STEPS[9]
 
 
 @pytest.mark.parametrize("options", [{"effort": 10}, {"effort": -1}, {"max_seconds": -1.0}, {"max_seconds": np.inf}])
@@ -182,10 +182,10 @@ def test_a_search_that_fails_leaves_the_plain_file(module, model, monkeypatch):
     image = crop()
     plain = module.encode(model, image, module.Options(90))
 
-    def worse(transmit, x, latents, *rest):
+    def worse(self, latents, *rest):
         return latents[0] + 3 * torch.randn_like(latents[0]), *latents[1:]
 
-    monkeypatch.setattr(search, "refine", worse)
+    monkeypatch.setattr(sga.StochasticGumbelAnnealing, "optimise", worse)
     if hasattr(module, "bases"):  # which are tried as well
         monkeypatch.setattr(module.bases, "worth_trying", lambda *anything: [])
     assert module.encode(model, image, module.Options(90, effort=9)).streams == plain.streams
@@ -204,10 +204,10 @@ def test_options_reach_the_codec_and_progress_is_told():
 def test_soft_rounding_hardens():
     torch.manual_seed(0)
     x = torch.tensor([-1.7, -0.2, 0.1, 0.8, 2.45]).repeat(4000, 1)
-    soft = search.soft_round(x, 0.1)
+    soft = sga.sga_round(x, 0.1)
     assert ((soft >= x.floor()) & (soft <= x.floor() + 1)).all()
     assert (soft.mean(0) - x[0].round()).abs()[:4].max() < 0.02  # close to a half it stays a draw
-    drawn = search.soft_round(x, 1.0)
+    drawn = sga.sga_round(x, 1.0)
     uncertain = [0, 1, 3, 4]
     assert 0.1 < drawn.std(0)[uncertain].min() and torch.equal(drawn[:, 2], torch.zeros(4000))  # 0.1 is near to 0
 
@@ -270,7 +270,7 @@ def test_escapes_are_priced_as_they_are_coded(model):
 def test_soft_bits_of_what_is_rounded_are_those_of_the_file(backend, module, model, monkeypatch):
     if not hasattr(model, "first_row"):
         pytest.skip("its rows are its own")
-    from latcodec.backends.common.mean_scale import relaxed_rd
+    from latcodec.backends.common.mean_scale import MeanScaleRelaxedRD
     from latcodec.backends.hyperprior_context import residual as details
 
     monkeypatch.setattr(details, "_best_shift", lambda *anything: 0)
@@ -284,9 +284,9 @@ def test_soft_bits_of_what_is_rounded_are_those_of_the_file(backend, module, mod
         coded = module.code(model, latents, module.Options(index))
         rate = model.rate(index, coded.parameters) if hasattr(model, "rate") else index
         latents = latents.at(rate.base) if hasattr(rate, "base") else latents
-        transmit, _ = relaxed_rd(model, rate)
+        rd = MeanScaleRelaxedRD(model, rate)
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
-            _, bits = transmit((latents.y[None], latents.z[None]), torch.round, x)
+            _, bits = rd.transmit((latents.y[None], latents.z[None]), torch.round, x)
         # Details are still rounded by price, which costs fewer bits than these.
         assert 0.98 * coded.estimated_bits < float(bits) < (1.02 if index == 50 else 1.25) * coded.estimated_bits

@@ -10,7 +10,7 @@ from skimage import data
 
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common.fixed_point import GAIN_BITS, MEAN_BITS, SCALE_ROWS, table_index_of_scale
-from latcodec.backends.common.mean_scale import relaxed_rd
+from latcodec.backends.common.mean_scale import MeanScaleRelaxedRD
 from latcodec.backends.common.pixels import latent_shapes
 from latcodec.backends.common.rate_tables import interpolate_rates
 from latcodec.backends.hyperprior_context import codec as backend
@@ -264,7 +264,8 @@ def test_hyper_latents_have_tables_of_their_own(network, model, photograph):
     latents = backend.analyse(model, image)
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     bits = [
-        float(relaxed_rd(one, rate)[0]((latents.y[None], latents.z[None]), torch.round, x)[1]) for one in (model, dear)
+        float(MeanScaleRelaxedRD(one, rate).transmit((latents.y[None], latents.z[None]), torch.round, x)[1])
+        for one in (model, dear)
     ]
     assert bits[1] > bits[0] + 3 * count
 

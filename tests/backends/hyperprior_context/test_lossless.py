@@ -12,7 +12,9 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 from latcodec import api as codec
 from latcodec import backends, container
-from latcodec.backends.common import sga as search
+from latcodec.backends.common import distortion
+from latcodec.backends.common.distortion import rd_cost
+from latcodec.backends.common.sga import StochasticGumbelAnnealing
 from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context import lossless
@@ -161,7 +163,7 @@ def test_sixteen_bits_and_photographs_are_not(page, photograph):
 
 def test_the_cheaper_one_is_taken(model, page, monkeypatch):
     """Whatever the prices, and whether the difference is clear or not."""
-    monkeypatch.setattr(search, "price", lambda coded, *_: prices[coded.parameters == lossless.PARAMETERS])
+    monkeypatch.setattr(distortion, "rd_cost", lambda coded, *_: prices[coded.parameters == lossless.PARAMETERS])
     options, latents = backend.Options(150), backend.analyse(model, page)
     for with_loss, without in ((1.0, 0.9), (1.0, choice.CLEARLY - 0.1), (1.0, 1.1)):
         prices = {False: with_loss, True: without}
@@ -213,16 +215,16 @@ def test_a_target_and_another_codec_know_no_squares(page, of_squares):
 def test_no_loss_is_cheaper_than_any_base(model, page):
     latents = backend.analyse(model, page)
     found = backend.code(model, latents, backend.Options(128))
-    least = search.price(found, page, page, 128)
+    least = rd_cost(found, page, page, 128)
     assert found.details == {"lossless": True} and found.estimated_bits == 8 * len(found.streams[0])
     for base in (None, 60, 100):
         rate = model.rate(128, None if base is None else bytes((base,)))
         coded = backend._code(model, latents, backend.Options(128), model.step_error_bits(), rate)
-        assert search.price(coded, backend.shown(model, coded, 128, (96, 160), False, 8), page, 128) > least
+        assert rd_cost(coded, backend.shown(model, coded, 128, (96, 160), False, 8), page, 128) > least
 
 
 def test_a_search_is_not_begun_and_files_do_not_grow(model, page, monkeypatch):
-    monkeypatch.setattr(search, "refine", lambda *_: pytest.fail("searched"))
+    monkeypatch.setattr(StochasticGumbelAnnealing, "optimise", lambda *_: pytest.fail("searched"))
     plain, more = (backend.encode(model, page, backend.Options(128, effort=effort)) for effort in (0, 9))
     assert more.parameters == lossless.PARAMETERS and len(more.streams[0]) <= len(plain.streams[0])
 

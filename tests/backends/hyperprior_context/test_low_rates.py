@@ -11,7 +11,7 @@ from skimage import data
 from latcodec import api as codec
 from latcodec import backends, container, rates
 from latcodec.backends import loading
-from latcodec.backends.common import sga as search
+from latcodec.backends.common.distortion import rd_cost
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context.network import LATENT_FUNCTIONS, Config, ContextHyperprior
 from latcodec.backends.hyperprior_context.wire import NEGATIVE_RATE_TAG
@@ -128,7 +128,7 @@ def test_lower_rates_are_added_to_weights_that_have_none(photograph):
     for index, shown_at in ((LOWEST_INDEX, LOWEST_INDEX), (-10, -10), (0, 0), (0, LOWEST_INDEX)):
         coded = backend.code(after, latents, backend.Options(index))
         decoded = backend.shown(after, coded, index, (192, 192), False, 8)
-        prices.append(search.price(coded, decoded, photograph, shown_at))
+        prices.append(rd_cost(coded, decoded, photograph, shown_at))
         sizes.append(len(coded.streams[0]))
     assert sizes[0] < sizes[1] < sizes[2] and prices[0] < prices[3]
     with pytest.raises(OptionError, match="end at rate index 0"):

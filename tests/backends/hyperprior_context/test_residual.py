@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from skimage import data
 
 from latcodec import weights
+from latcodec.backends.common import distortion, search
 from latcodec.backends.common import rdoq as pricing
-from latcodec.backends.common import sga as search
 from latcodec.backends.common.checks import crc_of
+from latcodec.backends.common.distortion import rd_cost
 from latcodec.backends.common.fixed_point import SCALE_ROWS
-from latcodec.backends.common.mean_scale import relaxed_rd, sigmas
+from latcodec.backends.common.mean_scale import MeanScaleRelaxedRD, sigmas
 from latcodec.backends.common.pixels import to_tensor
 from latcodec.backends.common.rate_tables import interpolate_rates, subsample_rates
+from latcodec.backends.common.sga import StochasticGumbelAnnealing
 from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context import mode_decision as choice
@@ -202,14 +204,14 @@ def test_a_search_counts_the_details(model, photograph):
     prices = []
     for effort in (0, 2):
         coded = backend.encode(model, image, backend.Options(200, effort=effort))
-        prices.append(search.price(coded, backend.shown(model, coded, 200, (64, 80), False, 8), image, 200))
+        prices.append(rd_cost(coded, backend.shown(model, coded, 200, (64, 80), False, 8), image, 200))
     assert prices[1] < prices[0]
     latents, x = backend.analyse(model, image).at(100), torch.from_numpy(image).permute(2, 0, 1)[None] / 255
     found = []
     for sends in (True, False):
-        transmit, _ = relaxed_rd(model, backend.Rate(200, 100, sends))
+        rd = MeanScaleRelaxedRD(model, backend.Rate(200, 100, sends))
         with torch.no_grad():
-            found.append(transmit((latents.y[None], latents.z[None]), torch.round, x))
+            found.append(rd.transmit((latents.y[None], latents.z[None]), torch.round, x))
     assert found[0][1] > found[1][1] and not torch.equal(found[0][0], found[1][0])
 
 
@@ -529,7 +531,7 @@ def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
     image = np.ascontiguousarray(photograph[:64, :96])
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [0, 60, 100, 120])
     found = backend.encode(model, image, backend.Options(index))
-    least = search.price(found, backend.shown(model, found, index, (64, 96), False, 8), image, index)
+    least = rd_cost(found, backend.shown(model, found, index, (64, 96), False, 8), image, index)
     usual = bases.usual(index, False, lambda: choice.sharpness(model, image))
     for base in (usual, 0, 60, 100, 120):
         parameters = None if base is None else bytes((base,))
@@ -537,10 +539,12 @@ def test_the_cheapest_base_is_taken(model, photograph, monkeypatch, index):
         coded = backend._code(
             model, backend.analyse(model, image), backend.Options(index), model.step_error_bits(), rate
         )
-        assert search.price(coded, backend.shown(model, coded, index, (64, 96), False, 8), image, index) >= least
+        assert rd_cost(coded, backend.shown(model, coded, index, (64, 96), False, 8), image, index) >= least
         # The cheapest need not be the one that is coded first, nor the last.
         with monkeypatch.context() as patched:
-            patched.setattr(search, "price", lambda coded, *_, wanted=coded.parameters: coded.parameters != wanted)
+            patched.setattr(
+                distortion, "rd_cost", lambda coded, *_, wanted=coded.parameters: coded.parameters != wanted
+            )
             taken = backend.encode(model, image, backend.Options(index))
         assert taken.parameters == coded.parameters and taken.streams == coded.streams
 
@@ -600,19 +604,21 @@ def test_other_bases_are_tried_where_a_picture_is_unlike_photographs():
 def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch):
     image, seen = np.ascontiguousarray(photograph[:64, :96]), []
 
-    def refine(transmit, x, latents, gains, index, steps, deadline, progress, metric) -> tuple:
-        seen.append((index, deadline - time.perf_counter()))
+    def optimise(sga, latents, deadline, progress) -> tuple:
+        seen.append((sga.rate_index, deadline - time.perf_counter()))
         return latents
 
-    monkeypatch.setattr(search, "refine", refine)
+    monkeypatch.setattr(StochasticGumbelAnnealing, "optimise", optimise)
     monkeypatch.setattr(bases, "worth_trying", lambda *anything: [])
     monkeypatch.setattr(bases, "SEARCHED_BITS", 0)
-    priced, price = [], search.price
-    monkeypatch.setattr(search, "price", lambda coded, *rest: priced.append(coded.parameters) or price(coded, *rest))
+    priced, plain_rd_cost = [], distortion.rd_cost
+    monkeypatch.setattr(
+        distortion, "rd_cost", lambda coded, *rest: priced.append(coded.parameters) or plain_rd_cost(coded, *rest)
+    )
     coded = backend.encode(model, image, backend.Options(80, effort=3, max_seconds=5.0))
     assert seen[0][0] == 80 and 0 < seen[0][1] < 5.0 and "search" in coded.seconds
     lower = bytes((72,))
-    assert priced == [lower, None, *[lower] * len(search.FOUND_ERROR_BITS)]
+    assert priced == [lower, None, *[lower] * len(search.SEARCHED_MULTIPLIERS)]
     backend.encode(model, image, backend.Options(80, effort=3, max_seconds=1e-6))
     assert seen[1][1] < 0.1
     assert [bases.searched(base, 20_000) for base in (0, 29, 30, 60, 110, 155)] == [0, 29, 27, 54, 98, 138]
@@ -621,16 +627,16 @@ def test_a_search_is_at_a_lower_base_and_in_time(model, photograph, monkeypatch)
     priced.clear()
     monkeypatch.setattr(bases, "usual", lambda *anything: bases.LOWER_BASE)
     backend.encode(model, image, backend.Options(190, effort=3))
-    assert priced == [None, bytes((140,)), *[None] * len(search.FOUND_ERROR_BITS)] and seen[0][0] == 190
+    assert priced == [None, bytes((140,)), *[None] * len(search.SEARCHED_MULTIPLIERS)] and seen[0][0] == 190
     priced.clear()
     for index, base in ((230, None), (231, bytes((140,)))):
         backend.encode(model, image, backend.Options(index, effort=3))
-        assert priced == [*dict.fromkeys((base, bytes((140,)))), *[base] * len(search.FOUND_ERROR_BITS)]
+        assert priced == [*dict.fromkeys((base, bytes((140,)))), *[base] * len(search.SEARCHED_MULTIPLIERS)]
         priced.clear()
     monkeypatch.setattr(bases, "usual", lambda *anything: 60)
     monkeypatch.setattr(bases, "drawn", lambda image: True)
     backend.encode(model, image, backend.Options(190, effort=3))
-    assert set(priced[-len(search.FOUND_ERROR_BITS) :]) == {bytes((60,))}
+    assert set(priced[-len(search.SEARCHED_MULTIPLIERS) :]) == {bytes((60,))}
 
 
 def test_verification_runs_no_network_twice(model, photograph, monkeypatch):
@@ -910,7 +916,7 @@ def test_details_beside_a_base_in_bfloat16_cost_as_much(shipped, monkeypatch, in
         monkeypatch.setattr(shipped, "encodes_in_bf16", bf16)
         coded = backend.encode(shipped, image, backend.Options(index, lossless=False))
         shown = backend.shown(shipped, coded, index, image.shape[:2], False, 8)
-        prices.append(search.price(coded, shown, image, index))
+        prices.append(rd_cost(coded, shown, image, index))
         streams.append(coded.streams)
     assert coded.detail_symbols.any() and streams[0] != streams[1]
     assert prices[1] < 1.005 * prices[0]

@@ -9,16 +9,16 @@ from scipy.ndimage import correlate, gaussian_filter
 from skimage import data
 
 from latcodec import weights
-from latcodec.backends.common import sga as search
-from latcodec.backends.common.distortion import error_weight
+from latcodec.backends.common.distortion import error_weight, rd_cost
 from latcodec.backends.common.pixels import to_tensor
+from latcodec.backends.common.sga import StochasticGumbelAnnealing
 from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context import mode_decision as choice
 from latcodec.backends.hyperprior_context import picture as picture_backend
 from latcodec.backends.hyperprior_context import residual as details_backend
 from latcodec.backends.hyperprior_context import wiener
-from latcodec.backends.hyperprior_context.picture import soft_beside
+from latcodec.backends.hyperprior_context.picture import relaxed_rd_with_residual
 from latcodec.backends.hyperprior_context.residual_network import colour_transform
 from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
@@ -251,7 +251,7 @@ def test_a_file_costs_less_with_it(model, photograph, monkeypatch):
     for name in ("with", "without"):
         coded = backend.encode(model, photograph, backend.Options(INDEX))
         shown = backend.shown(model, coded, INDEX, photograph.shape[:2], False, 8)
-        prices[name] = search.price(coded, shown, photograph, INDEX)
+        prices[name] = rd_cost(coded, shown, photograph, INDEX)
         monkeypatch.setattr(wiener, "fit", lambda *anything: wiener.none())
     assert prices["with"] < 0.998 * prices["without"]
 
@@ -295,12 +295,15 @@ def test_a_search_hears_of_the_filter_and_of_details_that_are_sent(model, photog
             assert bool(len(coded.filter_symbols)) == filtered and bool(len(coded.detail_symbols)) == sent
             rate = model.rate(index, coded.parameters)
             at_rate = latents.at(rate.base)
-            y, z = (one[None] for one in backend._settled(model, coded, at_rate))
-            transmit, (y_gain, z_gain) = soft_beside(model, index, coded, rate, x[0, 0].numel())
-            deaf, _ = soft_beside(model, index, replace(coded, filter_symbols=wiener.none()), rate, x[0, 0].numel())
+            problem = backend.ContextSearch(model, at_rate, backend.Options(index), rate)
+            y, z = (one[None] for one in problem.dequantised_start(coded))
+            rd = relaxed_rd_with_residual(model, index, coded, rate, x[0, 0].numel())
+            y_gain, z_gain = rd.gains
+            plain = replace(coded, filter_symbols=wiener.none())
+            without_filter = relaxed_rd_with_residual(model, index, plain, rate, x[0, 0].numel())
             with torch.no_grad():
-                found, bits = transmit((y / y_gain, z / z_gain), torch.round, x)
-                other, _ = deaf((y / y_gain, z / z_gain), torch.round, x)
+                found, bits = rd.transmit((y / y_gain, z / z_gain), torch.round, x)
+                other, _ = without_filter.transmit((y / y_gain, z / z_gain), torch.round, x)
             shown = backend.shown(model, coded, index, image.shape[:2], False, 8)
         error, without = (
             np.abs(255 * one[0, :, :192, :192].clamp(0, 1).permute(1, 2, 0).numpy() - shown).mean()
@@ -313,10 +316,10 @@ def test_a_search_hears_of_the_filter_and_of_details_that_are_sent(model, photog
 @pytest.mark.parametrize("index", [45, 120, 200])
 def test_the_first_effort_fits_a_filter_and_is_never_dearer(model, index, monkeypatch):
     monkeypatch.setattr(bases, "SEARCHED_BITS", 1000)
-    monkeypatch.setattr(search, "refine", lambda *anything: pytest.fail("a search"))
+    monkeypatch.setattr(StochasticGumbelAnnealing, "optimise", lambda *anything: pytest.fail("a search"))
     image = np.ascontiguousarray(data.coffee()[60:316, 100:356])
     found = [backend.encode(model, image, backend.Options(index, effort=effort, lossless=False)) for effort in (0, 1)]
-    prices = [search.price(one, backend.shown(model, one, index, (256, 256), False, 8), image, index) for one in found]
+    prices = [rd_cost(one, backend.shown(model, one, index, (256, 256), False, 8), image, index) for one in found]
     assert len(found[1].filter_symbols) and prices[1] <= prices[0] and (prices[1] < prices[0] or index > 45)
     assert backend.Options(0, effort=1).steps == 0 < backend.Options(0, effort=1, metric="ms-ssim").steps
 
@@ -333,7 +336,6 @@ def test_a_search_of_a_low_rate_may_have_one(model, lowest, monkeypatch):
     assert np.array_equal(decoded, backend.shown(model, searched, index, (256, 256), False, 8))
     plain = backend.encode(model, image, backend.Options(index, lossless=False))
     prices = [
-        search.price(one, backend.shown(model, one, index, (256, 256), False, 8), image, index)
-        for one in (searched, plain)
+        rd_cost(one, backend.shown(model, one, index, (256, 256), False, 8), image, index) for one in (searched, plain)
     ]
     assert prices[0] < prices[1]
