@@ -14,7 +14,7 @@ import struct
 import numpy as np
 
 from latcodec.errors import FormatError
-from latcodec.images.lossless import load_section, pack_pixels, webp_size
+from latcodec.images.lossless import fits_webp, load_section, pack_pixels, webp_size
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
@@ -35,7 +35,7 @@ def pack_alpha(alpha: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(alpha)).save(file, "PNG", optimize=True)
     packed = [file.getvalue()]
-    as_webp = pack_pixels(alpha[:, :, None].repeat(3, 2), quality=100) if alpha.dtype == np.uint8 else None
+    as_webp = pack_pixels(alpha[:, :, None].repeat(3, 2), quality=100) if fits_webp(alpha) else None
     packed += [as_webp] if as_webp is not None else []
     return min(packed, key=len)
 

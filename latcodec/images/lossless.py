@@ -46,7 +46,7 @@ def pack_pixels(pixels: np.ndarray, quality: int) -> bytes | None:
     """
     from PIL import Image
 
-    if not _fits_webp(pixels):
+    if not fits_webp(pixels):
         return None
     file = io.BytesIO()
     try:
@@ -57,8 +57,8 @@ def pack_pixels(pixels: np.ndarray, quality: int) -> bytes | None:
     return file.getvalue()
 
 
-def _fits_webp(pixels: np.ndarray) -> bool:
-    """Return whether a lossless WebP holds pixels and can be written here."""
+def fits_webp(pixels: np.ndarray) -> bool:
+    """Return whether a lossless WebP holds pixels, [H, W] or [H, W, 3], and can be written here."""
     from PIL import features
 
     return pixels.dtype == np.uint8 and max(pixels.shape) <= WEBP_LONGEST_SIDE_PX and bool(features.check("webp"))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import latcodec.container
+from latcodec import backends
 from latcodec.container import MAX_SIDE_PX, Payload, inspect_damaged, pack, sections, unpack
 from latcodec.container.wire import ANCILLARY, KIND_NAMES, MAX_SECTIONS
 from latcodec.errors import FormatError, LatcodecError, VersionError
@@ -357,6 +358,11 @@ def test_the_specification_names_every_kind():
     rows = re.findall(r"^\| 0x([0-9a-f]{2}) \| (\w+) \| (critical|ancillary) \|", SPECIFICATION, re.MULTILINE)
     assert {int(kind, 16): name for kind, name, _ in rows} == KIND_NAMES
     assert all((int(kind, 16) >= ANCILLARY) == (status == "ancillary") for kind, _, status in rows)
+
+
+def test_the_specification_names_every_backend():
+    rows = re.findall(r"^\| (\d+) \| ([\w-]+) \|$", SPECIFICATION, re.MULTILINE)
+    assert [(int(number), name) for number, name in rows] == [(row.wire_id, row.name) for row in backends.BACKENDS]
 
 
 def test_the_specification_shows_a_file_of_today():
