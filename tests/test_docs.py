@@ -49,6 +49,8 @@ def defined(body: list[ast.stmt]) -> dict[str, ast.stmt]:
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found |= {name.id: node for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):  # public names of a lazy package
+            found |= defined(node.body)
     return found
 
 
