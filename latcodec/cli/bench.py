@@ -85,12 +85,8 @@ EPILOG = examples(
     OUTPUT, "-f", "--force", is_flag=True,
     help="Measure again what REPORT already holds; write into any folder.",
 )  # fmt: skip
-@option(
-    OUTPUT, "--readme", metavar="FILE", help="Also renew the short table between FILE's markers, and its figure."
-)  # fmt: skip
-@option(
-    OUTPUT, "--results", "results_page", metavar="FILE", help="Also renew the page of all tables, docs/results.md."
-)  # fmt: skip
+@option(OUTPUT, "--readme", metavar="FILE", help="Also renew the short table between FILE's markers, and its figure.")
+@option(OUTPUT, "--results", "results_page", metavar="FILE", help="Also renew the page of all tables, docs/results.md.")
 @option(DOWNLOAD, "--fetch", type=click.Choice(["kodak"]), help="Download these pictures into PATH; measure nothing.")
 @option(DOWNLOAD, "--fetch-from", metavar="URL", help="Another server for --fetch.")
 @option(MESSAGES, "--json", "as_json", is_flag=True, help="Print the results as one JSON object to stdout.")

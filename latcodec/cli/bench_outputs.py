@@ -75,9 +75,7 @@ class RowKeeper:
             self._store.close()
 
 
-def open_store(
-    folder: Path, settings: Settings, force: bool, processes: int, problems: Problems
-) -> Store | None:  # fmt: skip
+def open_store(folder: Path, settings: Settings, force: bool, processes: int, problems: Problems) -> Store | None:
     """Return the store of a report whose folder can be written; None, with a problem, where it cannot.
 
     Raises:
@@ -98,7 +96,7 @@ def open_store(
 
 def write_report(
     folder: Path, results: dict[str, Any], pictures: SubjectPictures, quiet: bool, problems: Problems
-) -> bool:  # fmt: skip
+) -> bool:
     """Write the report; return whether that succeeded, a failure is a problem."""
     from latcodec.bench import results as bench_results
     from latcodec.report import files as report
@@ -214,7 +212,5 @@ def progress(total: int, quiet: bool) -> Iterator[Progress]:
         bars.TimeRemainingColumn(),
     )
     # An hour: codecs differ in speed, so the mean over the whole run predicts better than the last seconds.
-    with bars.Progress(
-        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600
-    ) as bar:  # fmt: skip
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600) as bar:
         yield _Bar(bar, total)

@@ -52,62 +52,38 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 @click.command(cls=HeadedCommand, epilog=EPILOG)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @option(
-    RATE,
-    "-q",
-    "--quality",
-    type=click.FloatRange(1, 100),
-    callback=finite,
+    RATE, "-q", "--quality", type=click.FloatRange(1, 100), callback=finite,
     help="Quality, 1 to 100: the scale of --lambda for people.",
-)
+)  # fmt: skip
 @option(
-    RATE,
-    "--lambda",
-    "lmbda",
-    type=click.FloatRange(0.1, 41.4),
-    callback=finite,
+    RATE, "--lambda", "lmbda", type=click.FloatRange(0.1, 41.4), callback=finite,
     help="Price of a bit, 0.1 to 20 or, with some codecs, 41; larger makes smaller files. Default 1.",
-)
+)  # fmt: skip
 @option(
     RATE, "--bpp", type=_POSITIVE, callback=finite, help="Search for the best file of at most so many bits per pixel."
 )
 @option(RATE, "--psnr", type=_POSITIVE, callback=finite, help="Search for the smallest file of at least so many dB.")
 @option(
-    RATE,
-    "--size",
-    "size_bytes",
-    type=click.IntRange(1),
-    metavar="BYTES",
+    RATE, "--size", "size_bytes", type=click.IntRange(1), metavar="BYTES",
     help="Search for the best file of at most so many bytes.",
-)
+)  # fmt: skip
 @option(
-    RATE,
-    "--metric",
-    type=click.Choice(METRICS),
+    RATE, "--metric", type=click.Choice(METRICS),
     help="The distortion that the codec was trained for: mse, or ms-ssim, which is closer to what people see.",
-)
+)  # fmt: skip
 @option(
-    CODEC,
-    "--codec",
-    "codec_name",
-    metavar="NAME",
-    show_default=f"{backends.DEFAULT}, or that of --weights FILE",
+    CODEC, "--codec", "codec_name", metavar="NAME", show_default=f"{backends.DEFAULT}, or that of --weights FILE",
     help=f"One of {', '.join(backend.name for backend in backends.BACKENDS)}.",
-)
+)  # fmt: skip
 @option(CODEC, "-O", "options", multiple=True, metavar="KEY=VALUE", help="An option of the codec; may be repeated.")
 @option(
-    CODEC,
-    "--effort",
-    type=click.IntRange(0, 9),
-    metavar="0...9",
+    CODEC, "--effort", type=click.IntRange(0, 9), metavar="0...9",
     help="Spend more time on smaller files, with codecs that can.",
-)
+)  # fmt: skip
 @option(
-    CODEC,
-    "--max-seconds",
-    type=_POSITIVE,
-    callback=finite,
+    CODEC, "--max-seconds", type=_POSITIVE, callback=finite,
     help="End the search of --effort by then; with --bpp, --psnr or --size, the search of all trials together.",
-)
+)  # fmt: skip
 @weights_option
 @option(CODEC, "--no-verify", is_flag=True, help="Do not decode the integers back before the file is written.")
 @option(OUTPUT, "-o", "--output", metavar="OUT", help="A file, a folder or -; otherwise name.lc beside the input.")

@@ -91,9 +91,7 @@ def _jobs_from_json(rows: list[list]) -> list[Job]:
     ]
 
 
-def run_jobs(
-    jobs: list[Job], work: Callable[[Job], JobResult], style: OutputStyle, team: Team | None = None
-) -> None:  # fmt: skip
+def run_jobs(jobs: list[Job], work: Callable[[Job], JobResult], style: OutputStyle, team: Team | None = None) -> None:
     """Do this process's share of the jobs and report it.
 
     The process that adds up all tallies exits with code 1 if a job failed anywhere.

@@ -44,19 +44,11 @@ EPILOG = examples(
 ERROR_DELAY_S = 10.0  # The first process reports an error of all; the others wait so long to be ended.
 
 
-@click.command(
-    cls=HeadedCommand, epilog=EPILOG, short_help="Train a codec on pictures and export its weights."
-)  # fmt: skip
+@click.command(cls=HeadedCommand, epilog=EPILOG, short_help="Train a codec on pictures and export its weights.")
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
-@option(
-    BUDGET, "--steps", type=click.IntRange(1), help="The whole budget in steps of the optimiser."
-)  # fmt: skip
-@option(
-    BUDGET, "--minutes", type=click.FloatRange(0, min_open=True), help="The whole budget in minutes of training."
-)  # fmt: skip
-@option(
-    BUDGET, "--resume", is_flag=True, help="Go on from the checkpoint in OUT; the budget counts from the start."
-)  # fmt: skip
+@option(BUDGET, "--steps", type=click.IntRange(1), help="The whole budget in steps of the optimiser.")
+@option(BUDGET, "--minutes", type=click.FloatRange(0, min_open=True), help="The whole budget in minutes of training.")
+@option(BUDGET, "--resume", is_flag=True, help="Go on from the checkpoint in OUT; the budget counts from the start.")
 @option(OUTPUT, "-o", "--output", required=True, metavar="OUT", help="Folder of checkpoint, log, report and weights.")
 @option(CODEC, "--codec", default="hyperprior", show_default=True, metavar="NAME", help="The codec to train.")
 @option(CODEC, "-O", "options", multiple=True, metavar="KEY=VALUE", help="An option of the network; may be repeated.")
@@ -85,7 +77,7 @@ ERROR_DELAY_S = 10.0  # The first process reports an error of all; the others wa
 )  # fmt: skip
 @option(
     LEARNING, "--seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of all random numbers."
-)  # fmt: skip
+)
 @option(LEARNING, "--lambda-range", type=float, nargs=2, metavar="A B", help="Train these rates only, of 0.1 ... 41.")
 @option(
     NETWORK, "--metric", type=click.Choice(METRICS), default=METRICS[0], show_default=True,
