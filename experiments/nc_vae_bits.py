@@ -49,7 +49,7 @@ def main(weights: str, checkpoint: str, paths: list[str]) -> None:
         for number, index in enumerate(INDICES):
             coded = backend.code(model, latents, backend.Options(index, verify=False))
             frozen = RangeEncoder(model.tables)
-            backend.transcribe(model, latents, backend.Options(index), frozen, False)
+            backend.quantise_and_encode(model, latents, index, frozen, adaptive=False)
             totals[number] += (8 * len(coded.streams[0]), frozen.bits, *gaussian_bits(network, coded.symbols, index))
     print("| rate index | adaptive bpp | frozen | Gaussian | Eq. 7 |\n|---|---|---|---|---|")
     for index, row in [*zip(INDICES, totals, strict=True), ("all", totals.sum(0))]:

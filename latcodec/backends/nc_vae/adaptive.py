@@ -1,16 +1,17 @@
-"""Context-adaptive coding of integer latents, vectorised over positions: one walk, the same for encoder and decoder.
+"""Context-adaptive coding of integer latents, vectorised over positions: one pass, the same in encoder and decoder.
 
-`walk` goes through the groups and phases of `contexts.py`, finds the table row of each symbol of a step and hands the
-step to the coder. Two things follow the picture, both integers:
+`run_entropy_model` goes through the groups and phases of `contexts.py`. Of each step it computes the table index of
+each symbol and hands the step to a `StepCoder`, which encodes or decodes it. Two things follow the picture, both
+integers:
 
-- `Drift`: per channel, the magnitudes coded so far beside those its rows promised. Their ratio moves the channel's
-  rows from the next phase on, so a picture that is rougher or smoother than the contexts think is found out.
-- `Counts`: per row, how often each symbol came. They join the frozen weights of its table before the large groups.
+- `Drift`: per channel, the magnitudes coded so far beside those that the tables promised. Their ratio moves the
+  channel's scale from the next phase on, for pictures that are rougher or smoother than the contexts expect.
+- `Counts`: per table, how often each symbol was coded. They join the frozen weights of the table before the large
+  groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,107 +21,172 @@ from latcodec.backends.nc_vae.contexts import (
     FRACTIONS,
     LATTICES,
     MEAN_BITS,
-    ROW,
-    SCALE_ROWS,
+    NUM_SCALES,
+    TABLE_INDEX,
     TAPS,
     Contexts,
+    Lattices,
     magnitudes,
     signed,
 )
 from latcodec.entropy.tables import TOTAL, Tables
 
-TRUST = 3000  # of a frozen row beside what a picture counts in it, in symbols
-DRIFT_PRIOR = 20  # of a channel's promise beside what comes, in units of magnitude
-FOLLOW_FROM = 32  # channels in a group before which counts become tables
-FOLLOWED_ENTRIES = 64  # of wider rows a picture has too few symbols
+TRUST = 3000  # weight of a frozen table beside the counts of a picture, in symbols
+DRIFT_PRIOR = 20  # weight of a channel's frozen scale beside the magnitudes coded, in units of magnitude
+FOLLOW_FROM = 32  # channels in a group from which the tables follow the counts before it is coded
+FOLLOWED_ENTRIES = 64  # of a table that follows at most; of wider ones a picture has too few symbols
 _RATIO_BITS = 12
-# Ratio of magnitudes, with _RATIO_BITS, from which on the rows move by one more: 0.7 of it, in factors of a scale row.
-# Written out because they decide rows: rint(4096 * exp(log(3200) / 39 * (k - 1/2) / 0.7)) for k = -9..10.
+# Ratio of magnitudes, with _RATIO_BITS, from which on the scale moves by one more: 0.7 of it, in factors of a scale.
+# Written out because they decide table indices: rint(4096 * exp(log(3200) / 39 * (k - 1/2) / 0.7)) for k = -9..10.
 # fmt: off
 DRIFT_BOUNDS = np.array([247, 332, 446, 600, 806, 1083, 1455, 1956, 2629, 3533, 4749, 6382, 8577, 11528, 15493, 20822,
                          27985, 37611, 50548, 67936], np.int64)
 # fmt: on
 
 
-class Coder(Protocol):
-    """RangeEncoder or RangeDecoder, or what stands in for an encoder."""
-
-    def encode(self, symbols: np.ndarray, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> None: ...
-
-    def decode(self, rows: np.ndarray, tables: Tables, counts: np.ndarray | None) -> np.ndarray: ...
-
-
 class Drift:
-    """Magnitudes that came and that were promised, per channel, int64."""
+    """Per channel the magnitudes that were coded and those that the tables promised, int64."""
 
     def __init__(self, tables: Tables, channels: int):
-        self._came = np.zeros(channels, np.int64)
+        self._coded = np.zeros(channels, np.int64)
         self._promised = np.zeros(channels, np.int64)
         entries = np.diff(tables.offsets.astype(np.int64))
         symbols = np.arange(len(tables.weights)) - np.repeat(tables.offsets[:-1] - tables.minimums, entries)
-        # Mean magnitude of each row with 8 bits after the point; weights of a row sum to 2**24.
-        self._of_row = np.add.reduceat(tables.weights * np.abs(symbols), tables.offsets[:-1]) >> 16
+        # Mean magnitude of each table with 8 bits after the point; the weights of a table sum to 2**24.
+        self._of_table = np.add.reduceat(tables.weights * np.abs(symbols), tables.offsets[:-1]) >> 16
 
     def moves(self, first: int, last: int) -> np.ndarray:
-        """By how many scale rows the channels' rows move now, int64 [last - first]."""
+        """Return by how many scales the channels first..last move now, int64 [last - first]."""
         prior = DRIFT_PRIOR << 8
-        ratio = ((self._came[first:last] + prior) << _RATIO_BITS) // (self._promised[first:last] + prior)
+        ratio = ((self._coded[first:last] + prior) << _RATIO_BITS) // (self._promised[first:last] + prior)
         return np.searchsorted(DRIFT_BOUNDS, ratio, side="right") - len(DRIFT_BOUNDS) // 2
 
-    def add(self, first: int, residuals: np.ndarray, rows: np.ndarray) -> None:
-        """Residuals int32 and rows uint16, both [c, n], of channels first..first + c."""
-        last = first + len(rows)
-        self._came[first:last] += np.minimum(np.abs(residuals.astype(np.int64)), 2**16).sum(1) << 8
-        self._promised[first:last] += self._of_row[rows].sum(1)
+    def add(self, first: int, residuals: np.ndarray, table_index: np.ndarray) -> None:
+        """Add residuals int32 and table indices uint16, both [c, n], of channels first..first + c."""
+        last = first + len(table_index)
+        self._coded[first:last] += np.minimum(np.abs(residuals.astype(np.int64)), 2**16).sum(1) << 8
+        self._promised[first:last] += self._of_table[table_index].sum(1)
 
 
 class Counts:
-    """Tables that follow a picture: `TRUST` of the frozen weights and what was counted since."""
+    """Tables that follow a picture: the frozen weights, counted as `TRUST` symbols, and the counts of the picture.
+
+    Attributes:
+        tables: The tables that are coded with now.
+        counts: How often each entry was coded, int64 [entries of all tables]; the range coder adds to it.
+    """
 
     def __init__(self, tables: Tables):
         self._frozen, self.tables = tables, tables
         entries = np.diff(tables.offsets)
-        self._row = np.repeat(np.arange(tables.num_tables), entries)  # of each weight
+        self._table = np.repeat(np.arange(tables.num_tables), entries)  # of each weight
         self._narrow = entries <= FOLLOWED_ENTRIES
         self.counts = np.zeros(len(tables.weights), np.int64)
 
     def follow(self) -> None:
-        """Make new tables: integers, each at least 1, in sum 2**24 a row."""
+        """Make new tables from the counts: integers, each at least 1, whose sum in a table is 2**24."""
         frozen = self._frozen
         starts = frozen.offsets[:-1]
         counts = np.minimum(self.counts, 2**28)  # products stay under 2**63
         total = TRUST + np.add.reduceat(counts, starts)
-        weights = np.maximum(1, (TRUST * frozen.weights.astype(np.int64) + counts * TOTAL) // total[self._row])
+        weights = np.maximum(1, (TRUST * frozen.weights.astype(np.int64) + counts * TOTAL) // total[self._table])
         for row in np.flatnonzero(self._narrow & (total > TRUST)):
             own = weights[frozen.offsets[row] : frozen.offsets[row + 1]]
             own[own.argmax()] += TOTAL - own.sum()
-        kept = (self._narrow & (total > TRUST))[self._row]
+        kept = (self._narrow & (total > TRUST))[self._table]
         self.tables = Tables(np.where(kept, weights, frozen.weights), frozen.offsets, frozen.minimums)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the symbols of a step, [c, n], are coded with.
+    """One step of the coding order, c channels at n positions each, and what its symbols are coded with.
 
-    Channels first..last; the phase's lattices; table rows uint16 [c, n]; the means' nearest integers and signs (1 or
-    -1), int32 [c, n] or one for all; the tables.
+    A symbol q is coded as the residual sign * (q - centre).
+
+    Attributes:
+        first: The first channel.
+        last: The channel after the last one.
+        lattices: The positions, of one phase.
+        table_index: uint16 [c, n].
+        centre: The nearest integers of the means, int32 [c, n], or one for all.
+        sign: 1 or -1, int32 [c, n], or one for all.
+        tables: The tables now.
+        counts: The counts of the picture, which the range coder adds to; None for frozen tables.
     """
 
     first: int
     last: int
-    lattices: tuple[tuple[int, int, int], ...]
-    rows: np.ndarray
+    lattices: Lattices
+    table_index: np.ndarray
     centre: np.ndarray
     sign: np.ndarray
     tables: Tables
+    counts: np.ndarray | None
 
-    def pick(self, latents: np.ndarray) -> np.ndarray:
-        """The step's values of an array [C, h, w], as [c, n]."""
+    def gather(self, latents: np.ndarray) -> np.ndarray:
+        """Return the step's values of an array [C, h, w], as [c, n]."""
         return gather(latents[self.first : self.last], self.lattices)
 
 
-def gather(values: np.ndarray, lattices: tuple[tuple[int, int, int], ...]) -> np.ndarray:
-    """Values [c, h, w] on lattices, one after the other, as [c, n]."""
+class StepCoder(Protocol):
+    """Encodes or decodes the symbols of a step."""
+
+    def code_step(self, step: Step) -> np.ndarray:
+        """Return the residuals of a step, int32 [c, n]."""
+        ...
+
+
+class SymbolEncoder(Protocol):
+    """A `RangeEncoder`, or what stands in for one."""
+
+    def encode(self, symbols: np.ndarray, table_index: np.ndarray, tables: Tables, counts: np.ndarray | None) -> None:
+        """Take symbols int32 [n] and their table indices uint16 [n]."""
+        ...
+
+
+class SymbolDecoder(Protocol):
+    """A `RangeDecoder`, or what stands in for one."""
+
+    def decode(self, table_index: np.ndarray, tables: Tables, counts: np.ndarray | None) -> np.ndarray:
+        """Return the symbols int32 [n] of table indices uint16 [n]."""
+        ...
+
+
+class StepQuantiser(Protocol):
+    """Chooses the symbols of a step."""
+
+    def quantise(self, step: Step) -> np.ndarray:
+        """Return the symbols of a step, int32 [c, n]."""
+        ...
+
+
+class StepEncoder:
+    """A `StepCoder` that puts the symbols of a quantiser into an encoder."""
+
+    def __init__(self, encoder: SymbolEncoder, quantiser: StepQuantiser):
+        self._encoder, self._quantiser = encoder, quantiser
+
+    def code_step(self, step: Step) -> np.ndarray:
+        """Return the residuals of a step, int32 [c, n]."""
+        residuals = step.sign * (self._quantiser.quantise(step) - step.centre)
+        self._encoder.encode(residuals.ravel(), step.table_index.ravel(), step.tables, step.counts)
+        return residuals
+
+
+class StepDecoder:
+    """A `StepCoder` that takes the symbols out of a decoder."""
+
+    def __init__(self, decoder: SymbolDecoder):
+        self._decoder = decoder
+
+    def code_step(self, step: Step) -> np.ndarray:
+        """Return the residuals of a step, int32 [c, n]."""
+        residuals = self._decoder.decode(step.table_index.ravel(), step.tables, step.counts)
+        return residuals.reshape(step.table_index.shape)
+
+
+def gather(values: np.ndarray, lattices: Lattices) -> np.ndarray:
+    """Return values [c, h, w] on lattices, one lattice after the other, as [c, n]."""
     return _joined([values[:, r::s, c::s] for r, c, s in lattices])
 
 
@@ -129,8 +195,8 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return flat[0] if len(flat) == 1 else np.concatenate(flat, 1)
 
 
-def scatter(target: np.ndarray, values: np.ndarray, lattices: tuple[tuple[int, int, int], ...]) -> None:
-    """Put values [c, n] where `gather` took them from."""
+def scatter(target: np.ndarray, values: np.ndarray, lattices: Lattices) -> None:
+    """Put values [c, n] into target [c, h, w], in place, where `gather` takes them from."""
     start = 0
     for r, c, s in lattices:
         place = target[:, r::s, c::s]
@@ -139,90 +205,136 @@ def scatter(target: np.ndarray, values: np.ndarray, lattices: tuple[tuple[int, i
         start = stop
 
 
-def walk(
+def run_entropy_model(
     contexts: Contexts,
     tables: Tables,
     rate_index: int,
     shape: tuple[int, int],
-    coder: Coder,
-    choose: Callable[[Step], np.ndarray] | None = None,
+    coder: StepCoder,
     adaptive: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Code all symbols: (symbols int32 [C, h, w], means int32 [P, h, w] with MEAN_BITS), the same both ways.
+    """Code all symbols of a picture, in either direction.
 
-    With `choose` it encodes: choose(step) gives the symbols of a step, int32 [c, n]. Without, it decodes. Not adaptive:
-    frozen tables and no drift, to measure what they bring; the files have both.
+    Args:
+        contexts: The frozen contexts.
+        tables: The frozen tables.
+        rate_index: 0..255.
+        shape: (h, w) of the latents.
+        coder: Encodes or decodes each step.
+        adaptive: False for frozen tables and no drift, to measure what they bring; files have both.
+
+    Returns:
+        Symbols int32 [C, h, w], and the means of the first P channels, int32 [P, h, w] (MEAN_BITS).
     """
-    height, width = shape
-    predicted, sources = contexts.mean.shape[:2]
-    unit, inverse, floor, slope = (
-        getattr(contexts, name)[rate_index].astype(np.float64)[:, None, None]
-        for name in ("unit", "inverse_unit", "floor", "slope")
-    )
-    drift = Drift(tables, contexts.channels) if adaptive else None
-    counts = Counts(tables) if adaptive else None
-    sizes: list[np.ndarray] = []  # |n| of each group so far, with a margin of 2
-    signs: list[np.ndarray] = []  # n of the first groups, likewise
-    symbols, means, first = [], [], 0
-    for group in contexts.groups.tolist():
-        last, has_mean = first + group, first < predicted
-        if counts is not None and group >= FOLLOW_FROM:
-            counts.follow()
-        size = np.zeros((group, height + 4, width + 4), np.float32)
-        n = np.zeros((group if has_mean else 0, height + 4, width + 4))
-        of_group, mean_of_group = np.zeros((group, *shape), np.int32), np.zeros((len(n), *shape), np.int32)
-        around = contexts.around_size(np.concatenate(sizes) if first else size[:0], first, last, shape)
-        if has_mean:
-            ahead = np.concatenate(signs)[:sources] if first else n[:0]
-            around_mean = contexts.around_mean(ahead, first, last, shape)
+    run = _Run(contexts, tables, rate_index, shape, adaptive)
+    first = 0
+    for channels in contexts.groups.tolist():
+        run.code_group(first, first + channels, coder)
+        first += channels
+    return np.concatenate([group.symbols for group in run.groups]), np.concatenate([g.means for g in run.groups])
+
+
+class _Group:
+    """The integers of one group of channels, as far as they are coded.
+
+    Attributes:
+        magnitudes: |n| of the contexts' equations, float32 [c, h + 4, w + 4], a margin of 2 on all sides.
+        signed: n, float64, likewise; empty for a group without means.
+        symbols: int32 [c, h, w].
+        means: int32 [c, h, w] (MEAN_BITS); empty for a group without means.
+        around_size: S |n| over the earlier groups.
+        around_mean: M n over the earlier groups.
+    """
+
+    def __init__(self, contexts: Contexts, earlier: list[_Group], first: int, last: int, shape: tuple[int, int]):
+        predicted, sources = contexts.mean.shape[:2]
+        height, width = shape
+        self.first, self.last, self.has_mean = first, last, first < predicted
+        with_mean = last - first if self.has_mean else 0
+        self.magnitudes = np.zeros((last - first, height + 4, width + 4), np.float32)
+        self.signed = np.zeros((with_mean, height + 4, width + 4))
+        self.symbols = np.zeros((last - first, *shape), np.int32)
+        self.means = np.zeros((with_mean, *shape), np.int32)
+        sizes = np.concatenate([group.magnitudes for group in earlier]) if earlier else self.magnitudes[:0]
+        self.around_size = contexts.around_size(sizes, first, last, shape)
+        if self.has_mean:
+            values = np.concatenate([group.signed for group in earlier])[:sources] if earlier else self.signed[:0]
+            self.around_mean = contexts.around_mean(values, first, last, shape)
+
+
+class _Run:
+    """One pass through the groups and phases of a picture."""
+
+    def __init__(self, contexts: Contexts, tables: Tables, rate_index: int, shape: tuple[int, int], adaptive: bool):
+        self.contexts, self.tables, self.shape = contexts, tables, shape
+        self.unit, self.inverse_unit, self.floor, self.slope = (
+            getattr(contexts, name)[rate_index].astype(np.float64)[:, None, None]
+            for name in ("unit", "inverse_unit", "floor", "slope")
+        )
+        self.drift = Drift(tables, contexts.channels) if adaptive else None
+        self.counts = Counts(tables) if adaptive else None
+        self.groups: list[_Group] = []
+
+    def code_group(self, first: int, last: int, coder: StepCoder) -> None:
+        """Code the channels first..last, phase by phase."""
+        if self.counts is not None and last - first >= FOLLOW_FROM:
+            self.counts.follow()
+        group = _Group(self.contexts, self.groups, first, last, self.shape)
+        height, width = self.shape
         for phase, lattices in enumerate(LATTICES):
-            lattices = tuple(lattice for lattice in lattices if lattice[0] < height and lattice[1] < width)
-            if not lattices:
-                continue
-            own = contexts.own_scale[first:last, phase].astype(np.float32)
-            parts = [_with_own(around, size, own, phase, lattice) for lattice in lattices]
-            scale_row = _joined([contexts.scale_row_of(p, slope[first:last], floor[first:last]) for p in parts])
-            if drift is not None:
-                moves = drift.moves(first, last)
-                if moves.any():
-                    scale_row = (scale_row + moves[:, None]).clip(0, SCALE_ROWS - 1)
-            centre, sign, key = np.int32(0), np.int32(1), scale_row * np.uint8(FRACTIONS)
-            if has_mean:
-                own = contexts.own_mean[first:last, phase].astype(np.float64)
-                parts = [_with_own(around_mean, n, own, phase, lattice) for lattice in lattices]
-                mean = _joined([contexts.mean_of(p, unit[first:last]) for p in parts])
-                centre = (mean + (1 << (MEAN_BITS - 1))) >> MEAN_BITS
-                fraction = mean - (centre << MEAN_BITS)
-                sign = np.where(fraction < 0, np.int32(-1), np.int32(1))
-                key = key + ((np.abs(fraction) + 4) >> 3)
-                scatter(mean_of_group, mean, lattices)
-            rows = ROW[key]
-            now, counted = (tables, None) if counts is None else (counts.tables, counts.counts)
-            if choose is None:
-                residuals = coder.decode(rows.ravel(), now, counted).reshape(rows.shape)
-                values = sign * residuals + centre
-            else:
-                values = choose(Step(first, last, lattices, rows, centre, sign, now))
-                residuals = sign * (values - centre)
-                coder.encode(residuals.ravel(), rows.ravel(), now, counted)
-            if drift is not None:
-                drift.add(first, residuals, rows)
-            scatter(of_group, values, lattices)
-            scatter(size[:, 2:-2, 2:-2], magnitudes(values, inverse[first:last, 0], contexts.size_limit), lattices)
-            if has_mean:
-                scatter(n[:, 2:-2, 2:-2], signed(values, inverse[first:last, 0]), lattices)
-        sizes.append(size)
-        signs.append(n)
-        symbols.append(of_group)
-        means.append(mean_of_group)
-        first = last
-    return np.concatenate(symbols), np.concatenate(means)
+            inside = tuple(lattice for lattice in lattices if lattice[0] < height and lattice[1] < width)
+            if inside:
+                self._code_step(group, phase, inside, coder)
+        self.groups.append(group)
+
+    def _code_step(self, group: _Group, phase: int, lattices: Lattices, coder: StepCoder) -> None:
+        first, last = group.first, group.last
+        centre, sign = np.int32(0), np.int32(1)
+        key = self._scale_index(group, phase, lattices) * np.uint8(FRACTIONS)
+        if group.has_mean:
+            mean = self._mean(group, phase, lattices)
+            centre = (mean + (1 << (MEAN_BITS - 1))) >> MEAN_BITS
+            fraction = mean - (centre << MEAN_BITS)
+            sign = np.where(fraction < 0, np.int32(-1), np.int32(1))
+            key = key + ((np.abs(fraction) + 4) >> 3)
+            scatter(group.means, mean, lattices)
+        table_index = TABLE_INDEX[key]
+        tables, counts = (self.tables, None) if self.counts is None else (self.counts.tables, self.counts.counts)
+        residuals = coder.code_step(Step(first, last, lattices, table_index, centre, sign, tables, counts))
+        if self.drift is not None:
+            self.drift.add(first, residuals, table_index)
+        symbols, inverse_unit = sign * residuals + centre, self.inverse_unit[first:last, 0]
+        scatter(group.symbols, symbols, lattices)
+        sizes = magnitudes(symbols, inverse_unit, self.contexts.size_limit)
+        scatter(group.magnitudes[:, 2:-2, 2:-2], sizes, lattices)
+        if group.has_mean:
+            scatter(group.signed[:, 2:-2, 2:-2], signed(symbols, inverse_unit), lattices)
+
+    def _scale_index(self, group: _Group, phase: int, lattices: Lattices) -> np.ndarray:
+        """Return the scale index of each symbol of a step, [c, n]."""
+        first, last = group.first, group.last
+        weights = self.contexts.own_scale[first:last, phase].astype(np.float32)
+        sums = (_with_own(group.around_size, group.magnitudes, weights, phase, lattice) for lattice in lattices)
+        slope, floor = self.slope[first:last], self.floor[first:last]
+        index = _joined([self.contexts.scale_index_of(summed, slope, floor) for summed in sums])
+        if self.drift is not None:
+            moves = self.drift.moves(first, last)
+            if moves.any():
+                index = (index + moves[:, None]).clip(0, NUM_SCALES - 1)
+        return index
+
+    def _mean(self, group: _Group, phase: int, lattices: Lattices) -> np.ndarray:
+        """Return the mean of each symbol of a step, int32 [c, n] (MEAN_BITS)."""
+        first, last = group.first, group.last
+        weights = self.contexts.own_mean[first:last, phase].astype(np.float64)
+        sums = (_with_own(group.around_mean, group.signed, weights, phase, lattice) for lattice in lattices)
+        return _joined([self.contexts.mean_of(summed, self.unit[first:last]) for summed in sums])
 
 
 def _with_own(
     around: np.ndarray, own: np.ndarray, weights: np.ndarray, phase: int, lattice: tuple[int, int, int]
 ) -> np.ndarray:
-    """around [c, h, w] on a lattice plus the taps of a phase in own [c, h + 4, w + 4], weights [c, 5, 5]."""
+    """Return around [c, h, w] on a lattice plus the taps of a phase in own [c, h + 4, w + 4]; weights [c, 5, 5]."""
     r, c, s = lattice
     total = around[:, r::s, c::s].copy()
     height, width = own.shape[1] - 4, own.shape[2] - 4

@@ -1,7 +1,10 @@
-"""The NC-VAE codec: transforms, integers, bytes; no network decides a bit.
+"""The NC-VAE codec: a picture to one stream of bytes, and back; no network decides a bit.
 
-One stream: the symbols in the order of `latents/contexts.py`, whose tables follow the picture. Contexts, predictions
-and tables are integers, those of each rate index shipped with the weights.
+    encode    analyse -> quantise_and_encode -> verify        a picture to a stream
+    decode    decode_integers -> synthesise                   a stream to a picture
+
+The stream has the symbols in the order of `contexts.py`, coded with tables that follow the picture (`adaptive.py`).
+Contexts, predictions and tables are integers; those of each rate index are part of the weights.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from latcodec.backends.common.sga import Quantise
 from latcodec.backends.common.timing import timed_encode
 from latcodec.backends.common.weights_parts import config_from, floats_to_arrays, load_floats, stored_config
 from latcodec.backends.nc_vae import contexts as ctx
-from latcodec.backends.nc_vae.adaptive import Step, walk
+from latcodec.backends.nc_vae.adaptive import Step, StepDecoder, StepEncoder, SymbolEncoder, run_entropy_model
 from latcodec.backends.nc_vae.contexts import MEAN_BITS, Contexts
 from latcodec.backends.nc_vae.network import NCVAE, PREDICTED, Config, groups_of
 from latcodec.container import Payload
@@ -38,7 +41,7 @@ from latcodec.runtime import bf16_is_fast
 from latcodec.weights import Weights, trained_for
 
 __all__ = ["RATES", "Codec", "Coded", "Latents", "Model", "Options", "analyse", "code", "decode", "encode", "export",
-           "shown", "stored_config", "synthesise", "transcribe"]  # fmt: skip
+           "quantise_and_encode", "shown", "stored_config", "synthesise"]  # fmt: skip
 
 _HALO = 4  # latents: the residual blocks reach further than the strided layers
 _PARTS = ("groups", "scale", "mean", "own_scale", "own_mean", "unit", "inverse_unit", "floor", "slope", "bounds")
@@ -82,8 +85,8 @@ class Model:
             load_floats(self.network, tensors, _floats)
             self.tables = Tables(tensors["tables.weights"], tensors["tables.offsets"], tensors["tables.minimums"])
             self.contexts = Contexts(**{name: tensors[f"contexts.{name}"] for name in _PARTS}, product=_product)
-            if self.tables.num_tables != ctx.ROWS:
-                raise WeightsError(f"{self.tables.num_tables} tables, {ctx.ROWS} are needed")
+            if self.tables.num_tables != ctx.NUM_TABLES:
+                raise WeightsError(f"{self.tables.num_tables} tables, {ctx.NUM_TABLES} are needed")
             if self.contexts.channels != self.network.config.latent:
                 raise WeightsError(f"contexts of {self.contexts.channels} channels")
         except (KeyError, TypeError, ValueError, RuntimeError, WeightsError) as error:
@@ -93,7 +96,7 @@ class Model:
         self.network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         # Rows never narrow: a neighbourhood only adds to the floor. So these bits a symbol of channel 0 costs at least.
         least = np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])
-        rows = ctx.rows_of(np.arange(ctx.SCALE_ROWS)[:, None], np.arange(ctx.FRACTIONS)[None])
+        rows = ctx.table_index_of(np.arange(ctx.NUM_SCALES)[:, None], np.arange(ctx.FRACTIONS)[None])
         from_row = np.minimum.accumulate(least[rows].min(1)[::-1])[::-1]
         self.least_bits = from_row[np.searchsorted(self.contexts.bounds, self.contexts.floor[:, 0], side="right")]
 
@@ -109,26 +112,6 @@ def analyse(model: Model, image: np.ndarray) -> Latents:
     return Latents(
         run_in_tiles(model.network.analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, _HALO)[0], image
     )
-
-
-@torch.inference_mode()
-def transcribe(
-    model: Model, latents: Latents, options: Options, coder, adaptive: bool = True, error_bits: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise latents, put them into a coder: (symbols, means) of `walk`; error_bits: see `rdoq`."""
-    gain = model.network.at_rate(torch.tensor([options.rate_index / 255], device=model.device))["gain"][0].cpu()
-    # NaN and infinities of a strange picture must not reach the coder as undefined integers.
-    scaled = bounded(latents.y.cpu() * gain).numpy()
-    nearest = np.rint(scaled).astype(np.int32)
-    index, shape = options.rate_index, scaled.shape[1:]
-
-    def by_price(step: Step) -> np.ndarray:
-        residual = step.sign * (step.pick(scaled) - step.centre)
-        chosen = rdoq(residual.ravel(), step.rows.ravel(), model.tables, error_bits)
-        return step.sign * chosen.reshape(residual.shape) + step.centre
-
-    choose = by_price if error_bits else lambda step: step.pick(nearest)
-    return walk(model.contexts, model.tables, index, shape, coder, choose, adaptive)
 
 
 def code(model: Model, latents: Latents, options: Options) -> Coded:
@@ -156,7 +139,7 @@ class NCVAESearch:
 
     def encode(self, latents: Latents, distortion_multiplier: float) -> Coded:
         """Quantise and entropy-code latents."""
-        return encode_latents(self.model, latents, self.options, distortion_multiplier)
+        return encode_latents(self.model, latents, self.options.rate_index, distortion_multiplier)
 
     def verify(self, coded: Coded) -> bool:
         """Return whether the stream decodes to the integers that the encoder coded."""
@@ -224,11 +207,65 @@ def _rate_of_contexts(model: Model, rate_index: int) -> dict[str, torch.Tensor]:
     return {k: torch.from_numpy(v).float().view(1, -1, 1, 1).to(model.device) for k, v in found.items()}
 
 
-def encode_latents(model: Model, latents: Latents, options: Options, error_bits: float = 0.0) -> Coded:
-    """Quantise and entropy-code latents; error_bits: the multiplier of `rdoq`, 0 for the nearest integers."""
+@dataclass(frozen=True)
+class LatentQuantiser:
+    """Quantises the latents of each step; see `adaptive.StepQuantiser`.
+
+    Attributes:
+        scaled: Latents float32 [C, h, w], in steps of the quantiser.
+        tables: The frozen tables, by which `rdoq` knows bits.
+        distortion_multiplier: That of `rdoq`; 0 for the nearest integers.
+    """
+
+    scaled: np.ndarray
+    tables: Tables
+    distortion_multiplier: float
+
+    def quantise(self, step: Step) -> np.ndarray:
+        """Return the symbols of a step, int32 [c, n]."""
+        values = step.gather(self.scaled)
+        if not self.distortion_multiplier:
+            return np.rint(values).astype(np.int32)
+        residual = step.sign * (values - step.centre)
+        symbols = rdoq(residual.ravel(), step.table_index.ravel(), self.tables, self.distortion_multiplier)
+        return step.sign * symbols.reshape(residual.shape) + step.centre
+
+
+@torch.inference_mode()
+def quantise_and_encode(
+    model: Model,
+    latents: Latents,
+    rate_index: int,
+    encoder: SymbolEncoder,
+    distortion_multiplier: float = 0.0,
+    adaptive: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantise latents and put them into an encoder.
+
+    Args:
+        model: Networks, contexts, tables.
+        latents: y of the picture.
+        rate_index: 0..255.
+        encoder: Gets the symbols.
+        distortion_multiplier: That of `rdoq`; 0 for the nearest integers.
+        adaptive: That of `run_entropy_model`.
+
+    Returns:
+        Symbols and means, as of `run_entropy_model`.
+    """
+    gain = model.network.at_rate(torch.tensor([rate_index / 255], device=model.device))["gain"][0].cpu()
+    # NaN and infinities of a strange picture must not reach the coder as undefined integers.
+    scaled = bounded(latents.y.cpu() * gain).numpy()
+    quantiser = LatentQuantiser(scaled, model.tables, distortion_multiplier)
+    coder = StepEncoder(encoder, quantiser)
+    return run_entropy_model(model.contexts, model.tables, rate_index, scaled.shape[1:], coder, adaptive)
+
+
+def encode_latents(model: Model, latents: Latents, rate_index: int, distortion_multiplier: float = 0.0) -> Coded:
+    """Quantise and entropy-code latents at one rate; distortion_multiplier: that of `rdoq`, 0 for nearest integers."""
     start = time.perf_counter()
     encoder = RangeEncoder(model.tables)
-    symbols, means = transcribe(model, latents, options, encoder, error_bits=error_bits)
+    symbols, means = quantise_and_encode(model, latents, rate_index, encoder, distortion_multiplier)
     stream = encoder.finish()
     seconds = {"entropy": time.perf_counter() - start}
     return Coded((stream,), crc_of(symbols, means), encoder.bits, symbols, means, seconds)
@@ -247,7 +284,7 @@ def decode_integers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Symbols int32 [C, h, w] and means int32 [P, h, w]."""
     decoder = RangeDecoder(stream, model.tables)
-    symbols, means = walk(model.contexts, model.tables, rate_index, shape, decoder)
+    symbols, means = run_entropy_model(model.contexts, model.tables, rate_index, shape, StepDecoder(decoder))
     decoder.finish()
     return symbols, means
 
@@ -296,7 +333,7 @@ def export(network: NCVAE, tables: Tables) -> dict[str, np.ndarray]:
         every = network.cpu().at_rate(torch.arange(RATES) / (RATES - 1))
         rate = {k: v[:, :, 0, 0].double().numpy() for k, v in every.items()}
         weights = {k: v.double().numpy() for k, v in network.rate.weights().items()}
-    sizes = ctx.sizes()
+    sigmas = ctx.scale_sigmas()
     integers = {
         "groups": np.array(groups_of(network.config.latent)),
         **{k: np.rint(weights[k] * 2**ctx.WEIGHT_BITS) for k in ("scale", "own_scale")},
@@ -305,7 +342,7 @@ def export(network: NCVAE, tables: Tables) -> dict[str, np.ndarray]:
         "inverse_unit": np.rint(2.0**ctx.INVERSE_BITS / rate["unit"]).clip(1, 2**30),
         "floor": np.rint(rate["floor"] * rate["unit"] * 2**ctx.SIZE_BITS).clip(0, 2**30),
         "slope": np.rint(rate["slope"] * rate["unit"] * 2**ctx.UNIT_BITS).clip(0, 2**22),
-        "bounds": np.rint(np.sqrt(sizes[1:] * sizes[:-1]) * 2**ctx.SIZE_BITS),
+        "bounds": np.rint(np.sqrt(sigmas[1:] * sigmas[:-1]) * 2**ctx.SIZE_BITS),
     }
     tensors |= {f"contexts.{k}": v.astype(np.int32) for k, v in integers.items()}
     tensors |= {f"tables.{k}": getattr(tables, k) for k in ("weights", "offsets", "minimums")}

@@ -38,12 +38,12 @@ def logistic_pmf(sigma: float, mean: float) -> tuple[np.ndarray, int]:
 def logistic_tables() -> Tables:
     """Tables of every row before any picture was seen."""
     rows: dict[int, tuple[np.ndarray, int]] = {}
-    for scale_row, sigma in enumerate(ctx.sizes().tolist()):
+    for scale_row, sigma in enumerate(ctx.scale_sigmas().tolist()):
         for fraction in range(ctx.FRACTIONS):
-            row = int(ctx.rows_of(np.array(scale_row), np.array(fraction)))
+            row = int(ctx.table_index_of(np.array(scale_row), np.array(fraction)))
             if row not in rows:
-                rows[row] = logistic_pmf(sigma, fraction * 8 / 64 if scale_row < ctx.NARROW_ROWS else 0.0)
-    return quantize_pmf([rows[r][0] for r in range(ctx.ROWS)], [rows[r][1] for r in range(ctx.ROWS)])
+                rows[row] = logistic_pmf(sigma, fraction * 8 / 64 if scale_row < ctx.NARROW_SCALES else 0.0)
+    return quantize_pmf([rows[r][0] for r in range(ctx.NUM_TABLES)], [rows[r][1] for r in range(ctx.NUM_TABLES)])
 
 
 class _Census:
@@ -69,8 +69,10 @@ def fitted_tables(model: backend.Model, pictures: list[np.ndarray]) -> Tables:
     for number, picture in enumerate(pictures):
         latents = backend.analyse(model, picture)
         for index in range(number % CALIBRATION_STEP, backend.RATES, CALIBRATION_STEP):
-            backend.transcribe(model, latents, backend.Options(index), census)
-    near_zero = {int(ctx.rows_of(np.array(s), np.array(0))): size for s, size in enumerate(ctx.sizes().tolist())}
+            backend.quantise_and_encode(model, latents, index, census)
+    near_zero = {
+        int(ctx.table_index_of(np.array(s), np.array(0))): size for s, size in enumerate(ctx.scale_sigmas().tolist())
+    }
     return corrected_tables(base, census.counts, [near_zero.get(row) for row in range(base.num_tables)])
 
 

@@ -1,4 +1,4 @@
-"""Contexts and the adaptive walk: both directions alike, causal, exact against a slow reference, robust to any data."""
+"""Contexts and the adaptive pass: both directions alike, causal, exact against a slow reference, robust to any data."""
 
 import dataclasses
 
@@ -7,7 +7,16 @@ import pytest
 
 from latcodec.backends.nc_vae import adaptive, contexts
 from latcodec.backends.nc_vae import network as ncvae
-from latcodec.backends.nc_vae.adaptive import Counts, Drift, Step, gather, scatter, walk
+from latcodec.backends.nc_vae.adaptive import (
+    Counts,
+    Drift,
+    Step,
+    StepDecoder,
+    StepEncoder,
+    gather,
+    run_entropy_model,
+    scatter,
+)
 from latcodec.backends.nc_vae.contexts import Contexts
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder, ideal_bits
 from latcodec.entropy.tables import TOTAL, Tables
@@ -28,7 +37,7 @@ def some_contexts(seed: int = 0, predicted: int = 4, sources: int = 2) -> Contex
     for phase, taps in enumerate(contexts.TAPS):
         for dy, dx in taps:
             own[phase, dy + 2, dx + 2] = True
-    sizes = contexts.sizes()
+    sizes = contexts.scale_sigmas()
     return Contexts(
         groups=GROUPS,
         scale=(rng.integers(0, 300, (channels, channels, 3)) * earlier[:, :, None]).astype(np.int32),
@@ -52,9 +61,20 @@ def some_symbols(shape: tuple[int, int], seed: int = 0, spread: float = 3.0) -> 
 
 def encode(model: Contexts, symbols: np.ndarray, index: int = 7, adaptive: bool = True) -> tuple[bytes, np.ndarray]:
     coder = RangeEncoder(TABLES)
-    again, means = walk(model, TABLES, index, symbols.shape[1:], coder, lambda step: step.pick(symbols), adaptive)
+    step_coder = StepEncoder(coder, Given(symbols))
+    again, means = run_entropy_model(model, TABLES, index, symbols.shape[1:], step_coder, adaptive)
     assert np.array_equal(again, symbols)
     return coder.finish(), means
+
+
+class Given:
+    """A quantiser that gives symbols which are known, int32 [C, h, w]."""
+
+    def __init__(self, symbols: np.ndarray):
+        self.symbols = symbols
+
+    def quantise(self, step: Step) -> np.ndarray:
+        return step.gather(self.symbols)
 
 
 class Spy:
@@ -74,7 +94,7 @@ def test_what_is_encoded_is_decoded(shape, adapting):
     symbols.flat[0], symbols.flat[-1] = 2**24, -(2**24)
     stream, means = encode(model, symbols, adaptive=adapting)
     decoder = RangeDecoder(stream, TABLES)
-    again, means_again = walk(model, TABLES, 7, shape, decoder, adaptive=adapting)
+    again, means_again = run_entropy_model(model, TABLES, 7, shape, StepDecoder(decoder), adapting)
     decoder.finish()
     assert np.array_equal(again, symbols) and np.array_equal(means, means_again)
     assert means.shape == (4, *shape)
@@ -100,7 +120,7 @@ def test_gather_and_scatter_are_inverse():
 
 def rows_of_all(model: Contexts, symbols: np.ndarray, adapting: bool) -> list[np.ndarray]:
     spy = Spy()
-    walk(model, TABLES, 7, symbols.shape[1:], spy, lambda step: step.pick(symbols), adapting)
+    run_entropy_model(model, TABLES, 7, symbols.shape[1:], StepEncoder(spy, Given(symbols)), adapting)
     return [rows for _, rows in spy.steps]
 
 
@@ -124,7 +144,7 @@ def test_rows_and_means_follow_their_equations():
     model, symbols = some_contexts(), some_symbols((6, 5))
     index, (height, width) = 7, (6, 5)
     spy = Spy()
-    _, means = walk(model, TABLES, index, (height, width), spy, lambda step: step.pick(symbols), False)
+    _, means = run_entropy_model(model, TABLES, index, (height, width), StepEncoder(spy, Given(symbols)), False)
     rows = np.zeros(symbols.shape, int)
     numbers = iter(spy.steps)
     first = 0
@@ -163,7 +183,7 @@ def test_rows_and_means_follow_their_equations():
         size = ((size * int(model.slope[index, channel])) >> 19) + int(model.floor[index, channel])
         fraction = mean - ((mean + 32) >> 6 << 6)
         scale_row = int(np.searchsorted(model.bounds, size, side="right"))
-        assert rows[channel, y, x] == contexts.rows_of(np.array(scale_row), np.array((abs(fraction) + 4) >> 3))
+        assert rows[channel, y, x] == contexts.table_index_of(np.array(scale_row), np.array((abs(fraction) + 4) >> 3))
 
 
 def test_strips_change_nothing(monkeypatch):
@@ -211,9 +231,9 @@ def test_contexts_that_could_overflow_are_refused(change):
 
 def test_drift_finds_a_channel_that_is_rougher_than_promised():
     drift = Drift(TABLES, 3)
-    row = int(contexts.rows_of(np.array(15), np.array(0)))
-    sigma = contexts.sizes()[15]
-    assert drift._of_row[row] / 256 == pytest.approx(sigma * 0.764, rel=0.15)  # of a logistic
+    row = int(contexts.table_index_of(np.array(15), np.array(0)))
+    sigma = contexts.scale_sigmas()[15]
+    assert drift._of_table[row] / 256 == pytest.approx(sigma * 0.764, rel=0.15)  # of a logistic
     rng = np.random.default_rng(0)
     symbols = np.rint(rng.logistic(0, 3**0.5 / np.pi * sigma, (3, 4000)) * np.array([[1], [3], [0.2]])).astype(np.int32)
     drift.add(0, symbols, np.full(symbols.shape, row, np.uint16))
@@ -275,17 +295,17 @@ def test_garbage_is_an_error_or_other_symbols():
             damaged = bytearray(rng.bytes(4 * int(rng.integers(0, 300))))
         decoder = RangeDecoder(bytes(damaged), TABLES)
         try:
-            walk(model, TABLES, 7, (6, 6), decoder)
+            run_entropy_model(model, TABLES, 7, (6, 6), StepDecoder(decoder))
             decoder.finish()
         except FormatError:
             refused += 1
     assert refused > 20
 
 
-def test_the_price_of_a_walk_is_that_of_its_steps():
+def test_the_price_of_a_pass_is_that_of_its_steps():
     model, symbols = some_contexts(), some_symbols((12, 12))
     spy = Spy()
-    walk(model, TABLES, 7, (12, 12), spy, lambda step: step.pick(symbols), False)
+    run_entropy_model(model, TABLES, 7, (12, 12), StepEncoder(spy, Given(symbols)), False)
     bits = sum(ideal_bits(s, r, TABLES) for s, r in spy.steps)
     stream, _ = encode(model, symbols, adaptive=False)
     assert abs(8 * len(stream) - bits) < 96 + 1e-3 * bits
@@ -294,13 +314,14 @@ def test_the_price_of_a_walk_is_that_of_its_steps():
 def test_an_encoder_may_choose_its_symbols():
     model, seen = some_contexts(), []
 
-    def choose(step: Step) -> np.ndarray:
-        seen.append(step)
-        return np.broadcast_to(step.centre, step.rows.shape).astype(np.int32)
+    class ToTheMean:
+        def quantise(self, step: Step) -> np.ndarray:
+            seen.append(step)
+            return np.broadcast_to(step.centre, step.table_index.shape).astype(np.int32)
 
     encoder = RangeEncoder(TABLES)
-    symbols, means = walk(model, TABLES, 7, (8, 8), encoder, choose)
+    symbols, means = run_entropy_model(model, TABLES, 7, (8, 8), StepEncoder(encoder, ToTheMean()))
     assert len(seen) == 5 * len(GROUPS) and np.array_equal(symbols[:4], (means + 32) >> 6)
     assert not symbols[4:].any()
     decoder = RangeDecoder(encoder.finish(), TABLES)
-    assert np.array_equal(walk(model, TABLES, 7, (8, 8), decoder)[0], symbols)
+    assert np.array_equal(run_entropy_model(model, TABLES, 7, (8, 8), StepDecoder(decoder))[0], symbols)

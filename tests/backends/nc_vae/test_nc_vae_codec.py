@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from latcodec.backends.nc_vae import codec as backend
-from latcodec.backends.nc_vae.contexts import MEAN_BITS, sizes
+from latcodec.backends.nc_vae.adaptive import Step, StepEncoder, run_entropy_model
+from latcodec.backends.nc_vae.contexts import MEAN_BITS, scale_sigmas
 from latcodec.backends.nc_vae.network import NCVAE, Config
 from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeEncoder
@@ -120,7 +121,7 @@ def test_the_integers_say_what_the_network_says(model, photograph):
             def encode(self, symbols, step_rows, tables, counts, rows=rows):
                 rows.append(step_rows)
 
-        symbols, means = backend.transcribe(model, latents, backend.Options(index), Spy(), False)
+        symbols, means = backend.quantise_and_encode(model, latents, index, Spy(), adaptive=False)
         with torch.no_grad():
             rate = net.at_rate(torch.tensor([index / 255]))
             mean, spread = net.rate(torch.from_numpy(symbols)[None].float() / rate["unit"])
@@ -131,7 +132,7 @@ def test_the_integers_say_what_the_network_says(model, photograph):
         assert (error < 2**-MEAN_BITS + 2e-3 * np.abs(mean) + 2e-3 * sigma[:32]).all()
         # The scale rows that were taken: sizes within a row of the network's, but for what rounding of |n| does.
         reached = np.concatenate([np.where(r < 100, r // 5, r - 80) for r in rows])
-        expected = np.searchsorted(np.sqrt(sizes()[1:] * sizes()[:-1]), sigma.ravel())
+        expected = np.searchsorted(np.sqrt(scale_sigmas()[1:] * scale_sigmas()[:-1]), sigma.ravel())
         assert abs(np.sort(reached) - np.sort(expected)).mean() < 0.25
 
 
@@ -163,20 +164,24 @@ def test_drift_and_damage(model, photograph):
             backend.decode(model, dataclasses.replace(good, streams=(rng.bytes(4 * int(rng.integers(0, 400))),)))
 
 
+class Cheapest:
+    """A quantiser whose symbols are those of the fewest bits."""
+
+    def quantise(self, step: Step) -> np.ndarray:
+        tables = step.tables
+        best = [
+            tables.minimums[r] + np.argmax(tables.weights[tables.offsets[r] : tables.offsets[r + 1] - 1])
+            for r in range(tables.num_tables)
+        ]
+        return (step.sign * np.array(best)[step.table_index] + step.centre).astype(np.int32)
+
+
 def test_other_rows_in_a_channel_never_cost_less_than_promised(model):
     """What `decode` checks before it allocates: a stream of the cheapest symbols is at least that long."""
     for index in (0, 255):
         coder = RangeEncoder(model.tables)
         shape = (12, 12)
-        from latcodec.backends.nc_vae.adaptive import walk
-
-        def cheapest(step):
-            tables = step.tables
-            best = [tables.minimums[r] + np.argmax(tables.weights[tables.offsets[r] : tables.offsets[r + 1] - 1])
-                    for r in range(tables.num_tables)]  # fmt: skip
-            return (step.sign * np.array(best)[step.rows] + step.centre).astype(np.int32)
-
-        walk(model.contexts, model.tables, index, shape, coder, cheapest)
+        run_entropy_model(model.contexts, model.tables, index, shape, StepEncoder(coder, Cheapest()))
         assert 8 * len(coder.finish()) + 64 >= model.least_bits[index] * 144
 
 
