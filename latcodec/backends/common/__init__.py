@@ -1,0 +1,1 @@
+"""What several codecs share: fixed point, checks, RDOQ, search, rate-distortion cost."""

@@ -1,8 +1,6 @@
-"""What the two hyperprior codecs share: options, results, the integers of each rate, analysis; vbq has the same fixed
-point, rows and z, so that a change of those breaks its files too.
+"""What the mean-scale hyperprior codecs share: model, latents, results, analysis, and the relaxed quantiser.
 
-Fixed point: means have MEAN_BITS bits after the point, in units of the quantiser's step; table rows are evenly spaced
-in the logarithm of the standard deviation.
+Fixed point: see `fixed_point.py`. Integers of each rate: see `rate_tables.py`.
 """
 
 from __future__ import annotations
@@ -36,30 +34,45 @@ from latcodec.weights import Weights, trained_for
 
 
 def sigmas() -> np.ndarray:
-    """Standard deviation of each table row in steps, float64 [SCALE_ROWS], evenly spaced in the logarithm."""
+    """Return the standard deviation of each table in steps, float64 [SCALE_ROWS], evenly spaced in the logarithm."""
     return np.geomspace(SIGMA_MIN, SIGMA_MAX, SCALE_ROWS)
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What the networks say of one picture at every rate: y float32 [C, h, w], z float32 [Z, h', w']; the picture."""
+    """The latents of one picture, which serve every rate.
+
+    Attributes:
+        y: float32 [C, h, w].
+        z: float32 [Z, ceil(h / 4), ceil(w / 4)].
+        image: The picture, uint8 or uint16 [H, W, 3]; None if it is not known.
+        seconds: The time that `at` took.
+    """
 
     y: torch.Tensor
     z: torch.Tensor
     image: np.ndarray | None = None
-    seconds: ClassVar[float] = 0.0  # that `at` took
+    seconds: ClassVar[float] = 0.0
 
     def at(self, rate_index: int) -> Latents:
-        """Those of a rate: these."""
+        """Return the latents of a rate index, which are these."""
         return self
 
 
 @dataclass(frozen=True)
 class MeanScaleCoded:
-    """Encoder's result: streams and CRC for the file, and what a person may ask.
+    """The encoder's result.
 
-    estimated_bits is the tables' ideal code length; symbols and means, int32 (2**-MEAN_BITS steps), make the decoder's
-    latents, rows uint16 their price; seconds by stage.
+    Attributes:
+        streams: The streams of the file.
+        integers_crc: The CRC-32 of every integer that the decoder derives.
+        estimated_bits: The ideal code length by the tables.
+        symbols: Those of y, int32.
+        means: Those of y, int32 (MEAN_BITS).
+        rows: The table indices of y, uint16 [n].
+        seconds: The time that each stage took.
+        parameters: The parameters section of the file; None for no such section.
+        details: What else the codec reports about this encode.
     """
 
     streams: tuple[bytes, ...]
@@ -73,17 +86,32 @@ class MeanScaleCoded:
     details: dict[str, object] = field(default_factory=dict)
 
     def counted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Symbols int32 [n] and their rows uint16 [n], all but those of z: what tables are fitted to."""
+        """Return symbols int32 [n] and table indices uint16 [n] of y, which tables are fitted to."""
         return self.symbols.ravel(), self.rows
 
 
 class MeanScaleModel:
-    """Networks, integer network, frozen tables, ready to code on a device. autocast runs synthesis in bf16.
+    """Networks, integer networks and tables, ready to code on a device.
 
-    encodes_in_bf16: whether an encoder may see in bf16 what it searches by or looks for details in, not what it
-    analyses: smooth pictures would cost a percent more. Nothing is decoded by what it sees. metric: what the networks
-    were trained for, one of `rates.METRICS`.
     A subclass names the classes of its network, configuration and rate tables, and which of its networks run as floats.
+
+    Args:
+        weights: A weights file.
+        device: Where the networks run.
+        autocast: Whether synthesis runs in bf16.
+
+    Attributes:
+        network: The float networks; an encoder that searches loads the integer networks into it as floats.
+        nets: The integer networks, by name.
+        hyper: The integer network of the hyper-synthesis.
+        tables: The tables of all symbols.
+        rates: The integers of every rate index.
+        metric: The distortion that the weights were trained for, one of `rates.METRICS`.
+        encodes_in_bf16: Whether an encoder may run the synthesis in bf16 where it only compares, as in a search. The
+            analysis never does: smooth pictures would cost a percent more. Nothing is decoded from it.
+
+    Raises:
+        WeightsError: The weights are not those of this codec.
     """
 
     network_class: type
@@ -110,7 +138,7 @@ class MeanScaleModel:
 
     @staticmethod
     def runs_as_floats(name: str) -> bool:
-        """What decides bits runs in integers only; the float functions of the rate that the encoder needs stay."""
+        """Return whether a state of that name is stored as floats; what decides bits runs in integers only."""
         return not name.startswith("h_s.")
 
     @property
@@ -119,34 +147,55 @@ class MeanScaleModel:
         return getattr(self.network.config, "lowest_index", 0)
 
     def load_more(self, tensors: dict[str, np.ndarray]) -> None:
-        """What a subclass needs besides."""
+        """Load what a subclass needs besides; raises KeyError, ValueError or WeightsError."""
 
     def halo(self) -> int:
-        """How far the transforms reach beyond a strip, latents: 30 px."""
+        """Return how far the transforms reach beyond a tile, in latents; here 30 px."""
         return 2
 
     def first_row(self, number: int) -> int:
-        """The table row of the smallest scale of one of the prices of `transmit`, by its number."""
+        """Return the table index of the smallest scale of one of the residuals of `transmit`, by its number."""
         return 0
 
-    def transmit(self, latents: tuple[torch.Tensor, ...], rate, functions: dict, quantise, autocast: bool, x):
-        """(picture, prices) of the network's `transmit`; rate: the rate index; functions: what `at_rate` says of it;
-        x: the picture to be sent, float32 [1, 3, H, W]."""
-        return self.network.transmit(*latents, functions, quantise, autocast)
+    def transmit(
+        self,
+        latents: tuple[torch.Tensor, ...],
+        rate: Any,
+        rate_params: dict[str, torch.Tensor],
+        quantise: Quantise,
+        autocast: bool,
+        x: torch.Tensor,
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+        """Return x_hat and residuals of the network's `transmit`.
+
+        Args:
+            latents: y and z, float32 [1, C, h, w].
+            rate: What `at_rate` takes.
+            rate_params: What `at_rate` returns.
+            quantise: Maps residuals to symbols, or to values between them.
+            autocast: Whether the synthesis runs in bf16.
+            x: The picture to be sent, float32 [1, 3, H, W].
+        """
+        return self.network.transmit(*latents, rate_params, quantise, autocast)
 
     def at_rate(self, rate_index: int) -> dict[str, torch.Tensor]:
-        """The network's functions of the rate, float32 [1, C, 1, 1]."""
+        """Return the network's functions of the rate, float32 [1, C, 1, 1]."""
         return self.network.at_rate(torch.tensor([rate_index / (RATES - 1)], device=self.device))
 
-    def least_bits(self, rows: np.ndarray) -> np.ndarray:
-        """The bits that a symbol of each of these table rows costs at least."""
-        return np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])[rows]
+    def least_bits(self, table_index: np.ndarray) -> np.ndarray:
+        """Return the bits that a symbol of each of these tables costs at least."""
+        return np.minimum.reduceat(self.tables.bits, self.tables.offsets[:-1])[table_index]
 
 
 @torch.inference_mode()
-def analyse(model: MeanScaleModel, image: np.ndarray, **rate) -> Latents:
-    """Run g_a and h_a on an image, uint8 or uint16 [H, W, 3]; the result serves every rate, or the one that is given
-    as the network's `analysis` takes it."""
+def analyse(model: MeanScaleModel, image: np.ndarray, **rate: Any) -> Latents:
+    """Analyse a picture: run g_a and h_a.
+
+    Args:
+        model: The networks.
+        image: uint8 or uint16 [H, W, 3].
+        rate: The arguments of a rate-conditioned analysis; none where the latents serve every rate.
+    """
     analysis = partial(model.network.analysis, **rate)
     y = run_in_tiles(analysis, to_tensor(image, model.device), IMAGE_STRIDE, 1, model.halo())
     z = model.network.hyper_analysis(pad_to_multiple(y, HYPER_STRIDE))

@@ -1,0 +1,1 @@
+"""The mean-scale hyperprior: the smallest codec, where readers may start."""

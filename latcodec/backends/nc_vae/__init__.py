@@ -1,0 +1,1 @@
+"""NC-VAE: a codec without side network, whose tables follow the picture."""
