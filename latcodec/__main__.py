@@ -1,16 +1,16 @@
-"""`python -m latcodec`, and the console script: an interrupt is one line from the first import on."""
+"""`python -m latcodec`, and the console script."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line; exit code 130 if interrupted."""
+    """Run the command line; an interrupt is one line and exit code 130, even while modules are still imported."""
     try:
-        from latcodec import runtime as allocator
-        from latcodec.cli import main as cli
+        from latcodec import runtime
+        from latcodec.cli import main as command_line
 
-        allocator.keep_freed_memory()
-        cli.main()
+        runtime.keep_freed_memory()
+        command_line.main()
     except KeyboardInterrupt:
         print("latcodec: interrupted", file=sys.stderr)
         sys.exit(130)

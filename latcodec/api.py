@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latcodec import backends, container, rate_control, rates
 from latcodec.backends import loading
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from latcodec.images import Picture
 
 __all__ = [
-    "EncodeSettings", "Encoded", "channel_bits", "decode", "decode_picture", "encode", "encode_picture", "info",
+    "EncodeSettings", "Encoded", "array_from_picture", "channel_bits", "decode", "decode_picture", "encode",
+    "encode_picture", "info", "picture_from_array",
 ]  # fmt: skip
 
 
@@ -61,9 +62,21 @@ def decode_picture(
     max_pixels: int = MAX_PIXELS,
     ignore_checksum: bool = False,
 ) -> Picture:
-    """Decode an .lc file; raises FormatError, VersionError, WeightsError, DriftError or ImageError (memory).
+    """Decode an .lc file to a picture.
 
-    ignore_checksum: show what is left of a damaged file, if it has a header CRC that holds.
+    Args:
+        data: The bytes of the file.
+        device: auto, cpu or cuda.
+        weights: A weights file or a folder of them; None for the usual places.
+        max_pixels: The most pixels that the file may have.
+        ignore_checksum: Whether to show what is left of a damaged file, if it has a header CRC that holds.
+
+    Raises:
+        FormatError: The bytes are no .lc file, or a damaged one.
+        VersionError: The file needs a newer version of latcodec.
+        WeightsError: The file's weights are missing.
+        DriftError: The decoded integers differ from the encoder's.
+        ImageError: This machine has not enough memory for the picture.
     """
     notes = []
     try:
@@ -89,10 +102,17 @@ def decode_picture(
 
 
 def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = False) -> dict:
-    """Everything the header says, and the bytes of each section; reads no weights and imports no torch.
+    """Return everything the header says, and the bytes of each section; this reads no weights and imports no torch.
 
-    ignore_checksum: say what a damaged file seems to say, as far as it can be parsed, and what is wrong with it.
-    Raises FormatError or VersionError.
+    Args:
+        data: The bytes of the file.
+        max_pixels: The most pixels that the file may have.
+        ignore_checksum: Whether to return what a damaged file seems to say, as far as it can be parsed, and what is
+            wrong with it.
+
+    Raises:
+        FormatError: The bytes are no .lc file, or a damaged one.
+        VersionError: The file needs a newer version of latcodec.
     """
     damage = ""
     try:
@@ -128,9 +148,16 @@ def info(data: bytes, *, max_pixels: int = MAX_PIXELS, ignore_checksum: bool = F
 
 
 def channel_bits(data: bytes, *, weights: str | None = None, max_pixels: int = MAX_PIXELS) -> list[float]:
-    """Bits that each latent channel of an .lc file costs, by its tables; decodes the integers, not the picture.
+    """Return the bits that each latent channel of an .lc file costs by its tables, without decoding the picture.
 
-    Raises OptionError if the codec has no such account, and what `decode_picture` raises.
+    Args:
+        data: The bytes of the file.
+        weights: A weights file or a folder of them; None for the usual places.
+        max_pixels: The most pixels that the file may have.
+
+    Raises:
+        OptionError: The file's codec cannot attribute bits to channels.
+        LatcodecError: Whatever `decode_picture` raises.
     """
     payload = container.unpack(data, max_pixels=max_pixels)
     backend = backends.by_wire_id(payload.backend_id)
@@ -142,11 +169,32 @@ def channel_bits(data: bytes, *, weights: str | None = None, max_pixels: int = M
     return [round(float(value), 1) for value in bits]
 
 
-def encode(array: np.ndarray, **settings) -> bytes:
-    """Encode an array, uint8 or uint16: [H, W] gray, [H, W, 2] gray and alpha, [H, W, 3] RGB or [H, W, 4] RGBA.
+def encode(array: np.ndarray, **settings: Any) -> bytes:
+    """Encode an array to the bytes of an .lc file.
 
-    settings: the fields of `EncodeSettings`. Raises ImageError for another array and what `encode_picture` raises.
+    Args:
+        array: uint8 or uint16: [H, W] gray, [H, W, 2] gray and alpha, [H, W, 3] RGB or [H, W, 4] RGBA.
+        **settings: The fields of `EncodeSettings`.
+
+    Raises:
+        ImageError: The array is no picture.
+        LatcodecError: Whatever `encode_picture` raises.
     """
+    return encode_picture(picture_from_array(array), EncodeSettings(**settings)).data
+
+
+def decode(data: bytes, **settings: Any) -> np.ndarray:
+    """Decode the bytes of an .lc file to an array of the shape and dtype that `encode` was given.
+
+    Args:
+        data: The bytes of the file.
+        **settings: The keyword arguments of `decode_picture`, which also raises what this raises.
+    """
+    return array_from_picture(decode_picture(data, **settings))
+
+
+def picture_from_array(array: np.ndarray) -> Picture:
+    """Return the picture of an array, uint8 or uint16 [H, W] or [H, W, 1..4]; raises ImageError for another array."""
     import numpy as np
 
     from latcodec.images import Picture
@@ -160,15 +208,13 @@ def encode(array: np.ndarray, **settings) -> bytes:
     gray, has_alpha = array.shape[2] <= 2, array.shape[2] in (2, 4)
     colour = array[:, :, :1].repeat(3, 2) if gray else array[:, :, :3]
     alpha = np.ascontiguousarray(array[:, :, -1]) if has_alpha else None
-    picture = Picture(np.ascontiguousarray(colour), gray, alpha)
-    return encode_picture(picture, EncodeSettings(**settings)).data
+    return Picture(np.ascontiguousarray(colour), gray, alpha)
 
 
-def decode(data: bytes, **settings) -> np.ndarray:
-    """Decode to an array of the shape and dtype that `encode` was given; settings as of `decode_picture`."""
+def array_from_picture(picture: Picture) -> np.ndarray:
+    """Return the samples of a picture, uint8 or uint16 [H, W] for gray without alpha, else [H, W, 2..4]."""
     import numpy as np
 
-    picture = decode_picture(data, **settings)
     planes = [picture.pixels[:, :, :1] if picture.gray else picture.pixels]
     planes += [] if picture.alpha is None else [picture.alpha[:, :, None]]
     array = np.concatenate(planes, 2)

@@ -14,20 +14,19 @@ it saves; the command line does not.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import BytesIO
 from numbers import Real
 from typing import IO
 
 from PIL import Image, ImageFile
 
-from latcodec import api as codec
-from latcodec import container
+from latcodec import api, container
 from latcodec.errors import LatcodecError, OptionError
 
 FORMAT = "LATCODEC"
-_SETTINGS = tuple(field.name for field in fields(codec.EncodeSettings))
-_NUMBERS = ("quality", "lmbda", "bpp", "psnr", "size_bytes")
+_SETTINGS = tuple(field.name for field in fields(api.EncodeSettings))
+_NUMERIC_SETTINGS = ("quality", "lmbda", "bpp", "psnr", "size_bytes")
 
 
 def _accept(prefix: bytes) -> bool:
@@ -61,17 +60,15 @@ class LatcodecImageFile(ImageFile.ImageFile):
         self.tile = [ImageFile._Tile("raw", (0, 0, *self._size), 0, self._mode)]
 
     def load(self) -> Image.core.PixelAccess | None:
-        """Decode, once."""
+        """Decode the pixels; a second call does nothing."""
         if self.tile:
             import numpy as np
 
             try:
-                picture = codec.decode_picture(self._data, max_pixels=self.width * self.height)
+                picture = api.decode_picture(self._data, max_pixels=self.width * self.height)
             except LatcodecError as error:
                 raise OSError(str(error)) from error
-            planes = [picture.pixels[:, :, :1] if picture.gray else picture.pixels]
-            planes += [] if picture.alpha is None else [picture.alpha[:, :, None]]
-            samples = np.concatenate(planes, 2)
+            samples = api.array_from_picture(picture)
             if samples.itemsize == 2 and self.mode != "I;16":
                 samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
             if self.fp and self._exclusive_fp:
@@ -81,11 +78,11 @@ class LatcodecImageFile(ImageFile.ImageFile):
         return super().load()
 
     def load_seek(self, pos: int) -> None:
-        """Nothing: there is one tile, at 0; that this method is there also stops Pillow from mapping the file."""
+        """Do nothing: there is one tile, at 0. That this method exists also keeps Pillow from mapping the file."""
 
 
 def _samples(image: Image.Image):
-    """uint8 or uint16 [H, W, 1..4] of an image; raises OSError for modes that only a person can convert rightly."""
+    """Return an image's samples, uint8 or uint16 [H, W, 1..4]; raises OSError for modes that a person must convert."""
     import numpy as np
 
     mode, key = image.mode, image.info.get("transparency")
@@ -97,44 +94,35 @@ def _samples(image: Image.Image):
         planes += [np.where(plane == key, 0, 65535).astype(np.uint16)] if isinstance(key, int) else []
         return np.stack(planes, 2)
     if mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX"):
-        way = "scale it and convert it to L or I;16" if mode == "F" else 'convert it, as with image.convert("RGB"),'
-        raise OSError(f"mode {mode} cannot be saved as .lc: {way} first")
+        advice = "scale it and convert it to L or I;16" if mode == "F" else 'convert it, as with image.convert("RGB"),'
+        raise OSError(f"mode {mode} cannot be saved as .lc: {advice} first")
     gray = mode in ("1", "L", "LA", "La")
-    wanted = ("L" if gray else "RGB") + ("A" if image.has_transparency_data else "")
-    samples = np.asarray(image if mode == wanted else image.convert(wanted))
+    saved_mode = ("L" if gray else "RGB") + ("A" if image.has_transparency_data else "")
+    samples = np.asarray(image if mode == saved_mode else image.convert(saved_mode))
     return samples[:, :, None] if samples.ndim == 2 else samples
 
 
 def _save(image: Image.Image, fp: IO[bytes], filename: str | bytes) -> None:
     import warnings
 
-    import numpy as np
+    from latcodec.images import metadata
 
-    from latcodec.images import Picture, metadata
-
-    given = {name: value for name, value in image.encoderinfo.items() if name in _SETTINGS}
-    for name in set(_NUMBERS) & set(given):
-        if given[name] is not None and (isinstance(given[name], bool) or not isinstance(given[name], Real)):
-            raise ValueError(f"{name} must be a number, not {given[name]!r}")
+    settings = {name: value for name, value in image.encoderinfo.items() if name in _SETTINGS}
+    for name in set(_NUMERIC_SETTINGS) & set(settings):
+        value = settings[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise ValueError(f"{name} must be a number, not {value!r}")
     icc, exif, xmp = (image.encoderinfo.get(key, image.info.get(key)) for key in ("icc_profile", "exif", "xmp"))
     exif, notes = metadata.raw_exif({"exif": exif.tobytes() if isinstance(exif, Image.Exif) else exif})
     orientation, exif = metadata.take_orientation(exif) if exif else (1, None)
     xmp = xmp.encode() if isinstance(xmp, str) else xmp
     xmp = metadata.reset_xmp_orientation(xmp) if xmp and orientation != 1 else xmp
-    if given.pop("strip", False):  # what was asked for needs no warning
+    if settings.pop("strip", False):  # nobody needs a warning of what they asked for
         icc = exif = xmp = None
     samples = metadata.upright(_samples(image), orientation)
-    gray, has_alpha = samples.shape[2] <= 2, samples.shape[2] in (2, 4)
-    picture = Picture(
-        pixels=np.ascontiguousarray(samples[:, :, :1].repeat(3, 2) if gray else samples[:, :, :3]),
-        gray=gray,
-        alpha=np.ascontiguousarray(samples[:, :, -1]) if has_alpha else None,
-        icc=icc or None,
-        exif=exif or None,
-        xmp=xmp or None,
-    )
     try:
-        encoded = codec.encode_picture(picture, codec.EncodeSettings(**given))
+        picture = replace(api.picture_from_array(samples), icc=icc or None, exif=exif or None, xmp=xmp or None)
+        encoded = api.encode_picture(picture, api.EncodeSettings(**settings))
     except OptionError as error:
         raise ValueError(str(error)) from error
     except LatcodecError as error:

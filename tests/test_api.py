@@ -11,9 +11,7 @@ import torch
 from skimage import data
 
 import latcodec
-from latcodec import api as codec
-from latcodec import backends, container, rates
-from latcodec import runtime as codec_machine
+from latcodec import api, backends, container, rates, runtime
 from latcodec.api import EncodeSettings, decode_picture, encode_picture
 from latcodec.backends import loading
 from latcodec.errors import DriftError, FormatError, ImageError, OptionError, VersionError, WeightsError
@@ -27,10 +25,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def one_thread():
     before = torch.get_num_threads()
-    codec_machine.set_threads(1)
+    runtime.set_threads(1)
     assert torch.get_num_threads() == 1
     yield
-    codec_machine.set_threads(before)
+    runtime.set_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +42,21 @@ def settings(**given) -> EncodeSettings:
 
 def size_at(picture: Picture, index: int) -> int:
     return len(encode_picture(picture, settings(lmbda=rates.lambda_of_index(index))).data)
+
+
+# The package.
+
+
+def test_the_package_has_what_it_names():
+    from latcodec.backends.vbq import arrays
+
+    assert latcodec.__all__ == ["__version__", "decode", "encode", "info", "vbq"]
+    assert latcodec.vbq is arrays and (latcodec.encode, latcodec.decode, latcodec.info) == (
+        api.encode, api.decode, api.info
+    )  # fmt: skip
+    with pytest.raises(AttributeError, match="vqb"):
+        _ = latcodec.vqb
+    assert all(hasattr(api, name) for name in api.__all__)
 
 
 # Settings.
@@ -304,7 +317,7 @@ def test_unknown_wire_id():
     whole = container.pack(container.Payload(250, b"abcd", 0, 4, 4, False, 8, 0, (b"",)))
     with pytest.raises(VersionError, match="backend id: 250"):
         decode_picture(whole)
-    assert codec.info(whole)["codec"] == "unknown (250)"
+    assert api.info(whole)["codec"] == "unknown (250)"
 
 
 def test_errors_come_before_networks(picture, monkeypatch):
@@ -353,7 +366,7 @@ def test_weights_may_be_named(picture, tmp_path):
 def test_info_says_what_is_there(picture):
     carried = Picture(picture.pixels, False, np.full((64, 96), 7, np.uint8), icc=b"profile")
     whole = encode_picture(carried, settings(lmbda=0.15)).data  # whose latents have a lower rate, and say it
-    said = codec.info(whole)
+    said = api.info(whole)
     assert (said["codec"], said["width"], said["height"]) == (backends.DEFAULT, 96, 64)
     assert (said["gray"], said["alpha"], said["depth"]) == (False, True, 8)
     assert said["lambda"] == pytest.approx(0.15, rel=0.02)
@@ -375,7 +388,7 @@ def test_info_imports_no_torch():
 
 def test_what_no_memory_can_hold_is_refused_before_any_weights_are_read(picture, monkeypatch):
     whole = encode_picture(picture).data
-    monkeypatch.setattr(codec_machine, "MEMORY_BYTES_PER_PIXEL", 2**60)
+    monkeypatch.setattr(runtime, "MEMORY_BYTES_PER_PIXEL", 2**60)
     monkeypatch.setattr(loading, "load_model", lambda *_: pytest.fail("weights were loaded"))
     for call in (lambda: encode_picture(picture), lambda: decode_picture(whole)):
         with pytest.raises(ImageError, match="need about"):

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 import latcodec.pillow  # noqa: F401  registers the format
-from latcodec import api as codec
-from latcodec import container, images
+from latcodec import api, container, images
 from latcodec.errors import LatcodecError
 
 ROOT = Path(__file__).parents[1]
@@ -73,13 +72,13 @@ def test_modes_come_back_and_decode_like_the_codec(photo, mode, tmp_path):
         source.putalpha(Image.linear_gradient("L").resize(source.size))
     source.save(tmp_path / "x.lc", quality=60)
     data = (tmp_path / "x.lc").read_bytes()
-    assert data == codec.encode(np.asarray(source), quality=60)
+    assert data == api.encode(np.asarray(source), quality=60)
     with Image.open(tmp_path / "x.lc") as image:
         assert (image.format, image.mode, image.size) == ("LATCODEC", mode, (61, 47))
         assert image.get_format_mimetype() == "image/x-latcodec"
         assert "latcodec_notes" not in image.info
         decoded = np.asarray(image)
-    assert np.array_equal(decoded, codec.decode(data))
+    assert np.array_equal(decoded, api.decode(data))
     if mode.endswith("A"):
         assert np.array_equal(decoded[..., -1], np.asarray(source)[..., -1])
 
@@ -88,7 +87,7 @@ def test_sixteen_bits_of_gray_stay(photo):
     source = np.asarray(photo.convert("L")).astype(np.uint16) * 257 + 3
     image = reopened(Image.fromarray(source))
     assert image.mode == "I;16"
-    assert np.array_equal(np.asarray(image), codec.decode(codec.encode(source)))
+    assert np.array_equal(np.asarray(image), api.decode(api.encode(source)))
     again = reopened(Image.fromarray(source.astype(np.int32)))
     assert again.mode == "I;16" and np.array_equal(np.asarray(again), np.asarray(image))
 
@@ -96,10 +95,10 @@ def test_sixteen_bits_of_gray_stay(photo):
 @pytest.mark.parametrize(("channels", "mode"), [(2, "LA"), (3, "RGB"), (4, "RGBA")])
 def test_sixteen_bits_of_colour_are_reduced_with_a_note(photo, channels, mode):
     colour = np.asarray(photo.convert("RGBA")).astype(np.uint16) * 257 + 100
-    data = codec.encode(colour[..., :channels])
+    data = api.encode(colour[..., :channels])
     image = Image.open(io.BytesIO(data))
     assert image.info["latcodec_notes"] == (f"16 bits reduced to 8: Pillow has no mode {mode} of 16 bits",)
-    expected = np.rint(codec.decode(data) / 257)
+    expected = np.rint(api.decode(data) / 257)
     assert image.mode == mode and np.array_equal(np.asarray(image), expected)
 
 
@@ -162,7 +161,7 @@ def test_arguments_replace_info(photo):
 def test_orientation_is_applied_as_by_the_command(photo, orientation):
     file = io.BytesIO()
     photo.save(file, "PNG", exif=exif_with(orientation))
-    expected = codec.encode_picture(images.read_picture(file.getvalue())).data
+    expected = api.encode_picture(images.read_picture(file.getvalue())).data
     source = Image.open(file)
     assert saved(source) == expected
     image = reopened(source)

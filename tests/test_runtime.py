@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from latcodec import __main__
-from latcodec import runtime as allocator
+from latcodec import __main__, runtime
 from latcodec.cli import main as cli
 
 PAGES = """
@@ -52,7 +51,7 @@ def test_a_block_larger_than_any_plane_goes_back():
 
 def test_the_command_line_keeps_it(monkeypatch):
     called = []
-    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: called.append("memory"))
+    monkeypatch.setattr(runtime, "keep_freed_memory", lambda: called.append("memory"))
     monkeypatch.setattr(cli, "main", lambda: called.append("command"))
     __main__.main()
     assert called == ["memory", "command"]

@@ -12,8 +12,7 @@ import torch
 from skimage import data
 from torch_threads import threads
 
-from latcodec import api as codec
-from latcodec import backends, container
+from latcodec import api, backends, container
 from latcodec.backends.hyperprior.network import Config, Hyperprior
 from latcodec.backends.loading import load_model
 from latcodec.entropy.integer_net import IntegerNet
@@ -293,13 +292,13 @@ def test_unknown_weights_are_told(module, model):
     payload, _ = encoded(module, model, crop(height=32, width=32))
     other = bytes(b ^ 0xFF for b in payload.weights_id)
     with pytest.raises(WeightsError, match=other.hex()):
-        codec.decode_picture(container.pack(replace(payload, weights_id=other)), device="cpu")
+        api.decode_picture(container.pack(replace(payload, weights_id=other)), device="cpu")
 
 
 def test_unknown_wire_id_is_told(module, model):
     payload, _ = encoded(module, model, crop(height=32, width=32))
     with pytest.raises(VersionError, match="backend id: 250"):
-        codec.decode_picture(container.pack(replace(payload, backend_id=250)))
+        api.decode_picture(container.pack(replace(payload, backend_id=250)))
 
 
 def _rates_changed(name):
