@@ -43,8 +43,16 @@ from latcodec.rates import distortion_weight, lambda_of_index
 
 @dataclass(frozen=True)
 class Config:
-    """Widths of the three inner stages, of y, of the hyper-networks and of z; number of rate knots; the distortion it
-    is trained for, one of `rates.METRICS`."""
+    """The sizes of the networks.
+
+    Attributes:
+        widths: Channels of the three inner stages of analysis and synthesis.
+        latent: Channels of y.
+        hyper_width: Channels inside the hyper-networks.
+        hyper_latent: Channels of z.
+        knots: Knots of the functions of the rate.
+        metric: The distortion that the networks are trained for, one of `rates.METRICS`.
+    """
 
     widths: tuple[int, int, int] = (48, 80, 128)
     latent: int = 192
@@ -91,25 +99,25 @@ class Hyperprior(nn.Module):
             self.scale_offset.add_(self.y_log_std)
 
     def at_rate(self, t: Tensor) -> dict[str, Tensor]:
-        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1]."""
+        """Return every function of the rate at t float32 [B], as tensors [B, C, 1, 1]."""
         names = "y_log_gain y_log_inverse_gain mean_log_gain scale_offset z_log_gain z_mean z_log_sigma".split()
         return {name: interpolate_knots(getattr(self, name), t)[:, :, None, None] for name in names}
 
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
-        """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
+        """Map x float32 [B, 3, H, W] in 0..1, H and W multiples of 16, to y float32 [B, C, H/16, W/16]."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_a[:-1](x - 0.5)
         return self.g_a[-1](h.float())  # bf16 latents would be coarser than the quantiser at high rates
 
     def synthesis(self, y: Tensor, autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w] in the units of g_a -> x_hat float32 [B, 3, 16 h, 16 w], not clamped."""
+        """Map y float32 [B, C, h, w], in the units of g_a, to x_hat float32 [B, 3, 16 h, 16 w], not clamped."""
         h = self.g_s[0](y)
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_s[1:-1](h)
         return deconv_to_pixels(self.g_s[-1], h.float()) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""
+        """Map y float32 [B, C, h, w], h and w multiples of 4, to z float32 [B, Z, h/4, w/4]."""
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
             h = self.h_a[:-1](y * torch.exp(-self.y_log_std)[:, None, None])
         return self.h_a[-1](h.float())
@@ -122,10 +130,18 @@ class Hyperprior(nn.Module):
         quantise: Callable[[Tensor], Tensor],
         autocast: bool = False,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
-        """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
+        """Return what the decoder makes of latents, and what their symbols are coded with.
 
-        quantise: residual -> symbols, or something softer. Returns x_hat [B, 3, 16 h, 16 w] and, of z and then of y,
-        (residual, quantised residual, standard deviation of its logistic), all in steps.
+        Args:
+            y: float32 [B, C, h, w].
+            z: float32 [B, Z, ceil(h / 4), ceil(w / 4)].
+            rate: Of `at_rate`.
+            quantise: Maps residuals to symbols, or to values between them.
+            autocast: Whether the synthesis runs in bf16.
+
+        Returns:
+            x_hat float32 [B, 3, 16 h, 16 w]; and of z and then of y the residual, the quantised residual and the
+            standard deviation of its logistic, all in steps of the quantiser.
         """
         z_gain = rate["z_log_gain"].exp()
         z_residual = z * z_gain - rate["z_mean"]
@@ -141,19 +157,28 @@ class Hyperprior(nn.Module):
         return x_hat, [(z_residual, z_quantised, z_sigma), (residual, quantised, sigma)]
 
     def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
-        """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat, y_bits [B], z_bits [B].
+        """Run the whole codec on a batch.
 
-        With `noise` the rate is that of y and z plus uniform noise, while synthesis and hyper-synthesis see rounded
-        values (straight-through); without, everything is rounded and the rate is what the tables will charge.
+        With noise the rate is that of y and z plus uniform noise, while synthesis and hyper-synthesis get rounded
+        values (straight-through). Without, everything is rounded and the rate is what the tables charge.
+
+        Args:
+            x: float32 [B, 3, H, W] in 0..1, H and W multiples of 64.
+            t: Rate positions, float32 [B] in 0..1.
+            autocast: Whether the transforms run in bf16.
+            noise: Whether the rate is that of noisy latents.
+
+        Returns:
+            x_hat of the shape of x, y_bits [B], z_bits [B].
         """
         y = self.analysis(x, autocast)
         z = self.hyper_analysis(y, autocast)
         x_hat, (of_z, of_y) = self.transmit(y, z, self.at_rate(t), round_straight_through, autocast)
-        return {"x_hat": x_hat, "y_bits": price(*of_y, noise), "z_bits": price(*of_z, noise)}
+        return {"x_hat": x_hat, "y_bits": latent_bits(*of_y, noise), "z_bits": latent_bits(*of_z, noise)}
 
 
-def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Tensor:
-    """Bits of each picture, float32 [B]: of the quantised residual or, with `noise`, of the residual plus its noise."""
+def latent_bits(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Tensor:
+    """Return the bits of each picture, float32 [B], of the quantised residual or, with noise, of the noisy residual."""
     coded = residual + torch.rand_like(residual) - 0.5 if noise else quantised
     return logistic_bits(coded, sigma).sum((1, 2, 3))
 
@@ -161,7 +186,7 @@ def price(residual: Tensor, quantised: Tensor, sigma: Tensor, noise: bool) -> Te
 def loss(
     model: Hyperprior, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True, progress: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """`rate_distortion_loss`, and per picture [B] the share of bpp "z_bpp"."""
+    """Return `rate_distortion_loss`, and per picture [B] the share of bpp that z takes, "z_bpp"."""
     out = model(x, t, autocast, noise)
     result = rate_distortion_loss(out["x_hat"], x, out["y_bits"] + out["z_bits"], t, noise)
     return result | {"z_bpp": out["z_bits"] / (x.shape[2] * x.shape[3])}

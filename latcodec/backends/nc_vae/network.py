@@ -1,4 +1,4 @@
-"""NC-VAE: trained on noisy pictures, and no network beside the decoder; one set of weights for every rate.
+"""NC-VAE: trained on noisy pictures, without a side network; one set of weights for every rate.
 
 Source: Luo, Li, Dai, Xu, Cheng, Li, Xiong 2021, "Noise-to-Compression Variational Autoencoder for Efficient
 End-to-End Optimized Image Coding".
@@ -10,16 +10,16 @@ End-to-End Optimized Image Coding".
     R = -log2 p(q),  p(q) = L(mu, sigma) * U       Eq. 5-7
     x_hat = g_s(i(t) (q + r(t) clip(mu - q, -1/2, 1/2)))    synthesis; r draws q towards its mean inside its cell
 
-What the paper's module of Eq. 5-7 sees is left open; if it saw all of q, it would tell q of itself and the rate would
-be a fiction. Here M and S see what a decoder has when it comes to a symbol, so that the rate in training is one that
-the adaptive coder of `latents/contexts.py` reaches: its contexts are M n and S |n| in integers.
+The paper leaves open which symbols its module of Eq. 5-7 depends on. If it were all of q, q would be predicted from
+itself, and the rate would be a fiction. Here M and S depend on symbols that the decoder has when it comes to a symbol.
+So the adaptive coder of `contexts.py` reaches the rate of training: its contexts are M n and S |n| in integers.
 
 Order of coding (`GROUPS`, `PHASES`): groups of channels one after another, KLT order, so the large ones first; in a
-group five phases of the 4x4 lattice, each between its neighbours of the phases before. A symbol sees
+group five phases of the 4x4 lattice, each between its neighbours of the phases before. A symbol depends on
 - in all channels of earlier groups, the 3x3 neighbourhood: S by rings (centre, edges, corners), M only in the first
   `MEAN_SOURCES` channels, by position (the slope of a picture is predicted by its means left and right);
 - in its own channel, the positions of earlier phases that `_OWN_TAPS` lists; past the first `PREDICTED` channels, which
-  have no mean to predict (M is 0 there), the last phase looks at its four nearest only.
+  have no mean to predict (M is 0 there), the last phase depends on its four nearest only.
 
 S is not negative (squares are stored). p is L, the logistic, instead of Eq. 7's Gaussian density: integrated over the
 cell, so that it is a probability however small sigma is, and straight in the tails. s: Eq. 6 says that input noise does
@@ -65,11 +65,18 @@ _OWN_TAPS = (
 
 @dataclass(frozen=True)
 class Config:
-    """Widths of the three inner stages; latents; kernels and residual blocks at 1/8 (between strided layers 3 and 4,
-    1 and 2) of encoder and decoder; number of rate knots.
+    """The sizes of the networks.
 
-    input_noise: "trainable", or a fixed standard deviation as a number or its text, range 0..1. metric: the distortion
-    it is trained for, one of `rates.METRICS`.
+    Attributes:
+        widths: Channels of the three inner stages of analysis and synthesis.
+        latent: Channels of y.
+        encoder_kernel: Side of the kernels of the analysis.
+        decoder_kernel: Side of the kernels of the synthesis.
+        encoder_blocks: Residual blocks at 1/8 of the size, between the strided layers 3 and 4 of the analysis.
+        decoder_blocks: Residual blocks at 1/8 of the size, between the strided layers 1 and 2 of the synthesis.
+        knots: Knots of the functions of the rate.
+        input_noise: "trainable", or a fixed standard deviation as a number or its text, range 0..1.
+        metric: The distortion that the networks are trained for, one of `rates.METRICS`.
     """
 
     widths: tuple[int, int, int] = (48, 80, 128)
@@ -84,7 +91,7 @@ class Config:
 
 
 def groups_of(latent: int) -> tuple[int, ...]:
-    """Sizes of the channel groups of a model with that many latents: a prefix of GROUPS, the rest in 64s."""
+    """Return the sizes of the channel groups of that many latents: a prefix of GROUPS, the rest in 64s."""
     sizes, left = [], latent
     while left:
         size = GROUPS[len(sizes)] if len(sizes) < len(GROUPS) else GROUPS[-1]
@@ -94,7 +101,7 @@ def groups_of(latent: int) -> tuple[int, ...]:
 
 
 def phases_of(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Phase of each position, int64 [height, width], 0..4."""
+    """Return the phase of each position, int64 [height, width], 0..4."""
     row, column = torch.arange(height, device=device) % 4, torch.arange(width, device=device) % 4
     row, column = torch.broadcast_tensors(row[:, None], column[None])
     late = torch.where((row + column) % 2 == 1, 4, 3)
@@ -127,8 +134,11 @@ class RateModule(nn.Module):
         self.own_mean = nn.Parameter(torch.zeros(latent, len(_OWN_TAPS) * 25))
 
     def weights(self) -> dict[str, Tensor]:
-        """What the convolutions use, 0 where nothing may be seen: "scale" [C, C, 3] by rings, "mean" [C, sources, 3, 3]
-        and, by phase, "own_scale" and "own_mean" [C, 5, 5, 5]."""
+        """Return the weights of the convolutions, 0 for positions that are not coded before.
+
+        They are "scale" [C, C, 3] by rings, "mean" [C, sources, 3, 3] and, by phase, "own_scale" and "own_mean"
+        [C, 5, 5, 5].
+        """
         mean = self.mean * (self.earlier[:, : self.sources] * self.predicted)[:, :, None]
         return {
             "scale": self.scale_root.square() * self.earlier[:, :, None],
@@ -138,7 +148,7 @@ class RateModule(nn.Module):
         }
 
     def forward(self, n: Tensor) -> tuple[Tensor, Tensor]:
-        """n float32 [B, C, h, w] -> M n and S |n|, both [B, C, h, w]."""
+        """Map n float32 [B, C, h, w] to M n and S |n|, both [B, C, h, w]."""
         weights, size = self.weights(), n.abs()
         padded = F.pad(size, (1, 1, 1, 1))
         rows = padded[:, :, :-2] + padded[:, :, 2:]
@@ -151,10 +161,10 @@ class RateModule(nn.Module):
 
     def _own(self, n: Tensor, weight: Tensor) -> Tensor:
         """Depthwise convolution of each position by the kernel of its phase; weight [C, 5 phases, 5, 5]."""
-        every = F.conv2d(n, weight.flatten(0, 1)[:, None], padding=2, groups=self.latent)
-        every = every.view(n.shape[0], self.latent, -1, *n.shape[2:])
+        by_phase = F.conv2d(n, weight.flatten(0, 1)[:, None], padding=2, groups=self.latent)
+        by_phase = by_phase.view(n.shape[0], self.latent, -1, *n.shape[2:])
         phase = phases_of(n.shape[2], n.shape[3], n.device)
-        return sum(every[:, :, p] * (phase == p) for p in range(1, len(_OWN_TAPS)))
+        return sum(by_phase[:, :, p] * (phase == p) for p in range(1, len(_OWN_TAPS)))
 
 
 class NCVAE(nn.Module):
@@ -197,11 +207,11 @@ class NCVAE(nn.Module):
             self.y_log_std.copy_(std.clamp_min(1e-3).log())
 
     def input_noise(self) -> Tensor:
-        """Standard deviation s of the input noise, float32 []."""
+        """Return the standard deviation s of the input noise, float32 []."""
         return self.log_noise.exp() if self.config.input_noise == "trainable" else self.fixed_noise
 
     def at_rate(self, t: Tensor) -> dict[str, Tensor]:
-        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1]. unit is 1 / a: a typical size in steps."""
+        """Return every function of the rate at t float32 [B], tensors [B, C, 1, 1]; unit is a typical size in steps."""
         names = "y_log_gain y_log_inverse_gain log_floor log_slope recentre".split()
         rate = {name: interpolate_knots(getattr(self, name), t)[:, :, None, None] for name in names}
         return {
@@ -214,13 +224,13 @@ class NCVAE(nn.Module):
         }
 
     def analysis(self, x: Tensor, autocast: bool = False) -> Tensor:
-        """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16]."""
+        """Map x float32 [B, 3, H, W] in 0..1, H and W multiples of 16, to y float32 [B, C, H/16, W/16]."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             h = self.encoder_blocks(self.g_a[:-1](x - 0.5))
         return self.g_a[-1](h.float())  # bf16 latents would be coarser than the quantiser at high rates
 
     def synthesis(self, y: Tensor, autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w] in the units of g_a -> x_hat float32 [B, 3, 16 h, 16 w], not clamped."""
+        """Map y float32 [B, C, h, w], in the units of g_a, to x_hat float32 [B, 3, 16 h, 16 w], not clamped."""
         h = self.g_s[0](y)
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_s[1:-1](self.decoder_blocks(h))
@@ -229,10 +239,17 @@ class NCVAE(nn.Module):
     def transmit(
         self, y: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor], autocast: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the decoder makes of latents y, float32 [B, C, h, w], and what its symbols are coded with.
+        """Return what the decoder makes of latents, and what their symbols are coded with.
 
-        quantise: scaled latents -> symbols, or something softer. Returns x_hat [B, 3, 16 h, 16 w] and "scaled",
-        "symbols", their "mean" and the standard deviation "sigma" of their logistic, all in steps, like y.
+        Args:
+            y: float32 [B, C, h, w].
+            rate: Of `at_rate`.
+            quantise: Maps scaled latents to symbols, or to values between them.
+            autocast: Whether the synthesis runs in bf16.
+
+        Returns:
+            x_hat float32 [B, 3, 16 h, 16 w]; and "scaled", "symbols", their "mean" and the standard deviation "sigma"
+            of their logistic, all in steps of the quantiser, of the shape of y.
         """
         scaled = y * rate["gain"]
         symbols = quantise(scaled)
@@ -240,23 +257,32 @@ class NCVAE(nn.Module):
         mean = mean * rate["unit"]
         sigma = (rate["floor"] + rate["slope"] * spread) * rate["unit"]
         sigma = lower_bound(sigma, SIGMA_MIN).clamp_max(SIGMA_MAX)
-        drawn = symbols + rate["recentre"] * (mean - symbols).clamp(-0.5, 0.5)
-        x_hat = self.synthesis(drawn * rate["inverse_gain"], autocast)
+        recentred = symbols + rate["recentre"] * (mean - symbols).clamp(-0.5, 0.5)
+        x_hat = self.synthesis(recentred * rate["inverse_gain"], autocast)
         return x_hat, {"scaled": scaled, "symbols": symbols, "mean": mean, "sigma": sigma}
 
     def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
-        """x float32 [B, 3, H, W] (multiples of 16), t float32 [B] -> x_hat, y_bits [B], and symbols, mean, sigma, y.
+        """Run the whole codec on a batch.
 
-        With `noise` the picture has input noise and the rate is that of the scaled latents plus uniform noise, while
-        contexts and synthesis see rounded ones (straight-through); without, everything is rounded.
+        With noise the picture has input noise and the rate is that of the scaled latents plus uniform noise, while
+        contexts and synthesis get rounded ones (straight-through). Without, everything is rounded.
+
+        Args:
+            x: float32 [B, 3, H, W] in 0..1, H and W multiples of 16.
+            t: Rate positions, float32 [B] in 0..1.
+            autocast: Whether the transforms run in bf16.
+            noise: Whether there is noise.
+
+        Returns:
+            x_hat of the shape of x, y_bits [B], and symbols, mean, sigma, y.
         """
         rate = self.at_rate(t)
         if noise:
             y = self.analysis(x + self.input_noise() * torch.randn_like(x), autocast)
         else:
             y = self.analysis(x, autocast)
-        x_hat, found = self.transmit(y, rate, round_straight_through, autocast)
-        scaled, symbols, mean, sigma = (found[k] for k in ("scaled", "symbols", "mean", "sigma"))
+        x_hat, out = self.transmit(y, rate, round_straight_through, autocast)
+        scaled, symbols, mean, sigma = (out[k] for k in ("scaled", "symbols", "mean", "sigma"))
         coded = scaled + torch.rand_like(scaled) - 0.5 if noise else symbols
         bits = logistic_bits(coded - mean, sigma).sum((1, 2, 3))
         return {"x_hat": x_hat, "y_bits": bits, "symbols": symbols, "mean": mean, "sigma": sigma, "y": y}
@@ -265,7 +291,7 @@ class NCVAE(nn.Module):
 def loss(
     model: NCVAE, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True, progress: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """`rate_distortion_loss`, to the picture without noise, and "input_noise", its standard deviation, [B]."""
+    """Return `rate_distortion_loss`, to the picture without noise, and "input_noise", its standard deviation, [B]."""
     out = model(x, t, autocast, noise)
     result = rate_distortion_loss(out["x_hat"], x, out["y_bits"], t, noise)
     bpp = result["bpp"]
