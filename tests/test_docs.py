@@ -22,6 +22,7 @@ FOLDERS = "latcodec|tests|experiments|examples|docs|weights"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*[\w/]|(?<![\w./-])\.ci/\w+")
 DOTTED = re.compile(r"(?<![\w./-])latcodec(?:\.[A-Za-z_]\w*)+")
+NAME_IN_FILE = re.compile(r"`([A-Za-z_]\w*)` in `([\w/]+\.py)`")
 TEST = re.compile(r"`(test_\w+)`")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MAKE = re.compile(r"make ([a-z-]+)")
@@ -121,6 +122,12 @@ def test_every_package_is_described():
 def test_names_exist(page):
     for name in DOTTED.findall(page.read_text(encoding="utf-8")):
         assert exists(name), name
+
+
+@current
+def test_names_exist_where_they_are_said_to_be(page):
+    for name, path in NAME_IN_FILE.findall(page.read_text(encoding="utf-8")):
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text(encoding="utf-8")), f"{name} in {path}"
 
 
 @current
