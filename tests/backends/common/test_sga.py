@@ -1,6 +1,5 @@
 """The encoder's search for better latents: cheaper by the Lagrangian, never worse, the same every time."""
 
-import math
 import time
 from dataclasses import replace
 from importlib import import_module
@@ -13,7 +12,6 @@ from skimage import data
 from latcodec import api as codec
 from latcodec import backends, container
 from latcodec.backends.common import distortion, search, sga
-from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.common.distortion import error_weight
 from latcodec.backends.loading import load_model
 from latcodec.errors import OptionError
@@ -201,7 +199,7 @@ def test_options_reach_the_codec_and_progress_is_told():
     assert told[-1] == 1 and encoded.data != plain.data and "search" in encoded.seconds
 
 
-def test_soft_rounding_hardens():
+def test_relaxed_rounding_hardens():
     torch.manual_seed(0)
     x = torch.tensor([-1.7, -0.2, 0.1, 0.8, 2.45]).repeat(4000, 1)
     soft = sga.sga_round(x, 0.1)
@@ -210,61 +208,6 @@ def test_soft_rounding_hardens():
     drawn = sga.sga_round(x, 1.0)
     uncertain = [0, 1, 3, 4]
     assert 0.1 < drawn.std(0)[uncertain].min() and torch.equal(drawn[:, 2], torch.zeros(4000))  # 0.1 is near to 0
-
-
-def test_rounding_by_price_is_the_better_of_two(model, module):
-    tables = model.tables
-    rng = np.random.default_rng(0)
-    rows = rng.integers(tables.num_tables - 40, tables.num_tables - 14, 5000).astype(np.uint16)
-    residual = (rng.standard_normal(5000) * 3).astype(np.float32)
-    chosen = pricing.rdoq(residual, rows, tables, 4.0)
-    nearest = np.rint(residual).astype(np.int32)
-    inner = nearest - np.sign(nearest)
-
-    def cost(symbols):
-        return pricing.symbol_bits(symbols, rows, tables) + 4.0 * np.square(residual - symbols)
-
-    expected = np.where(cost(inner) < cost(nearest), inner, nearest)
-    assert np.array_equal(chosen, expected) and 50 < (chosen != nearest).sum() < 4000
-    from latcodec.entropy.range_coder import ideal_bits
-
-    assert pricing.symbol_bits(nearest, rows, tables).sum() == pytest.approx(
-        ideal_bits(nearest, rows, tables), rel=1e-6
-    )
-
-
-def test_soft_bits_are_the_tables_at_integers_and_smooth_between(model):
-    if not hasattr(model, "first_row"):
-        pytest.skip("its rows are its own")
-    prices = pricing.bits_of_tables(model.tables, torch.device("cpu"))
-    for row in (0, 17, 40, 63):
-        place = torch.full((21,), float(row))
-        symbols = torch.arange(-10.0, 11)
-        exact = pricing.symbol_bits(symbols.int().numpy(), np.full(21, row), model.tables)
-        assert np.allclose(pricing.relaxed_bits(symbols, place, prices).numpy(), exact, atol=1e-3)
-        # On the way from one integer to the next there is no jump, in the slope neither.
-        x = torch.linspace(-3, 3, 601, requires_grad=True)
-        bits = pricing.relaxed_bits(x, torch.full_like(x, float(row)), prices)
-        slope = torch.autograd.grad(bits.sum(), x)[0]
-        assert bits.diff().abs().max() < 0.02 * (bits.max() - bits.min()) and bits.min() > -0.5
-        assert slope.diff().abs().max() < 0.05 * (slope.max() - slope.min())
-    place = torch.tensor([20.0, 20.25, 21.0])
-    low, between, high = pricing.relaxed_bits(torch.full((3,), 2.0), place, prices).tolist()
-    assert between == pytest.approx(0.75 * low + 0.25 * high, rel=1e-5)
-    far = torch.tensor([1e6, -1e6, 62.0, -62.0], requires_grad=True)
-    bits = pricing.relaxed_bits(far, torch.full((4,), 63.0), prices)
-    slope = torch.autograd.grad(bits.sum(), far)[0]
-    assert torch.isfinite(bits).all() and bits[0] > bits[2] > 0 and (slope * far.sign() > 0).all()
-    assert pricing.relaxed_bits(torch.full((1,), math.nan), torch.full((1,), math.nan), prices).isnan().all()
-
-
-def test_escapes_are_priced_as_they_are_coded(model):
-    tables, rng = model.tables, np.random.default_rng(4)
-    rows = rng.integers(0, tables.num_tables, 300).astype(np.uint16)
-    symbols = (rng.standard_normal(300) * 10.0 ** rng.integers(0, 6, 300)).astype(np.int32)
-    from latcodec.entropy.range_coder import ideal_bits
-
-    assert pricing.symbol_bits(symbols, rows, tables).sum() == pytest.approx(ideal_bits(symbols, rows, tables))
 
 
 def test_soft_bits_of_what_is_rounded_are_those_of_the_file(backend, module, model, monkeypatch):
