@@ -69,9 +69,12 @@ def exists(dotted: str) -> bool:
         return False
     body = ast.parse(module.read_text(encoding="utf-8")).body
     for word in words:
-        node = defined(body).get(word)
-        if node is None:
+        names = defined(body)
+        if word not in names and "__getattr__" in names:  # a name that is imported when it is first used
+            return f'"{word}"' in ast.unparse(names["__all__"]).replace("'", '"')
+        if word not in names:
             return False
+        node = names[word]
         body = node.body if isinstance(node, ast.ClassDef) else []
     return True
 
