@@ -117,6 +117,7 @@ class Contexts:
     product: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.matmul
 
     def __post_init__(self) -> None:
+        """Check shapes, types and limits."""
         channels, predicted, sources = self.channels, *self.mean.shape[:2]
         shapes = {
             "scale": (channels, channels, 3),
