@@ -71,7 +71,7 @@ class Learned:
         """For the report."""
         return f"weights {self.weights} ({self.weights_file})"
 
-    def label(self, value: float) -> str:
+    def setting_label(self, value: float) -> str:
         """A setting in few characters."""
         return f"lambda {value:g}"
 

@@ -110,7 +110,7 @@ class RoundTrip:
 
 def blank_row(contender: Contender, subject: Subject, value: float) -> Row:
     """Return a row that names a measurement and holds no result."""
-    label, (width_px, height_px) = contender.label(value), (subject.width_px, subject.height_px)
+    label, (width_px, height_px) = contender.setting_label(value), (subject.width_px, subject.height_px)
     return Row(subject.file, contender.name, contender.kind, label, value, contender.weights, width_px, height_px)
 
 

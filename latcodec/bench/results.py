@@ -69,7 +69,7 @@ def _ordered(bench: Bench, rows: Sequence[Row]) -> list[Row]:
 
 
 def _described(contender: Contender, settings: Settings) -> dict:
-    labels = ", ".join(contender.label(value) for value in settings.values_of(contender))
+    labels = ", ".join(contender.setting_label(value) for value in settings.values_of(contender))
     record = {"title": contender.title, "settings": f"{contender.settings}; {labels}"}
     if isinstance(contender, Learned):
         record |= {"weights": contender.weights, "weights_sha256": contender.weights_sha256}

@@ -51,7 +51,7 @@ def contenders_of(codecs: str | None, anchor_names: str, settings: Settings, pro
     if codecs is None:
         codecs = choose_codec(None, settings.weights)
     codec_names = [b.name for b in backends.BACKENDS] if codecs == "all" else split_names(codecs)
-    names = anchors.default_names() if anchor_names == "all" else split_names(anchor_names)
+    names = anchors.available_names() if anchor_names == "all" else split_names(anchor_names)
     makers: list[Callable[[], Contender]] = [partial(learned, name, settings) for name in codec_names]
     makers += [partial(anchors.by_name, name) for name in names]
     contenders: list[Contender] = []

@@ -11,7 +11,7 @@ from latcodec.bench import anchors
 from latcodec.errors import OptionError
 from latcodec.images import Picture
 
-THERE = anchors.default_names()
+THERE = anchors.available_names()
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def test_bad_names_are_refused(name, what):
 
 
 def test_without_its_plug_in_jpeg_xl_is_left_out_or_refused(monkeypatch):
-    monkeypatch.setattr(anchors, "_jpegxl_is_there", lambda: False)
-    assert anchors.default_names() == ["jpeg", "jpeg-progressive", "webp", "avif", "jpeg2000"]
+    monkeypatch.setattr(anchors, "_can_import", lambda module: False)
+    assert anchors.available_names() == ["jpeg", "jpeg-progressive", "webp", "avif", "jpeg2000"]
     with pytest.raises(OptionError, match="pip install pillow-jxl-plugin"):
         anchors.by_name("jpegxl")
 
@@ -93,16 +93,19 @@ def test_without_its_plug_in_jpeg_xl_is_left_out_or_refused(monkeypatch):
 def test_the_report_is_told_every_setting():
     assert "progressive True, optimize True, subsampling 4:2:0" in anchors.ANCHORS["jpeg-progressive"].settings
     assert "irreversible True" in anchors.ANCHORS["jpeg2000"].settings
-    assert [anchors.ANCHORS["webp"].label(30), anchors.ANCHORS["jpeg2000"].label(0.25)] == ["q30", "0.25 bpp"]
+    assert [anchors.ANCHORS["webp"].setting_label(30), anchors.ANCHORS["jpeg2000"].setting_label(0.25)] == [
+        "q30",
+        "0.25 bpp",
+    ]
 
 
 def test_threads_reach_the_codecs_that_use_them(monkeypatch):
     from PIL import AvifImagePlugin
 
     monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 0)
-    monkeypatch.setattr(anchors, "_threads", 0)
+    monkeypatch.setattr(anchors, "_thread_count", 0)
     anchors.set_threads(1)
-    assert (anchors._threads, AvifImagePlugin.DEFAULT_MAX_THREADS) == (1, 1)
+    assert (anchors._thread_count, AvifImagePlugin.DEFAULT_MAX_THREADS) == (1, 1)
     if "jpegxl" in THERE:
         from pillow_jxl import JpegXLImagePlugin
 

@@ -35,7 +35,7 @@ class Stand:
     def __init__(self, name="stored", fault=None):
         self.name, self.fault, self.calls = name, fault, 0
 
-    def label(self, value):
+    def setting_label(self, value):
         return f"lambda {value:g}"
 
     def encode(self, picture, value):

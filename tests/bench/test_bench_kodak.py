@@ -86,7 +86,7 @@ def test_jpeg_2000_reaches_the_published_curves(curve, pictures):
      ("webp", "WebP"), ("jpegxl", "JPEG XL e7 (measured here)")],
 )  # fmt: skip
 def test_the_other_anchors_are_as_strong_as_the_published_ones(name, curve, pictures):
-    if name not in anchors.default_names():
+    if name not in anchors.available_names():
         pytest.skip("its plug-in is not installed")
     assert max(shortfall(name, curve, pictures)) < 0.15
 
