@@ -1,4 +1,4 @@
-"""Who takes part in a bench: learned codecs with their options and weights, and the anchors; and at which settings."""
+"""What a bench compares: learned codecs with their options and weights, and anchors; and at which settings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,22 @@ if TYPE_CHECKING:
 
 LAMBDAS = (20.0, 12.8, 6.4, 3.2, 1.6, 0.8, 0.4, 0.1)
 RATES = len(LAMBDAS)
-LARGER = 40.0  # the lambda at which codecs that go on below rate index 0 begin
+LARGER = 40.0  # The first lambda of codecs whose rate indices reach below 0.
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. lambdas: of the codecs, None for a spread of so many `rates` as the anchors have settings, which
-    are None for RATES, or one more of codecs that go below rate index 0."""
+    """How to measure.
+
+    Attributes:
+        lambdas: Settings of the codecs; None for a spread of `rates` lambdas.
+        rates: Number of settings of each codec and anchor; None for RATES, and for one more where a codec has rate
+            indices below 0.
+        reps: Repetitions of each measurement.
+        threads: CPU threads; None for the choice of each library.
+        device: "cpu" or "cuda".
+        weights: A weights file or a folder of them; None for the default places.
+    """
 
     lambdas: tuple[float, ...] | None = None
     rates: int | None = None
@@ -40,7 +49,7 @@ class Settings:
             rates.index_of_lambda(value, rates.LOWEST_INDEX)  # raises OptionError where no codec goes
 
     def values_of(self, contender: Contender) -> tuple[float, ...]:
-        """The settings of one contender, from small files to large ones."""
+        """Return the settings of one contender, from small files to large ones."""
         if isinstance(contender, Anchor):
             return spread(contender.values, self.rates or RATES, whole=contender.unit == "quality")
         known = (LARGER, *LAMBDAS) if rates.lambda_of_index(contender.lowest_index) >= LARGER else LAMBDAS
@@ -63,31 +72,31 @@ class Learned:
 
     @property
     def title(self) -> str:
-        """As the person wrote it."""
+        """The name as a person wrote it."""
         return self.name
 
     @property
     def settings(self) -> str:
-        """For the report."""
+        """The weights, for the report."""
         return f"weights {self.weights} ({self.weights_file})"
 
     def setting_label(self, value: float) -> str:
-        """A setting in few characters."""
+        """Return a setting in few characters: lambda 3.2."""
         return f"lambda {value:g}"
 
     def encode(self, picture: Picture, value: float) -> bytes:
-        """A whole .lc file; what else the encoder says is in `last`."""
+        """Return a whole .lc file at one lambda, and keep the record of the encoder in `last`."""
         c = self.config
         settings = codec.EncodeSettings(self.name, lmbda=value, device=c.device, weights=c.weights, strip=True)
         self.last = codec.encode_picture(picture, settings)
         return self.last.data
 
     def decode(self, data: bytes) -> np.ndarray:
-        """The picture of a file, uint8 [H, W, 3]."""
+        """Return the picture of a file, uint8 [H, W, 3]."""
         return codec.decode_picture(data, device=self.config.device, weights=self.config.weights).pixels
 
     def largest_within(self, picture: Picture, limit_bytes: float) -> bytes | None:
-        """The largest file of at most so many bytes, by the codec's own search; None if there is none."""
+        """Return the largest file of at most so many bytes, by the codec's own search; None if there is none."""
         c = self.config
         settings = codec.EncodeSettings(
             self.name, size_bytes=int(limit_bytes), device=c.device, weights=c.weights, strip=True
@@ -100,7 +109,7 @@ Contender = Learned | Anchor
 
 
 def learned(name: str, settings: Settings) -> Learned:
-    """The codec of `name` or `name:key=value,key=value`; raises OptionError or WeightsError if it cannot run."""
+    """Return the codec of `name` or `name:key=value,...`; raises OptionError or WeightsError if it cannot run."""
     check_codec(name)
     pick_device(settings.device)
     backend, options = split_codec(name)
@@ -115,7 +124,7 @@ def learned(name: str, settings: Settings) -> Learned:
 
 
 def spread(ladder: Sequence[float], count: int, *, logarithmic: bool = False, whole: bool = False) -> tuple[float, ...]:
-    """`count` values from the first to the last of a ladder, evenly over its steps; all for its length."""
+    """Return `count` values from the first to the last of a ladder, evenly spaced over its steps."""
     if count == len(ladder):
         return tuple(ladder)
     places = np.linspace(0, len(ladder) - 1, count) if count > 1 else [(len(ladder) - 1) / 2]
