@@ -1,4 +1,4 @@
-"""How far two pictures are apart, and how far two rate-distortion curves."""
+"""Distances between two pictures, and between two rate-distortion curves."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def trained_for(config: dict) -> str:
 
 
 def places(selected: str | None = None) -> list[Path]:
-    """Where weights are looked for, in order: --weights, LATCODEC_WEIGHTS, the installed package, the checkout."""
+    """Return where weights are searched, in order: --weights, LATCODEC_WEIGHTS, the installed package, the checkout."""
     if selected is not None:
         return [Path(selected)]
     here = Path(__file__).resolve().parent
@@ -122,7 +122,7 @@ def places(selected: str | None = None) -> list[Path]:
 
 
 def _entries(place: Path) -> list[tuple[Path, dict]]:
-    """The files of one place with what the index says of them; {} for a file without an index."""
+    """Return the files of one place with their entries in the index; {} for a file without an index."""
     if place.is_file():
         return [(place, {})]
     index = place / INDEX
@@ -176,7 +176,7 @@ def find(
 
 
 def _metric(path: Path, entry: dict) -> str | None:
-    """What a file was trained for, by the index or by its own word; None if it cannot be read, which loading tells."""
+    """Return what a file was trained for, by the index or its metadata; None if it cannot be read."""
     try:
         return trained_for(entry.get("config") or json.loads(_metadata(path).get("config", "{}")))
     except (ValueError, AttributeError, WeightsError):
@@ -184,7 +184,7 @@ def _metric(path: Path, entry: dict) -> str | None:
 
 
 def _rank(candidate: tuple[Path, dict]) -> tuple[bool, bool]:
-    """The least is what is taken where no metric is named."""
+    """Return a sort key; without a metric, the candidate with the smallest key is selected."""
     return _metric(*candidate) != USUAL_METRIC, not candidate[1].get("default", False)
 
 
@@ -214,14 +214,17 @@ def _load(path: Path, promised: str | None, stamp: tuple[int, int]) -> Weights:
 def load(
     backend: str, weights_id: bytes | None = None, selected: str | None = None, metric: str | None = None
 ) -> Weights:
-    """Weights of a backend: the default ones, of a metric if one is named, or those an .lc file names. Raises
-    WeightsError."""
+    """Return the weights of a backend: the default ones, those of a metric, or those that an .lc file names.
+
+    Raises:
+        WeightsError: They are missing or damaged.
+    """
     path, promised = find(backend, weights_id, selected, metric)
     return load_file(path, promised)
 
 
 def load_file(path: Path, promised: str | None = None) -> Weights:
-    """Weights of one file, whose SHA-256 `promised` may be known. Raises WeightsError."""
+    """Return the weights of one file; raises WeightsError, also if its SHA-256 is not `promised`."""
     try:
         status = path.stat()
     except OSError as error:

@@ -1,7 +1,7 @@
 """The report folder's page and charts, from the results of a bench.
 
 `write` makes index.html, one file that needs no network and nothing beside it, and the charts as SVG and PNG. Numbers
-come from report_tables, drawings from report_curves, crops from report_crops; page.html is the page's text.
+come from tables.py, drawings from curves.py, crops from crops.py; page.html is the page's text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every page of a report is made in: one HTML file with its styles and scripts inside. Part of the room `report`.
+"""The frame of every page of a report: one HTML file with its styles and scripts inside.
 
 A template beside this file extends "frame", fills its blocks and takes its tables and charts from "parts".
 """

@@ -1,4 +1,4 @@
-"""The report's curves as data, their looks, and where on a chart their names stand. Part of the room `report`."""
+"""The report's curves as data, their looks, and where on a chart their names stand."""
 
 from __future__ import annotations
 

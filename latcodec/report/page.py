@@ -1,4 +1,4 @@
-"""The report's page: tables for people from the results, filled into page.html. Part of the room `report`."""
+"""The report's page: tables for people from the results, filled into page.html."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the report says, computed from the results: who took part, curves, speeds, worst pictures, sentences.
+"""The content of the report, computed from the results: who took part, curves, speeds, worst pictures, sentences.
 
 The record `results` is what bench writes as results.json; its keys are read here and in the page's template only.
 """
@@ -16,7 +16,7 @@ from latcodec.report.labels import Point, Series
 
 HEADINGS = {"psnr_db": "PSNR", "ms_ssim": "MS-SSIM", "ssim": "SSIM"}
 METRICS = {"psnr_db": "PSNR, dB", "ms_ssim": "MS-SSIM, dB: −10 log₁₀(1 − MS-SSIM)"}
-# The published curves that are drawn; the tables have all of them. Key in kodak_rd.json -> label.
+# The published curves that are drawn; the tables have all of them. Key in kodak.json -> label.
 DRAWN = {
     "VTM": "VTM (VVC)", "BPG444": "BPG 4:4:4", "mbt2018-mean": "mean-scale hyperprior",
     "bmshj2018-hyperprior": "scale hyperprior", "Balle2017 (TFC, retrained)": "Ballé 2017",
@@ -32,7 +32,7 @@ class Entry:
     """A codec or anchor of the run.
 
     key: its number; label: its title up to the comma, where that is unlike the others'; kind: codec or anchor; colour:
-    a name in report_labels.COLOURS; dash: an index into report_labels.DASHES.
+    a name in labels.COLOURS; dash: an index into labels.DASHES.
     """
 
     key: int

@@ -1,4 +1,4 @@
-"""The page of a training run, report.html, from the files that the run leaves (train/record.py). Part of `report`.
+"""The page of a training run, report.html, from the files that the run leaves (train/record.py).
 
 One file that needs nothing beside it: curves against steps, rate and distortion of every validation, the same crops
 over time, latent channels. Rows that a crash cut off are passed over; what is not there yet is left out.
