@@ -1,8 +1,8 @@
-"""Errors that reach a person as one line: what happened, where (file, field, offset), what to do."""
+"""Errors that the command line prints as one line: what happened, where (file, field, offset), what to do."""
 
 
 class LatcodecError(Exception):
-    """Base of every error this package raises on purpose; the command line prints it as one line and exits with 1."""
+    """The base of every error that this package raises on purpose."""
 
 
 class FormatError(LatcodecError):
@@ -26,7 +26,7 @@ class ImageError(LatcodecError):
 
 
 class TargetError(LatcodecError):
-    """A bits per pixel, PSNR or size that no file of a picture can have; the nearest file there is was written."""
+    """No file of a picture has the requested bits per pixel, PSNR or size; the nearest file was written."""
 
 
 class OptionError(LatcodecError):

@@ -16,14 +16,24 @@ if TYPE_CHECKING:
     import torch
 
 MAX_PIXELS = 268_435_456  # the largest width * height accepted, px, unless a caller or --max-pixels raises the limit
-# Measured of `latcodec encode` with hyperprior-context, MiB: noise of 1.0, 2.0 and 6.3 megapixels at lambda .1 938, 965
-# and 1,696, photographs of 0.8, 2.4 and 6.3 at lambda .4 604, 888 and 1,330; less without details, and to decode.
+# What `latcodec encode` with hyperprior-context needs, in MiB: noise of 1.0, 2.0 and 6.3 megapixels at lambda 0.1 took
+# 938, 965 and 1,696, photographs of 0.8, 2.4 and 6.3 megapixels at lambda 0.4 took 604, 888 and 1,330. Encoding without
+# a residual layer needs less, and so does decoding.
 MEMORY_BYTES, MEMORY_BYTES_PER_PIXEL = 850_000_000, 150
 
 
 @contextmanager
 def within_memory(width: int, height: int) -> Iterator[None]:
-    """Refuse what this machine cannot hold before it is allocated; torch's own failures become MemoryError."""
+    """Refuse pictures that this machine cannot hold before anything is allocated.
+
+    Args:
+        width: The width of the picture, in pixels.
+        height: The height of the picture, in pixels.
+
+    Raises:
+        ImageError: The picture needs more memory than the machine has.
+        MemoryError: torch could not allocate memory inside the block.
+    """
     need = MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * (width + -width % 64) * (height + -height % 64)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else need
     size = f"{width} x {height} pixels need about {need / 2**30:.1f} GiB"
@@ -38,7 +48,7 @@ def within_memory(width: int, height: int) -> Iterator[None]:
 
 
 def pick_device(name: str) -> str:
-    """cpu or cuda for auto, cpu or cuda; raises OptionError for cuda where there is none, never a silent fallback."""
+    """Return cpu or cuda for auto, cpu or cuda; raises OptionError for cuda where there is none."""
     import torch
 
     if name not in ("auto", "cpu", "cuda"):
@@ -56,7 +66,7 @@ def set_threads(count: int) -> None:
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """bf16 pays on CUDA and on CPUs with bf16 dot products; elsewhere it is emulated and slower than float32."""
+    """Return whether bf16 is faster than float32, as on CUDA and on CPUs with bf16 dot products."""
     import torch
 
     if device.type == "cuda":
@@ -74,7 +84,7 @@ def _cpu_flags() -> str:
 
 @contextmanager
 def no_denormals() -> Iterator[None]:
-    """Numbers under the smallest normal one are 0 meanwhile, in this thread and in those that it starts."""
+    """Flush denormal numbers to 0 inside the block, in this thread and in those that it starts."""
     import torch
 
     torch.set_flush_denormal(True)
@@ -84,24 +94,28 @@ def no_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-# From malloc.h of the GNU C library: what to set. Every other C library is left as it is.
+# The parameters of mallopt in malloc.h of the GNU C library. Every other C library is left as it is.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
-_MOST_BYTES = 2**28  # free at the end of a heap, from which on the rest goes back
-_LARGEST_KEPT_BYTES = 2**25  # the most that the library lets one say; what is larger goes back when it is freed
+_MOST_FREE_BYTES = 2**28  # at the end of a heap; what exceeds it goes back to the system
+_LARGEST_KEPT_BYTES = 2**25  # the largest threshold that the library accepts; larger blocks go back when they are freed
 
 
 def keep_freed_memory(everything: bool = False) -> bool:
-    """Tell the C library not to give freed memory back to the system; True if it understands. For the whole process.
+    """Tell the C library not to give freed memory back to the system, for the whole process.
 
-    everything: whatever its size and however much of it; otherwise blocks up to 32 MiB, while no more than _MOST_BYTES
-    are free at the end of the heap.
+    Args:
+        everything: Whether all freed memory is kept. Otherwise blocks up to 32 MiB are, while no more than 256 MiB are
+            free at the end of the heap.
+
+    Returns:
+        Whether the C library has such parameters and accepted them.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
     if everything:
-        how = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26))
+        parameters = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**26))
     else:
-        how = ((_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES), (_TRIM_THRESHOLD, _MOST_BYTES), (_TOP_PAD, 2**24))
-    return all([mallopt(*one) for one in how])
+        parameters = ((_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES), (_TRIM_THRESHOLD, _MOST_FREE_BYTES), (_TOP_PAD, 2**24))
+    return all([mallopt(name, value) for name, value in parameters])

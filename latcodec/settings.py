@@ -126,6 +126,7 @@ class EncodeSettings:
     strip: bool = False
 
     def __post_init__(self) -> None:
+        """Raise OptionError for values that exclude each other or are out of range."""
         given = [n for n in ("lmbda", "quality", "bpp", "psnr", "size_bytes") if getattr(self, n) is not None]
         if len(given) > 1:
             raise OptionError(f"{' and '.join(given)} exclude each other; give one")

@@ -31,7 +31,7 @@ def run(tmp_path, monkeypatch, photograph):
 
 @pytest.fixture
 def no_work(monkeypatch):
-    monkeypatch.setattr(images, "read", lambda *_, **__: pytest.fail("a picture was read"))
+    monkeypatch.setattr(images, "read_picture", lambda *_, **__: pytest.fail("a picture was read"))
 
 
 SEARCHING = "hyperprior, nc-vae, hyperprior-context"
