@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latcodec import api as codec
 from latcodec import images, metrics, weights
 from latcodec.backends.common import search
-from latcodec.backends.hyperprior_context import entropy_model as hyperprior_context_model
+from latcodec.backends.hyperprior_context import model as hyperprior_context_model
 from latcodec.images import Picture
 
 LAMBDAS = "20,12.8,6.4,3.2,1.6,0.8,0.4,0.1"

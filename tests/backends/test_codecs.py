@@ -380,7 +380,7 @@ def test_verify_notices_a_decoder_that_differs(module, model, monkeypatch):
 
     def wrong(*arguments):
         found = right(*arguments)
-        array = found.values if hasattr(found, "values") else getattr(found, "symbols", None)
+        array = found.values if hasattr(found, "values") else getattr(getattr(found, "y", found), "symbols", None)
         array = found[1] if array is None else array
         array.flat[0] += 1
         return found
@@ -428,7 +428,7 @@ def analysis_of(model):
     """Pictures to latents at one rate, where the codec's analysis knows it."""
     if "rate" not in inspect.signature(model.network.analysis).parameters:
         return model.network.analysis
-    rate = model.at_rate(model.rate(100))
+    rate = model.at_rate(model.operating_point(100))
     return lambda x: model.network.analysis(x, rate)
 
 
@@ -448,7 +448,7 @@ def synthesis_of(model):
     """Latents to pictures at one rate, where the codec's synthesis knows it."""
     if "rate" not in inspect.signature(model.network.synthesis).parameters:
         return model.network.synthesis
-    rate = model.at_rate(model.rate(100))
+    rate = model.at_rate(model.operating_point(100))
     return lambda y: model.network.synthesis(y, rate)
 
 

@@ -12,7 +12,7 @@ import torch
 from latcodec.backends.common import rdoq as pricing
 from latcodec.backends.hyperprior_context import codec as backend
 from latcodec.backends.hyperprior_context.network import Config, ContextHyperprior, loss
-from latcodec.backends.hyperprior_context.quadtree import STEPS
+from latcodec.backends.hyperprior_context.quadtree import NUM_STEPS
 from latcodec.entropy.tables import Tables
 from latcodec.errors import WeightsError
 from latcodec.nn.layers import logistic_bits, round_straight_through
@@ -137,7 +137,7 @@ def test_symbols_beyond_the_priced_ones_cost_what_the_logistic_says(of_y):
 
 def test_kinds_lie_where_files_have_their_rows(tables):
     model = backend.Model(Weights(Path("test"), "0" * 64, "test", backend.stored_config(NETWORK), exported(tables)))
-    numbers = {"z": 0, "y": 1, "residual": 1 + STEPS}  # of the prices of `transmit`
+    numbers = {"z": 0, "y": 1, "residual": 1 + NUM_STEPS}  # of the prices of `transmit`
     assert {kind: model.first_row(n) // NUM_SCALES for kind, n in numbers.items()} == {
         kind: place for place, kind in enumerate(TABLE_GROUPS)
     }

@@ -1,6 +1,6 @@
 """A context hyperprior with a heavy analysis and a light synthesis, one set of weights for every rate.
 
-The entropy model and the loss are those of `hyperprior_context.py`. The transforms are:
+The entropy model and the loss are those of `network.py`. The transforms are:
 
     analysis    patches of 8 x 8 px -> 1x1 -> gated 3x3 blocks at 1/8 -> 2x2 squares -> 1x1 -> gated 3x3 blocks at 1/16
     synthesis   gated 3x3 blocks at 1/16 -> 1x1 -> pixel shuffle to 1/4 -> gated pointwise blocks -> 4 x 4 px each
@@ -30,13 +30,16 @@ SLOPE = 0.125  # of the leaky ReLU
 
 
 class GatedBlock(nn.Module):
-    """x + b(leaky(u) * v) with (u, v) = (1 + scale) * a(x): the identity before training.
-
-    channels: of the input and output. kernel: of a, 3 or 1; b is 1x1. expansion: channels of (u, v) together, as a
-    multiple of `channels`.
-    """
+    """Return x + b(leaky(u) * v) with (u, v) = (1 + scale) * a(x): the identity before training."""
 
     def __init__(self, channels: int, kernel: int = 3, expansion: int = 1):
+        """Make a block.
+
+        Args:
+            channels: Channels of the input and output.
+            kernel: Side of the kernel of a, 3 or 1; that of b is 1.
+            expansion: Channels of (u, v) together, as a multiple of `channels`.
+        """
         super().__init__()
         inner = expansion * channels // 2
         self.a = nn.Conv2d(channels, 2 * inner, kernel, padding=kernel // 2)
@@ -47,16 +50,17 @@ class GatedBlock(nn.Module):
             self.a.bias[inner:] = 1  # gates begin open
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
-        """x [B, channels, h, w]; scale [B or 1, expansion * channels, 1, 1], 0 for none -> the shape of x."""
+        """Return a tensor like x [B, channels, h, w]; scale: [B or 1, expansion * channels, 1, 1], 0 for none."""
         h = self.a(x)
         u, v = torch.addcmul(h, h, scale.to(h.dtype)).chunk(2, 1)
         return x + self.b(F.leaky_relu(u, SLOPE) * v)
 
 
 class AsymmetricTransforms(nn.Module):
-    """Analysis, synthesis, hyper-analysis, and the functions of the rate that they take."""
+    """Analysis, synthesis, hyper-analysis, and the rate parameters that they take."""
 
     def __init__(self, config: Config):
+        """Make the networks."""
         super().__init__()
         self.config = config
         width, y, renderer = config.analysis_width, config.latent, config.renderer_width
@@ -87,7 +91,7 @@ class AsymmetricTransforms(nn.Module):
         return found
 
     def functions_of_transforms(self) -> dict[str, Tensor]:
-        """Knots of the functions of the rate that transforms take, float32 [K, C], by name."""
+        """Return the knots of the rate parameters that transforms take, float32 [K, C], by name."""
         return {f"block_scale.{name}": SCALE_SPEED * knots for name, knots in self.block_scale.items()}
 
     def _run(self, transform: str, name: str, h: Tensor, rate: dict[str, Tensor]) -> Tensor:
@@ -96,8 +100,13 @@ class AsymmetricTransforms(nn.Module):
         return h
 
     def analysis(self, x: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
-        """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16; rate: of `at_rate` -> y float32 [B, C, H/16,
-        W/16]."""
+        """Return y, float32 [B, C, H/16, W/16].
+
+        Args:
+            x: float32 [B, 3, H, W] in 0..1, H and W multiples of 16.
+            rate: The result of `at_rate`.
+            autocast: Whether to run in bf16.
+        """
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             h = self.g_a["patches"](_unshuffle(x - 0.5, PATCH))
             h = self._run("g_a", "blocks_8", h, rate)
@@ -106,8 +115,13 @@ class AsymmetricTransforms(nn.Module):
         return h.float()
 
     def synthesis(self, y: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w] in the units of the analysis; rate: of `at_rate` -> x_hat float32 [B, 3, 16 h, 16 w],
-        not clamped."""
+        """Return x_hat, float32 [B, 3, 16 h, 16 w], not clamped.
+
+        Args:
+            y: float32 [B, C, h, w] in the units of the analysis.
+            rate: The result of `at_rate`.
+            autocast: Whether to run in bf16.
+        """
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
             h = self._run("g_s", "blocks_16", y, rate)
             h = F.pixel_shuffle(self.g_s["expand"](h), 4).contiguous(memory_format=torch.channels_last)
@@ -116,7 +130,7 @@ class AsymmetricTransforms(nn.Module):
         return F.pixel_shuffle(h.float(), RENDERED) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""
+        """Return z, float32 [B, Z, h/4, w/4], of y float32 [B, C, h, w], h and w multiples of 4."""
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
             h = self.h_a[:-1](y * torch.exp(-self.y_log_std)[:, None, None])
         return self.h_a[-1](h.float())
@@ -152,7 +166,7 @@ class AsymmetricTransforms(nn.Module):
 
 
 class AsymmetricHyperprior(ContextEntropyModel, AsymmetricTransforms):
-    """The networks and the functions of the rate."""
+    """The networks and rate parameters."""
 
 
 def _unshuffle(x: Tensor, factor: int) -> Tensor:

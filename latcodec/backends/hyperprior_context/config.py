@@ -1,4 +1,4 @@
-"""What a context hyperprior is made with; see `hyperprior_context.py`."""
+"""Configurations of the networks; see `network.py`."""
 
 import math
 from dataclasses import dataclass
@@ -8,15 +8,28 @@ from latcodec.rates import LOWEST_INDEX, MAX_INDEX, METRICS, RATE_STEP, STEP_ERR
 
 @dataclass(frozen=True)
 class EntropyConfig:
-    """What every network with this entropy model is made with: widths of y, of the hyper-networks, of z; of the
-    context networks of y and of z; number of rate knots; details of a block (0 or a multiple of 16 up to 192), width of
-    the network that tells their spread, the rate index from which they may be sent, and that up to which the latents
-    beside them follow: there they stay; bits that a squared error of one step of y, and of z, counts as in rounding by
-    rate and distortion, 0 of y for the nearest integers of both, 0 of z for those of z: weights that do not say it were
-    trained with 0 and are coded with the defaults; what symbols of size 1 stand for that are rounded so, see
-    `reconstruction.py`: lift of latents, nearer of details, by trial; the lowest rate index, a multiple of RATE_STEP,
-    at which the functions of the rate of latents have one more knot if it is under 0; the distortion it is trained
-    for. Raises ValueError for what makes no sense of these."""
+    """What every network with this entropy model is made with; raises ValueError for impossible values.
+
+    Attributes:
+        latent: Channels of y.
+        hyper_width: Inner channels of the hyper-networks.
+        hyper_latent: Channels of z.
+        context_width: Inner channels of the context networks of y.
+        z_context_width: Inner channels of the context networks of z.
+        knots: Knots of every rate parameter between t = 0 and 1.
+        details: Channels of the residual layer; 0 for none, or a multiple of 16 up to 192.
+        detail_width: Inner channels of the network that predicts the spread of the residual layer.
+        details_from: The rate index from which files have a residual layer without saying so.
+        latents_until: The rate index up to which the base rate follows that of the file; above, it stays.
+        step_error_bits: Bits that a squared error of one step of y is worth in RDOQ; 0 for nearest integers of y and z.
+            Weights that do not say it were trained with 0 and are coded with the default.
+        z_step_error_bits: The same of z; 0 for nearest integers.
+        lift: Amount of the reconstruction offset of y, see `reconstruction.py`; found by trial.
+        nearer: Amount of the centroid shift of the residual layer; found by trial.
+        lowest_index: The lowest rate index, a multiple of RATE_STEP; below 0 the rate parameters of latents have one
+            more knot.
+        metric: The distortion the network is trained for, one of `rates.METRICS`.
+    """
 
     latent: int = 192
     hyper_width: int = 128
@@ -36,6 +49,7 @@ class EntropyConfig:
     metric: str = "mse"
 
     def __post_init__(self) -> None:
+        """Check the values."""
         if self.metric not in METRICS:
             raise ValueError(f"metric {self.metric} is none of {', '.join(METRICS)}")
         if self.metric != METRICS[0] and self.details:
@@ -51,8 +65,13 @@ class EntropyConfig:
 
 @dataclass(frozen=True)
 class Config(EntropyConfig):
-    """Widths of the three inner stages and residual blocks after each; whether analysis and residual blocks know the
-    rate."""
+    """What the default codec's network is made with.
+
+    Attributes:
+        widths: Channels of the three inner stages of the transforms.
+        blocks: Residual blocks after each.
+        analysis_at_rate: Whether analysis and residual blocks are conditioned on the rate.
+    """
 
     widths: tuple[int, int, int] = (48, 80, 128)
     blocks: tuple[int, int, int] = (0, 0, 0)
@@ -61,11 +80,18 @@ class Config(EntropyConfig):
 
 @dataclass(frozen=True)
 class AsymmetricConfig(EntropyConfig):
-    """Widths and numbers of blocks of the transforms in `asymmetric.py`.
+    """What the network of `asymmetric.py` is made with.
 
-    The analysis works at 1/8 of the size (analysis_width channels, analysis_blocks_8 blocks), then at 1/16 (`latent`
-    channels, analysis_blocks_16 blocks). The synthesis has synthesis_blocks blocks at 1/16 (`latent` channels), then
-    renderer_blocks pointwise blocks at 1/4 (renderer_width channels, at least 48).
+    The analysis works at 1/8 of the size, then at 1/16 (`latent` channels). The synthesis works at 1/16 (`latent`
+    channels), then at 1/4.
+
+    Attributes:
+        analysis_width: Channels of the analysis at 1/8.
+        analysis_blocks_8: Blocks of the analysis at 1/8.
+        analysis_blocks_16: Blocks of the analysis at 1/16.
+        synthesis_blocks: Blocks of the synthesis at 1/16.
+        renderer_width: Channels of the synthesis at 1/4, at least 48.
+        renderer_blocks: Pointwise blocks of the synthesis at 1/4.
     """
 
     latent: int = 288
@@ -78,11 +104,12 @@ class AsymmetricConfig(EntropyConfig):
     renderer_blocks: int = 3
 
     def __post_init__(self) -> None:
+        """Check the values."""
         super().__post_init__()
         if self.renderer_width < 48:
             raise ValueError(f"renderer_width is {self.renderer_width}, not 48 or more")
 
 
 def rate_knots(config: EntropyConfig) -> int:
-    """How many knots the functions of the rate of latents have."""
+    """Return how many knots the rate parameters of latents have."""
     return config.knots + (config.lowest_index < 0)

@@ -1,185 +1,159 @@
-"""The cheapest of the ways in which the context codec can code a picture without a search, and what is coded beside
-latents.
+"""Which of the ways to code a picture is the cheapest, before any search.
 
-Latents of the rate of the file, latents of another rate with details beside them (`bases.py`), or no loss at all
-(`lossless.py`). What cannot be cheapest, by a look at the picture, is not tried.
+Latents at the rate of the file, latents at a lower rate with a residual layer, or no loss at all. What cannot be the
+cheapest, as a look at the picture tells, is not tried. `codec.py` names the points and codes them; this module chooses.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
-from latcodec.backends.common import distortion, search
-from latcodec.backends.common.mean_scale import Latents
-from latcodec.backends.common.pixels import to_tensor
-from latcodec.backends.hyperprior_context import base_rate as bases
-from latcodec.backends.hyperprior_context import residual as details
-from latcodec.backends.hyperprior_context import residual_trial as details_look
-from latcodec.backends.hyperprior_context import wiener
-from latcodec.backends.hyperprior_context.entropy_model import Model, Rate
-from latcodec.backends.hyperprior_context.picture import base_picture, shown_latents
-from latcodec.nn.geometry import IMAGE_STRIDE
+from latcodec.backends.hyperprior_context import base_rate
+from latcodec.backends.hyperprior_context.content import is_lossless_candidate, is_screen_content
+from latcodec.backends.hyperprior_context.model import Model, OperatingPoint
+from latcodec.backends.hyperprior_context.residual_trial import sharpness
+from latcodec.backends.hyperprior_context.tuning import TUNING
 
-# Latents along a side of what is looked at for details first; how many tiles at once at most; in how many parts.
-TILE, TILES_AT_ONCE, FIRST_LOOKS = 4, 32, 3
-CLEARLY = 0.5  # of the price with loss, below which no loss is best without a look at other bases
-LARGE_PX = 2**20  # of a picture, from which a few squares say what all of it would cost with loss
-SQUARE, SQUARES = 256, 4  # px along a side; how many
-BF16_UNTIL = 175  # the rate index to which details of a base in bf16 cost no more: .0 % at 156, .1 at 188, .6 at 250
+if TYPE_CHECKING:
+    from latcodec.backends.hyperprior_context.codec import Coded, Options
 
 
-def cheapest(
-    model: Model, latents: Latents, options: search.Options, code: Callable, shown: Callable, without_loss: Callable
-):
-    """The Coded of least price, see `distortion.rd_cost`, of those that are tried.
+class PictureCoder(Protocol):
+    """Codes one picture with the same options in several ways.
 
-    code(rate) -> Coded of latents at a rate; shown(model, coded, rate index, size, gray, depth): what a decoder shows;
-    without_loss(picture, options) -> Coded, or None where there is no point in it.
+    Attributes:
+        model: Networks and tables.
+        image: The picture, uint8 or uint16 [H, W, 3].
+        options: Those of the encoder.
+        analysis_s: Seconds spent in analysis so far.
     """
-    start, index, image = time.perf_counter(), options.rate_index, latents.image
-    analysed_s = latents.seconds
-    if image is None:
-        return code(model.rate(index))
-    drawn, usual, others = bases.drawn(image), None, set()
 
-    def rate_of(base: int | None) -> Rate:
-        return model.rate(index, None if base is None else bytes((base,)))
+    model: Model
+    image: np.ndarray
+    options: Options
+    analysis_s: float
 
-    if model.details is not None:
-        usual = bases.usual(index, drawn, partial(sharpness, model, image))
-    first = rate_of(usual)
-    best = code(first)
-    whole = without_loss(image, options)
-    if model.details is not None:
-        bits_a_pixel = 8 * len(best.streams[0]) / image[..., 0].size
-        some = bases.worth_trying(index, drawn, bits_a_pixel, options.effort)
-        others = set(map(rate_of, some)) - {first}
-    if whole is None and not others:
+    def encode_at(self, point: OperatingPoint) -> Coded:
+        """Code latents at an operating point."""
+
+    def lossless_trial(self) -> Coded | None:
+        """Code the picture without loss; None where that cannot be, or cannot be cheaper."""
+
+    def rd_cost(self, coded: Coded) -> float:
+        """Return the bits of a result and what its error is worth in bits."""
+
+
+class TileCoder(Protocol):
+    """Tells what a tile of a picture costs."""
+
+    def lossy_cost(self) -> float:
+        """Return the rate-distortion cost of the tile with loss."""
+
+    def lossless_cost(self) -> float:
+        """Return its cost without loss; infinite where that cannot be."""
+
+
+def choose_mode(coder: PictureCoder) -> Coded:
+    """Return the cheapest result of those that are tried: the default base, lossless, and other bases."""
+    start, analysed_s = time.perf_counter(), coder.analysis_s
+    model, rate_index = coder.model, coder.options.rate_index
+    screen_content = is_screen_content(coder.image)
+    base = None
+    if model.residual is not None:
+        base = base_rate.default_base(rate_index, screen_content, partial(sharpness, model, coder.image))
+    first = point_with_base(model, rate_index, base)
+    best = coder.encode_at(first)
+    lossless = coder.lossless_trial()
+    others = _other_points(coder, first, best, screen_content)
+    if lossless is None and not others:
         return best
-
-    def price(coded) -> float:
-        decoded = shown(model, coded, index, image.shape[:2], options.gray, 8 * image.itemsize)
-        return distortion.rd_cost(coded, decoded, image, index, model.metric)
-
-    least = price(best)
-    if whole is not None and (cost := distortion.rd_cost(whole, image, image, index)) < least:
-        others = set() if cost < CLEARLY * least else others
-        best, least = whole, cost
-    for rate in sorted(others, key=astuple):
-        coded = code(rate)
-        if (cost := price(coded)) < least:
+    least = coder.rd_cost(best)
+    if lossless is not None and (cost := coder.rd_cost(lossless)) < least:
+        others = [] if cost < TUNING.early_exit_ratio * least else others
+        best, least = lossless, cost
+    for point in others:
+        coded = coder.encode_at(point)
+        if (cost := coder.rd_cost(coded)) < least:
             best, least = coded, cost
         del coded  # or two are held beside the next one
-    # Of choosing, and of those that lost, less what is counted as analysis.
-    seconds = time.perf_counter() - start - sum(best.seconds.values()) - (latents.seconds - analysed_s)
+    # The time of the decision, and of the results that lost, less what is counted as analysis.
+    seconds = time.perf_counter() - start - sum(best.seconds.values()) - (coder.analysis_s - analysed_s)
     return replace(best, seconds=best.seconds | {"choice": seconds})
 
 
-def without_loss_at_once(image: np.ndarray, options: search.Options, code: Callable, without_loss: Callable):
-    """The Coded without loss of a large picture, uint8 [H, W, 3], that is drawn or has few colours, if a few squares of
-    it say that with loss all of it would cost much more; None if they do not, or there is none. So a screen is not put
-    through networks in vain.
+def point_with_base(model: Model, rate_index: int, base: int | None) -> OperatingPoint:
+    """Return the operating point with a base rate index; None for that which the rate index implies."""
+    return model.operating_point(rate_index, None if base is None else bytes((base,)))
 
-    code(square) -> what `distortion.rd_cost` says of a square with loss; without_loss: as in `cheapest`.
+
+def _other_points(
+    coder: PictureCoder, first: OperatingPoint, coded: Coded, screen_content: bool
+) -> list[OperatingPoint]:
+    """Return the operating points to try after the first, which was coded, in ascending order."""
+    if coder.model.residual is None:
+        return []
+    options, bpp = coder.options, 8 * len(coded.streams[0]) / coder.image[..., 0].size
+    bases = base_rate.candidate_bases(options.rate_index, screen_content, bpp, options.effort)
+    return sorted({point_with_base(coder.model, options.rate_index, base) for base in bases} - {first})
+
+
+def search_point(model: Model, first: Coded, image: np.ndarray | None, options: Options) -> OperatingPoint:
+    """Return the operating point at which a search runs, or at which effort 1 fits a filter.
+
+    Args:
+        model: Networks and tables.
+        first: The result without search.
+        image: The picture, uint8 or uint16 [H, W, 3]; None if it is unknown.
+        options: Those of the encoder.
     """
-    start = time.perf_counter()
-    if image[..., 0].size < LARGE_PX or not bases.may_be_whole(image):
+    point = model.operating_point(options.rate_index, first.parameters)
+    own_rates = range(TUNING.search_own_rate_from, TUNING.search_own_rate_to + 1)
+    is_photograph = options.steps and image is not None and not is_screen_content(image)
+    if is_photograph and point.rate_index in own_rates:
+        return model.operating_point(point.rate_index)
+    if not options.effort or point.base_rate_index != point.rate_index or model.residual is None:
+        return point
+    file_bits = 8 * len(first.streams[0])
+    base = base_rate.search_base(point.base_rate_index, file_bits) if options.steps else point.base_rate_index
+    # Parameters with a base rate make room for a filter.
+    has_no_filter = point.rate_index >= 0 and not point.has_residual
+    if base != point.base_rate_index or (has_no_filter and file_bits >= TUNING.search_min_bits):
+        return model.operating_point(point.rate_index, bytes((base,)))
+    return point
+
+
+def lossless_limit(image: np.ndarray, coder_of: Callable[[np.ndarray], TileCoder]) -> float | None:
+    """Return the cost below which a large picture is to be coded without loss before any network has seen all of it.
+
+    A few tiles tell what it would cost with loss, so that a screenshot passes no network in vain.
+
+    Args:
+        image: uint8 or uint16 [H, W, 3].
+        coder_of: Makes the coder of a tile.
+
+    Returns:
+        None of a small picture, of one that is no candidate, and where tiles do not make it clear.
+    """
+    if image[..., 0].size < TUNING.early_lossless_px or not is_lossless_candidate(image):
         return None
-    tops, lefts = (range(0, side - SQUARE + 1, SQUARE) for side in image.shape[:2])
-    squares = [image[top : top + SQUARE, left : left + SQUARE] for top in tops for left in lefts]
-    changes = np.array([(square[:, 1:] != square[:, :-1]).any(2).sum() for square in squares])
+    side = TUNING.early_lossless_tile_px
+    tops, lefts = (range(0, length - side + 1, side) for length in image.shape[:2])
+    tiles = [image[top : top + side, left : left + side] for top in tops for left in lefts]
+    changes = np.array([(tile[:, 1:] != tile[:, :-1]).any(2).sum() for tile in tiles])
     busy = [place for place in np.argsort(-changes, kind="stable") if changes[place]]
-    step = max(1, -(-len(busy) // SQUARES))
-    some = busy[step // 2 :: step]
-    if not some:
+    step = max(1, -(-len(busy) // TUNING.early_lossless_tiles))
+    sample = busy[step // 2 :: step]
+    if not sample:
         return None
-
-    def price_without_loss(picture: np.ndarray) -> tuple[float, object]:
-        found = without_loss(picture, options)
-        return (np.inf if found is None else distortion.rd_cost(found, picture, picture, options.rate_index)), found
-
-    with_loss = sum(code(squares[place]) for place in some)
-    if sum(price_without_loss(squares[place])[0] for place in some) >= CLEARLY * with_loss:
+    coders = [coder_of(tiles[place]) for place in sample]
+    lossy_cost = sum(coder.lossy_cost() for coder in coders)
+    if sum(coder.lossless_cost() for coder in coders) >= TUNING.early_exit_ratio * lossy_cost:
         return None
-    # Bits and errors go with changes of colour; a square that is missed pays without loss whatever it costs.
-    price, whole = price_without_loss(image)
-    if price >= CLEARLY * with_loss * changes.sum() / changes[some].sum():
-        return None
-    return replace(whole, seconds={"choice": time.perf_counter() - start})
-
-
-@torch.inference_mode()
-def rest(
-    model: Model, y: tuple[np.ndarray, np.ndarray, np.ndarray], image: np.ndarray | None,
-    functions: dict[str, torch.Tensor], rate: Rate, options: search.Options,
-) -> tuple[np.ndarray, int, details.Shift | None, details.Take | None]:  # fmt: skip
-    """What is coded of a picture, uint8 or uint16 [H, W, 3], beside latents: the symbols of a filter, and what
-    `details.chooser` gives. Nothing without a picture, nor where it is not worth the synthesis to find it.
-
-    y: symbols, means and rows of y, as in `Walked`; functions: what `Model.at_rate` says.
-    """
-    nothing = wiener.none(), 0, None, None
-    if image is None:
-        return nothing
-    size, x = image.shape[:2], to_tensor(image, model.device)
-    shown = shown_latents(model, *y, functions, tuple(side // IMAGE_STRIDE for side in x.shape[2:]))
-    own = rate.base == rate.index < bases.LOWER_FROM and rate == model.rate(rate.index)
-    if own and not options.effort and not bases.drawn(image):
-        if not details_can_pay(model, shown, x, functions, rate.index):
-            return nothing
-    in_bf16 = model.encodes_in_bf16 and rate.index <= BF16_UNTIL
-    base = base_picture(model, shown, functions, in_bf16).contiguous()
-    filter_symbols = wiener.fit(base, x, rate.index, size, options.gray, model.tables)
-    x -= wiener.apply(base, filter_symbols, rate.index)
-    del base, shown  # or they are held beside what the details take
-    if options.gray:
-        x[:] = x.mean(1, keepdim=True)
-    return filter_symbols, *details.chooser(model.network.details, functions, x, rate.index, model.tables)
-
-
-@torch.inference_mode()
-def sharpness(model: Model, image: np.ndarray) -> float:
-    """`details_look.sharpness` of a picture, uint8 or uint16 [H, W, 3]."""
-    return details_look.sharpness(model.network.details, to_tensor(image, model.device))
-
-
-@torch.inference_mode()
-def details_can_pay(
-    model: Model, y: torch.Tensor, x: torch.Tensor, functions: dict[str, torch.Tensor], rate_index: int
-) -> bool:
-    """Whether details may pay beside latents of the file's rate, as the busiest tiles of a photograph tell: most need
-    none at most rates, and then the rest need not be synthesised. True of a picture of few tiles.
-
-    y: what synthesis sees, float32 [1, C, h, w]; x: the picture, float32 [1, 3, 16 h, 16 w]; functions: what
-    `Model.at_rate` says.
-    """
-    side, edge = TILE + 2, TILE * IMAGE_STRIDE  # a tile with a latent on all sides; px of it alone
-    if min(y.shape[2:]) < side or not (busiest := details_look.busiest(model.network.details, x, edge)):
-        return True
-    down, across = (length - side for length in y.shape[2:])
-
-    def residual(some: list[tuple[int, int]]) -> torch.Tensor:
-        # At a border both are on the other side: what is cut ends where the picture ends, and is padded as that is.
-        starts = [
-            (min(max(top // IMAGE_STRIDE - 1, 0), down), min(max(left // IMAGE_STRIDE - 1, 0), across))
-            for top, left in some
-        ]
-        cut = torch.cat([y[:, :, top : top + side, left : left + side] for top, left in starts])
-        cut = cut.contiguous(memory_format=torch.channels_last)
-        base = model.network.synthesis(cut, functions, model.encodes_in_bf16)
-        parts = []
-        for one, (top, left), (first, leftmost) in zip(base, some, starts, strict=True):
-            inner = one[:, top - first * IMAGE_STRIDE :][:, :edge, left - leftmost * IMAGE_STRIDE :][..., :edge]
-            parts.append(x[0, :, top : top + edge, left : left + edge] - inner)
-        return torch.stack(parts)
-
-    at_once = min(TILES_AT_ONCE, -(-len(busiest) // FIRST_LOOKS))
-    tiles = (residual(busiest[n:][:at_once]) for n in range(0, len(busiest), at_once))
-    pixels = x.shape[2] * x.shape[3]
-    return details_look.enough_saved(model.network.details, functions, tiles, len(busiest), rate_index, pixels)
+    # Bits and errors are proportional to changes of colour; a tile that is not sampled is charged without loss anyway.
+    return TUNING.early_exit_ratio * lossy_cost * changes.sum() / changes[sample].sum()

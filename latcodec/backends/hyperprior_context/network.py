@@ -1,9 +1,5 @@
 """Mean-scale hyperprior with a context model of four parallel steps, one set of weights for every rate.
 
-Source: Minnen, Balle, Toderici 2018, "Joint autoregressive and hierarchical priors", with its serial context replaced
-by a partition of each 2x2 square of latents: Li, Li, Lu 2023, "Neural video compression with diverse contexts",
-section 3.3 (quadtree partition). Residual blocks: see `layers.ResidualBottleneck`.
-
     y = g_a(x, t)                                  analysis, 1/16 of the size
     z = h_a(y / s)                                 hyper-analysis, 1/64; s is one learned scale per channel
     u_k, w_k = D_k(r(E_k(z_hat_0..k-1 / a(t))))    step k = 0..3, 1/128; nothing at step 0
@@ -14,33 +10,40 @@ section 3.3 (quadtree partition). Residual blocks: see `layers.ResidualBottlenec
     m_k, l_k = (m, l)_k + C_k(r(A_k(e(t) y_hat_0..k-1) + B_k (m, l)_k))      r: leaky ReLU
     mu_k = b(t) m_k, log sigma_k = c(t) + l_k      in units of the quantiser's step
     y_hat_k = round(g(t) y_k - mu_k) + mu_k        p(y_hat_k) = L(mu_k, sigma_k) * U, Eq. 11 of Balle et al. 2018
-    x_base = g_s(i(t) lift(y_hat), t)              synthesis; both: see `context_transforms.py`
-    x_hat = x_base + details                       see `details.py`; without any, x_base
+    x_base = g_s(i(t) offset(y_hat), t)            synthesis; both transforms: see `transforms.py`
+    x_hat = x_base + residual                      see `residual_network.py`; without a residual layer, x_base
 
-Of each 2x2 square of latents, of y as of z, a step codes every position once, in another quarter of the channels each,
-diagonal neighbours first: `coding_order`. So a step sees the other channels of its position and, from the second step
-on, its own channel's neighbours. A_k and E_k are 3x3 convolutions, B_k, C_k and D_k are 1x1; C_k and D_k start at 0:
-then this is the hyperprior without context, whose weights training can start from (`train/start_context.py`). t in
-0..1, a little below 0 at the lowest rates, is the rate index / 255; a, b, c, e, g, i, n, v are piecewise linear
-in t, per channel (a, b, e, g, i in the log domain), so that the networks see the same domain at every rate; e is at
-most LOUDEST. Beside details, t is that of the latents, which may be lower than the file's. L is the logistic
-distribution of that mean and standard deviation: heavier in the tail than the papers' Gaussian, as the residuals are.
-Round takes the integer next to the nearest, towards 0, where the bits it saves are worth more than its error:
-`rdoq_straight_through`; lift moves y_hat away from mu where it is one step from it, less at the highest rates of
-files: `reconstruction.lifted`.
+The context sees each 2x2 square of latents, of y as of z, in four steps: see `quadtree.py`. A step sees the other
+channels of its position and, from the second step on, its own channel's neighbours. A_k and E_k are 3x3 convolutions,
+B_k, C_k and D_k are 1x1. C_k and D_k start at 0: then this is the hyperprior without context, from whose weights
+training can start (`train/init/context.py`).
+
+t is the rate index / 255: 0..1, a little below 0 at the lowest rates. a, b, c, e, g, i, n, v are piecewise linear in t,
+per channel (a, b, e, g, i in the log domain), so that the networks see the same domain at every rate; e is at most
+MAX_CONTEXT_GAIN. Beside a residual layer, t is that of the latents, which may be lower than the file's. L is the
+logistic distribution of that mean and standard deviation: its tail is heavier than that of the papers' Gaussian, as the
+residuals' is. Round takes the integer next to the nearest, towards 0, where the bits that saves are worth more than its
+error. The offset moves y_hat away from mu where it is one step from it: `reconstruction.with_reconstruction_offset`.
+
+Source: Minnen, Balle, Toderici 2018, "Joint autoregressive and hierarchical priors", with its serial context replaced
+by a partition of each 2x2 square of latents: Li, Li, Lu 2023, "Neural video compression with diverse contexts",
+section 3.3 (quadtree partition). Residual blocks: see `layers.ResidualBottleneck`.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from latcodec.backends.hyperprior_context.config import Config as Config
 from latcodec.backends.hyperprior_context.config import EntropyConfig, rate_knots
-from latcodec.backends.hyperprior_context.quadtree import STEPS, coding_order, from_steps, in_steps
-from latcodec.backends.hyperprior_context.reconstruction import fade, lifted
-from latcodec.backends.hyperprior_context.residual_network import Details, bases_below
+from latcodec.backends.hyperprior_context.quadtree import NUM_STEPS, coding_order, merge_quadtree, split_quadtree
+from latcodec.backends.hyperprior_context.reconstruction import fade, with_reconstruction_offset
+from latcodec.backends.hyperprior_context.residual_network import ResidualLayer, sample_bases
 from latcodec.backends.hyperprior_context.transforms import ContextTransforms
 from latcodec.nn.layers import (
     conv,
@@ -64,31 +67,54 @@ from latcodec.rates import MAX_INDEX
 
 LATENT_FUNCTIONS = ("y_log_gain", "y_log_inverse_gain", "context_log_gain", "mean_log_gain", "scale_offset",
                     "z_log_gain", "z_mean", "z_log_sigma")  # fmt: skip
-NEAR = 1e-4  # of t: a rate index is a 255th
-# That a step of a channel counts for at most where context networks see it. At low rates some channels have steps so
-# coarse that their symbols are nearly always 0; one that is not would be hundreds of times as loud as all the networks
-# were trained with, and what they then predict is louder still in each step after it.
-LOUDEST = 64.0
+RATE_TOLERANCE = 1e-4  # of t: a rate index is a 255th
+# A step of a channel counts for at most this where context networks see it. At low rates some channels have steps so
+# coarse that their symbols are nearly always 0. Another symbol would be hundreds of times larger than all the networks
+# were trained with, and what they then predict would be larger still in each step after it.
+MAX_CONTEXT_GAIN = 64.0
+
+Quantise = Callable[[Tensor], Tensor]
+# Of a step: residual, quantised residual, standard deviation of its logistic, all in quantiser steps.
+CodedStep = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class AfterSynthesis:
+    """What `ContextEntropyModel.transmit` does after synthesis.
+
+    Attributes:
+        x: The picture [B, 3, 16 h, 16 w], whose residual is sent if the network has a residual layer; None: not sent.
+        quantise_residual: Quantises the residual layer; None for the function that quantises latents.
+        filtered: Is applied to the picture before the residual is taken; None for nothing.
+    """
+
+    x: Tensor | None = None
+    quantise_residual: Quantise | None = None
+    filtered: Callable[[Tensor], Tensor] | None = None
 
 
 class ContextEntropyModel(nn.Module):
-    """The entropy model and its functions of the rate; see the module's equations. A class of transforms, which has
-    analysis, synthesis, hyper_analysis and functions_of_transforms, comes behind it in the order of bases."""
+    """The entropy model and its rate parameters; see the module's equations.
+
+    A class of transforms, which has analysis, synthesis, hyper_analysis and functions_of_transforms, comes behind it in
+    the order of bases.
+    """
 
     def __init__(self, config: EntropyConfig):
+        """Make the entropy model; the class of transforms comes first, through super()."""
         super().__init__(config)
         y, h, z = config.latent, config.hyper_width, config.hyper_latent
         self.lowest, k = config.lowest_index / MAX_INDEX, rate_knots(config)
         self.h_s = nn.Sequential(deconv(z, h), leaky(), deconv(h, y), leaky(), conv(y, 2 * y, 1, 1))
         c = config.context_width
-        self.from_seen = nn.ModuleList(conv(step * y, c, 3, 1) for step in range(1, STEPS))  # A
-        self.from_first = nn.ModuleList(conv(2 * y, c, 1, 1) for _ in range(1, STEPS))  # B
-        self.corrections = nn.ModuleList(conv(c, 2 * y, 1, 1) for _ in range(1, STEPS))  # C
+        self.from_seen = nn.ModuleList(conv(step * y, c, 3, 1) for step in range(1, NUM_STEPS))  # A
+        self.from_first = nn.ModuleList(conv(2 * y, c, 1, 1) for _ in range(1, NUM_STEPS))  # B
+        self.corrections = nn.ModuleList(conv(c, 2 * y, 1, 1) for _ in range(1, NUM_STEPS))  # C
         c = config.z_context_width
-        self.z_from_seen = nn.ModuleList(conv(step * z, c, 3, 1) for step in range(1, STEPS))  # E
-        self.z_corrections = nn.ModuleList(conv(c, 2 * z, 1, 1) for _ in range(1, STEPS))  # D
+        self.z_from_seen = nn.ModuleList(conv(step * z, c, 3, 1) for step in range(1, NUM_STEPS))  # E
+        self.z_corrections = nn.ModuleList(conv(c, 2 * z, 1, 1) for _ in range(1, NUM_STEPS))  # D
         self.activation = leaky()
-        self.details = Details(config.details, y, config.detail_width, config.knots) if config.details else None
+        self.details = ResidualLayer(config.details, y, config.detail_width, config.knots) if config.details else None
         for name, order in (("order", coding_order(y)), ("z_order", coding_order(z))):
             self.register_buffer(name, order, persistent=False)
             self.register_buffer(f"inverse_{name}", torch.argsort(order), persistent=False)
@@ -121,142 +147,186 @@ class ContextEntropyModel(nn.Module):
             self.context_log_gain.sub_(self.y_log_std)
 
     def at_rate(self, t: Tensor, base: Tensor | None = None) -> dict[str, Tensor]:
-        """Every function of the rate at t float32 [B]: tensors [B, C, 1, 1].
+        """Return every rate parameter, tensors [B, C, 1, 1].
 
-        base: the rate of the latents, float32 [B], beside which details are sent; None: what a file has that does not
-        say it.
+        Args:
+            t: Rate of the file, float32 [B].
+            base: Rate of the latents below a residual layer, float32 [B]; None for that of a file without parameters.
         """
-        of_details = {}
+        residual_params = {}
         if self.details is not None:
-            sent = t > self.config.details_from / MAX_INDEX - NEAR if base is None else t >= 0
+            sent = t > self.config.details_from / MAX_INDEX - RATE_TOLERANCE if base is None else t >= 0
             base = t.clamp_max(self.config.latents_until / MAX_INDEX) if base is None else base
-            of_details = self.details.at_rate(t, base) | {"details.sent": sent.float()[:, None]}
-        lift = self.config.lift if self.config.step_error_bits else 0.0  # of what is rounded by price
-        shown = {"lift": lift * fade(t)[:, None], "details.nearer": self.config.nearer * fade(t)[:, None]}
+            residual_params = self.details.at_rate(t, base) | {"details.sent": sent.float()[:, None]}
+        lift = self.config.lift if self.config.step_error_bits else 0.0  # RDOQ is what makes symbols rare
+        reconstruction = {"lift": lift * fade(t)[:, None], "details.nearer": self.config.nearer * fade(t)[:, None]}
         functions = {name: getattr(self, name) for name in LATENT_FUNCTIONS}
-        functions["context_log_gain"] = functions["context_log_gain"].clamp_max(math.log(LOUDEST))
+        functions["context_log_gain"] = functions["context_log_gain"].clamp_max(math.log(MAX_CONTEXT_GAIN))
         functions |= self.functions_of_transforms()
         place = t if base is None else base
         values = {name: interpolate_knots(knots, place, self.lowest) for name, knots in functions.items()}
-        return {name: value[:, :, None, None] for name, value in (values | shown | of_details).items()}
+        return {name: value[:, :, None, None] for name, value in (values | reconstruction | residual_params).items()}
 
     def prices_of(self, kind: str) -> Tensor:
-        """Bits of symbols in the rows of "y", "residual" or "z", float32 [tables, symbols]: see `symbol_costs`."""
+        """Return bits of symbols in the tables of "y", "residual" or "z", float32 [tables, symbols]."""
         return self.prices.chunk(len(TABLE_GROUPS))[TABLE_GROUPS.index(kind)]
 
     def transmit(
-        self, y: Tensor, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor],
-        autocast: bool = False, x: Tensor | None = None, quantise_details: Callable[[Tensor], Tensor] | None = None,
-        by_price: bool = False, filtered: Callable[[Tensor], Tensor] | None = None,
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:  # fmt: skip
-        """What the decoder makes of latents, float32 y [B, C, h, w], z [B, Z, ceil(h/4), ceil(w/4)], and their prices.
+        self, y: Tensor, z: Tensor, rate: dict[str, Tensor], quantise: Quantise, autocast: bool = False,
+        rdoq: bool = False, after: AfterSynthesis = AfterSynthesis(),
+    ) -> tuple[Tensor, list[CodedStep]]:  # fmt: skip
+        """Return what the decoder makes of latents, and what was coded.
 
-        quantise: residual -> symbols, or something softer. x: the picture [B, 3, 16 h, 16 w], whose details are sent
-        too if this network has any; None: not. quantise_details: theirs, if another one. by_price: y and z are rounded
-        by rate and distortion in place of that, as the encoder does, straight-through, and y is lifted; a search that
-        hears of the lift finds less. filtered: what is done to the picture before details. Returns x_hat
-        [B, 3, 16 h, 16 w] and, of z, of each step of y and of each group of details, (residual, quantised residual,
-        standard deviation of its logistic), all in steps. Where h or w is odd, residuals beyond y are 0.
+        Args:
+            y: float32 [B, C, h, w].
+            z: float32 [B, Z, ceil(h / 4), ceil(w / 4)].
+            rate: The result of `at_rate`.
+            quantise: Residual to symbols, or a relaxation of that.
+            autocast: Whether synthesis runs in bf16.
+            rdoq: Whether y and z are quantised by RDOQ instead, as the encoder does, straight-through, and y is
+                reconstructed with an offset. A search that knows of the offset finds less.
+            after: What follows synthesis.
+
+        Returns:
+            x_hat [B, 3, 16 h, 16 w], and what was coded of z, of each step of y and of each group of the residual
+            layer. Where h or w is odd, residuals beyond y are 0.
         """
         height, width = y.shape[2:]
-        z_hat, price_of_z = self.transmit_z(z, rate, quantise, by_price)
+        z_hat, coded_z = self.transmit_z(z, rate, quantise, rdoq)
         hyper = self.h_s(z_hat)[:, :, : height + height % 2, : width + width % 2]
-        first = [in_steps(part, self.order) for part in hyper.chunk(2, 1)]
-        y_steps = in_steps(y * rate["y_log_gain"].exp(), self.order)
-        there = in_steps(torch.ones_like(y[:1]), self.order)
+        y_hat, y_reconstructed, coded_y = self.transmit_y(y, hyper, rate, quantise, rdoq)
+        coded = [coded_z, *coded_y]
+        x_hat = self.synthesis(y_reconstructed * rate["y_log_inverse_gain"].exp(), rate, autocast)
+        if after.filtered is not None:
+            x_hat = after.filtered(x_hat)
+        if self.details is not None and after.x is not None:
+            u = self.details.analysis(after.x - x_hat) * rate["details.sent"]
+            context, hyper = y_hat * rate["context_log_gain"].exp(), hyper[:, :, :height, :width]
+            u_hat, groups = self.details.transmit(u, context, hyper, rate, after.quantise_residual or quantise)
+            x_hat, coded = x_hat + self.details.synthesis(u_hat), coded + groups
+        return x_hat, coded
+
+    def transmit_y(
+        self, y: Tensor, hyper: Tensor, rate: dict[str, Tensor], quantise: Quantise, rdoq: bool
+    ) -> tuple[Tensor, Tensor, list[CodedStep]]:
+        """Return decoded y, y as synthesis sees it (both [B, C, h, w] in steps), and what was coded of each step.
+
+        Args:
+            y: float32 [B, C, h, w].
+            hyper: Output of the hyper-synthesis, float32 [B, 2 C, h, w] with h and w rounded up to even numbers.
+            rate: The result of `at_rate`.
+            quantise: See `transmit`.
+            rdoq: See `transmit`.
+        """
+        hyper_steps = [split_quadtree(part, self.order) for part in hyper.chunk(2, 1)]
+        y_steps = split_quadtree(y * rate["y_log_gain"].exp(), self.order)
+        valid = split_quadtree(torch.ones_like(y[:1]), self.order)
         mean_gain, context_gain = rate["mean_log_gain"].exp(), rate["context_log_gain"].exp()
-        seen, parts, shown, prices = [], [], [], [price_of_z]
-        for step in range(STEPS):
-            parameters = torch.cat([first[0][step], first[1][step]], 1)
+        context, decoded, reconstructed, coded = [], [], [], []
+        for step in range(NUM_STEPS):
+            parameters = torch.cat([hyper_steps[0][step], hyper_steps[1][step]], 1)
             if step:
-                h = self.from_seen[step - 1](torch.cat(seen, 1)) + self.from_first[step - 1](parameters)
+                h = self.from_seen[step - 1](torch.cat(context, 1)) + self.from_first[step - 1](parameters)
                 parameters = parameters + self.corrections[step - 1](self.activation(h))
             m, log_scale = parameters.chunk(2, 1)
             mu = m * mean_gain
             sigma = lower_bound((log_scale + rate["scale_offset"]).clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
-            residual = (y_steps[step] - mu) * there[step]
-            if by_price and self.config.step_error_bits:
+            residual = (y_steps[step] - mu) * valid[step]
+            if rdoq and self.config.step_error_bits:
                 quantised = rdoq_straight_through(residual, sigma, self.prices_of("y"), self.config.step_error_bits)
             else:
                 quantised = quantise(residual)
-            prices.append((residual, quantised, torch.where(there[step] > 0, sigma, SIGMA_MIN)))
-            parts.append(quantised + mu)
-            shown.append((lifted(quantised, sigma, rate["lift"]) if by_price else quantised) + mu)
-            seen.append(parts[-1] * context_gain)
-        y_hat, y_shown = (from_steps(one, self.inverse_order)[:, :, :height, :width] for one in (parts, shown))
+            coded.append((residual, quantised, torch.where(valid[step] > 0, sigma, SIGMA_MIN)))
+            decoded.append(quantised + mu)
+            values = with_reconstruction_offset(quantised, sigma, rate["lift"]) if rdoq else quantised
+            reconstructed.append(values + mu)
+            context.append(decoded[-1] * context_gain)
+        height, width = y.shape[2:]
+        y_hat, y_reconstructed = (
+            merge_quadtree(steps, self.inverse_order)[:, :, :height, :width] for steps in (decoded, reconstructed)
+        )
         if not y_steps[0].requires_grad:  # straight through, means cancel: there is no other gradient in it
-            y_hat, y_shown = y_hat.detach(), y_shown.detach()
-        x_hat = self.synthesis(y_shown * rate["y_log_inverse_gain"].exp(), rate, autocast)
-        if filtered is not None:
-            x_hat = filtered(x_hat)
-        if self.details is not None and x is not None:
-            u = self.details.analysis(x - x_hat) * rate["details.sent"]
-            context, first = y_hat * context_gain, hyper[:, :, :height, :width]
-            u_hat, more = self.details.transmit(u, context, first, rate, quantise_details or quantise)
-            x_hat, prices = x_hat + self.details.synthesis(u_hat), prices + more
-        return x_hat, prices
+            y_hat, y_reconstructed = y_hat.detach(), y_reconstructed.detach()
+        return y_hat, y_reconstructed, coded
 
     def transmit_z(
-        self, z: Tensor, rate: dict[str, Tensor], quantise: Callable[[Tensor], Tensor], by_price: bool = False
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """What the hyper-synthesis sees of z, and its price, as in `transmit`; float32 [B, Z, h, w] all of them."""
+        self, z: Tensor, rate: dict[str, Tensor], quantise: Quantise, rdoq: bool = False
+    ) -> tuple[Tensor, CodedStep]:
+        """Return what the hyper-synthesis sees of z, and what was coded, all float32 [B, Z, h, w].
+
+        Args:
+            z: float32 [B, Z, h, w].
+            rate: The result of `at_rate`.
+            quantise: See `transmit`.
+            rdoq: See `transmit`.
+        """
         gain = rate["z_log_gain"].exp()
-        steps = in_steps(z * gain, self.z_order)
-        there = in_steps(torch.ones_like(z[:1]), self.z_order)
-        seen, prices = [], []
-        for step in range(STEPS):
+        steps = split_quadtree(z * gain, self.z_order)
+        valid = split_quadtree(torch.ones_like(z[:1]), self.z_order)
+        context, coded = [], []
+        for step in range(NUM_STEPS):
             mu, log_scale = rate["z_mean"], rate["z_log_sigma"]
             if step:
-                h = self.z_from_seen[step - 1](torch.cat(seen, 1))
-                m, more = self.z_corrections[step - 1](self.activation(h)).chunk(2, 1)
-                mu, log_scale = mu + m * gain, log_scale + more
+                h = self.z_from_seen[step - 1](torch.cat(context, 1))
+                m, log_scale_delta = self.z_corrections[step - 1](self.activation(h)).chunk(2, 1)
+                mu, log_scale = mu + m * gain, log_scale + log_scale_delta
             sigma = lower_bound(log_scale.clamp_max(math.log(SIGMA_MAX)).exp(), SIGMA_MIN)
-            residual = (steps[step] - mu) * there[step]
-            if by_price and self.config.step_error_bits and self.config.z_step_error_bits:
+            residual = (steps[step] - mu) * valid[step]
+            if rdoq and self.config.step_error_bits and self.config.z_step_error_bits:
                 quantised = rdoq_straight_through(residual, sigma, self.prices_of("z"), self.config.z_step_error_bits)
             else:
                 quantised = quantise(residual)
-            prices.append((residual, quantised, sigma.expand_as(residual)))
-            seen.append((quantised + mu) / gain)
-        z_hat, *price_of_z = (
-            from_steps(parts, self.inverse_z_order)[:, :, : z.shape[2], : z.shape[3]]
-            for parts in (seen, *zip(*prices, strict=True))
+            coded.append((residual, quantised, sigma.expand_as(residual)))
+            context.append((quantised + mu) / gain)
+        z_hat, *coded_z = (
+            merge_quadtree(parts, self.inverse_z_order)[:, :, : z.shape[2], : z.shape[3]]
+            for parts in (context, *zip(*coded, strict=True))
         )
-        return z_hat, tuple(price_of_z)
+        return z_hat, tuple(coded_z)
 
     def forward(self, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True) -> dict[str, Tensor]:
-        """x float32 [B, 3, H, W] (multiples of 64), t float32 [B] -> x_hat; y_bits, z_bits, detail_bits [B].
+        """Return the decoded picture and its bits.
 
-        Bits are what the tables say of what was rounded by rate and distortion, which every network behind the
-        quantiser sees too (straight-through). With `noise` the gradient of bits that y and z get is that of them plus
-        uniform noise, and details that are trained alone are sent at every rate, beside latents of it or a lower one.
+        Bits are what the tables say of what RDOQ made, which every network behind the quantiser sees too
+        (straight-through).
+
+        Args:
+            x: float32 [B, 3, H, W] in 0..1, H and W multiples of 64.
+            t: Rates, float32 [B].
+            autocast: Whether transforms run in bf16.
+            noise: For training: the gradient of the bits of y and z is that of them plus uniform noise, and a residual
+                layer that is trained alone is sent at every rate, beside latents of it or a lower one.
+
+        Returns:
+            x_hat [B, 3, H, W]; y_bits, z_bits, detail_bits [B].
         """
-        alone = self.details is not None and not any(p.requires_grad for p in self.g_a.parameters())
+        residual_alone = self.details is not None and not any(p.requires_grad for p in self.g_a.parameters())
         until = self.config.latents_until / MAX_INDEX
-        rate = self.at_rate(t, bases_below(t, until) if noise and alone else None)
+        rate = self.at_rate(t, sample_bases(t, until) if noise and residual_alone else None)
         y = self.analysis(x, rate, autocast)
         z = self.hyper_analysis(y, autocast)
-        x_hat, prices = self.transmit(y, z, rate, round_straight_through, autocast, x, by_price=True)
-        of_z, of_y, of_details = prices[0], prices[1 : 1 + STEPS], prices[1 + STEPS :]
-        z_bits = picture_bits(*of_z, self.prices_of("z"), noise)
-        y_bits = torch.stack([picture_bits(*part, self.prices_of("y"), noise) for part in of_y]).sum(0)
-        # Nearly all details are 0 and free: noise on them would cost what they do not.
-        found = (picture_bits(*part, self.prices_of("residual"), noise=False) for part in of_details)
-        detail_bits = sum(found, torch.zeros_like(z_bits))
-        if of_details:
+        after = AfterSynthesis(x)
+        x_hat, coded = self.transmit(y, z, rate, round_straight_through, autocast, rdoq=True, after=after)
+        coded_z, coded_y, coded_residual = coded[0], coded[1 : 1 + NUM_STEPS], coded[1 + NUM_STEPS :]
+        z_bits = picture_bits(*coded_z, self.prices_of("z"), noise)
+        y_bits = torch.stack([picture_bits(*step, self.prices_of("y"), noise) for step in coded_y]).sum(0)
+        # Nearly all symbols of the residual layer are 0 and free: noise would make them expensive.
+        group_bits = (picture_bits(*group, self.prices_of("residual"), noise=False) for group in coded_residual)
+        detail_bits = sum(group_bits, torch.zeros_like(z_bits))
+        if coded_residual:
             detail_bits = detail_bits * rate["details.sent"].flatten()
         return {"x_hat": x_hat, "y_bits": y_bits, "z_bits": z_bits, "detail_bits": detail_bits}
 
 
 class ContextHyperprior(ContextEntropyModel, ContextTransforms):
-    """The networks and the functions of the rate of the default codec."""
+    """The networks and rate parameters of the default codec."""
 
 
 def loss(
     model: ContextEntropyModel, x: Tensor, t: Tensor, autocast: bool = False, noise: bool = True,
     progress: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """`rate_distortion_loss`, and per picture [B] the shares of bpp "z_bpp" and "detail_bpp"."""
+    """Return `rate_distortion_loss`, and per picture [B] the shares of bpp "z_bpp" and "detail_bpp"."""
     out = model(x, t, autocast, noise)
     bits = out["y_bits"] + out["z_bits"] + out["detail_bits"]
     shares = {f"{name}_bpp": out[f"{name}_bits"] / (x.shape[2] * x.shape[3]) for name in ("z", "detail")}

@@ -1,45 +1,52 @@
-"""What symbols of the context codec stand for in the picture, where that is not themselves.
+"""What symbols stand for in the picture, where that is not the symbol itself.
 
-Of a rare symbol of size 1 the decoder knows more than its size. Amounts are in the weights' Config; the constants here
-decide the pixels of every file, and stay.
+A rare symbol of size 1 tells the decoder more than its size. The amounts are in the Config of the weights; the
+constants here decide the pixels of every file and must not change.
 """
 
 import torch
 from torch import Tensor
 
-MOST_LIFT, OF_LARGER, FADES_FROM = 0.4, 1 / 3, 190 / 255
+MAX_RECONSTRUCTION_OFFSET = 0.4
+LARGER_SYMBOL_SHARE = 1 / 3  # of the centroid shift, for symbols larger than 1
+FADE_START = 190 / 255
 
 
 def fade(t: Tensor) -> Tensor:
-    """1 at rates t up to FADES_FROM, from there on less, 0 at t = 1; same shape."""
-    return ((1 - t) / (1 - FADES_FROM)).clamp(0, 1)
+    """Return 1 at rates t up to FADE_START, falling to 0 at t = 1; same shape as t."""
+    return ((1 - t) / (1 - FADE_START)).clamp(0, 1)
 
 
-def lifted(symbols: Tensor, sigma: Tensor, lift: Tensor) -> Tensor:
-    """What stands for symbols in the picture: those of size 1 are lift / sigma^2 larger, at most by MOST_LIFT.
+def with_reconstruction_offset(symbols: Tensor, sigma: Tensor, amount: Tensor) -> Tensor:
+    """Return the values of latent symbols: those of size 1 grow by `reconstruction_offset`.
 
-    symbols, sigma: float32 of one shape, in steps; lift: float32 [B, 1, 1, 1]. Between 0, 1 and 2, where a search may
-    be, the lift rises and falls in straight lines; its gradient is 0. Rounding by rate and distortion takes many a 1
-    away, the more the dearer they are, and with them energy that those which stay have to make up for: synthesis cannot
-    tell a 1 from a mean. By trial.
+    Between 0, 1 and 2, where SGA may be, the offset is piecewise linear; its gradient is 0. RDOQ removes many symbols
+    of size 1, more where they cost more, and with them energy that the remaining ones have to make up for, because
+    synthesis cannot tell a 1 from a mean. Found by trial.
+
+    Args:
+        symbols: float32, in steps.
+        sigma: float32 of the same shape, standard deviation in steps.
+        amount: float32 [B, 1, 1, 1].
     """
     with torch.no_grad():
         share = (1 - (symbols.abs() - 1).abs()).clamp_min(0)
-        added = share * symbols.sign() * lifts(sigma, lift)
+        added = share * symbols.sign() * reconstruction_offset(sigma, amount)
     return symbols + added
 
 
-def lifts(sigma: Tensor, lift: Tensor) -> Tensor:
-    """By how much symbols of size 1 are larger in the picture, float32, where their standard deviation is sigma."""
-    return (lift / sigma.square()).clamp_max(MOST_LIFT)
+def reconstruction_offset(sigma: Tensor, amount: Tensor) -> Tensor:
+    """Return by how much latent symbols of size 1 grow, float32: amount / sigma^2, at most the maximum."""
+    return (amount / sigma.square()).clamp_max(MAX_RECONSTRUCTION_OFFSET)
 
 
-def near(symbols: Tensor, by: Tensor | float) -> Tensor:
-    """What symbols, float32, stand for, in steps: those of size 1 by `by` nearer to 0, larger ones by OF_LARGER of it.
+def with_centroid_shift(symbols: Tensor, amount: Tensor | float) -> Tensor:
+    """Return the values of residual symbols, float32: those of size 1 are nearer to 0 by `amount`.
 
-    Where steps are coarse values are sparse, and more of them lie below 1 than above. The gradient is that of symbols.
+    Where steps are coarse, values are sparse, and more of them lie below 1 than above. Larger symbols shift by
+    LARGER_SYMBOL_SHARE of the amount. The gradient is that of the symbols.
     """
     with torch.no_grad():
         size = symbols.abs()
-        less = torch.where(size > 1.5, OF_LARGER, 1.0) * (size > 0.5) * symbols.sign() * by
-    return symbols - less
+        shift = torch.where(size > 1.5, LARGER_SYMBOL_SHARE, 1.0) * (size > 0.5) * symbols.sign() * amount
+    return symbols - shift

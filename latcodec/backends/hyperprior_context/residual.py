@@ -1,66 +1,83 @@
-"""Details of the context codec in integers: rows of their symbols, and the symbols themselves; see `models/details.py`.
+"""The residual layer in integers: table indices and symbols of what the latents leave; see `residual_network.py`.
 
-The networks that tell the rows see what is decoded: latents, the hyper-synthesis' output, and groups of details before.
-Their table rows follow those of the latents. Frequencies above the highest that is sent are 0 and cost nothing: a
-symbol before them says how many sixteenths of all are sent, and whether a filter (`wiener.py`) comes first. Before each
-group stands a symbol for each of its sixteenths: by how many rows the spread in this picture differs from what the
-networks say, which have seen photographs.
-Law 1: integers only.
+    number of bands, then per group: a shift of the table index for each of its bands, the symbols of its channels
+
+The K channels (frequencies) are divided into MAX_BANDS bands of equal size, and the bands into groups. Bands above the
+highest that is sent are 0 and cost nothing. The networks that predict the tables see decoded latents, the output of the
+hyper-synthesis and the groups before. They have seen photographs only, so a shift per band says by how many tables the
+spread in this picture differs from their prediction. Law 1: integers only.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from latcodec.backends.common import rdoq as pricing
-from latcodec.backends.common.distortion import error_weight
-from latcodec.backends.common.fixed_point import SCALE_ROWS, bounded, leaky_relu, table_index_of_scale
+from latcodec.backends.common import rdoq
+from latcodec.backends.common.fixed_point import SCALE_ROWS, leaky_relu, table_index_of_scale
 from latcodec.backends.common.memo import Evaluate, evaluate
 from latcodec.backends.common.rate_tables import RATES, interpolate_rates, subsample_rates
 from latcodec.backends.common.weights_parts import with_prefix
-from latcodec.backends.hyperprior_context.reconstruction import near
-from latcodec.backends.hyperprior_context.residual_network import (
-    BLOCK,
-    DEAD_ZONE,
-    LARGEST,
-    PER_LATENT,
-    SHARES,
-    groups_of,
-)
+from latcodec.backends.hyperprior_context.residual_network import LARGEST, PER_LATENT, SHARES, groups_of
 from latcodec.entropy.integer_net import FRACTION_BITS, IntegerNet, quantise
 from latcodec.entropy.tables import Tables
 from latcodec.errors import FormatError
 from latcodec.nn.layers import interpolate_knots
 from latcodec.nn.symbol_costs import SIGMA_MIN
 
-NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")
-BAND = 128  # rows of blocks that are transformed at once
-AT_ONCE = 2**17  # details that are rounded at once
-SIXTEENTHS = sum(SHARES)
-COUNT_ROW = SCALE_ROWS + 36  # of the symbol that says how many sixteenths are sent: spread by 8
-SHIFT_ROW = SCALE_ROWS + 23  # of the symbols that shift rows, most of them 0
-MOST_SHIFT = 40  # rows: a factor of 170
-# 4096 log2(1 + n), rounded: what the networks see of symbols of size n. Written out because it decides rows.
-SIZES = np.array(
+NETWORKS = ("from_latents", "from_first", "from_details", "to_scales")  # as weights files name them
+PREFIX = "details."  # of the residual layer in weights files
+MAX_BANDS = sum(SHARES)
+BAND_COUNT_TABLE = SCALE_ROWS + 36  # of the symbol that says how many bands are sent: its spread is about 8
+SHIFT_TABLE = SCALE_ROWS + 23  # of the symbols that shift table indices, most of which are 0
+# 4096 log2(1 + n), round_to_int32: what the networks see of symbols of size n. Written out because it decides tables.
+LOG_SIZES = np.array(
     [0, 4096, 6492, 8192, 9511, 10588, 11499, 12288, 12984, 13607, 14170, 14684, 15157, 15595, 16003, 16384],
     np.int32,
 )
-SYMBOL_BITS, ZERO_BITS = 10.0, 0.02  # about what a detail costs that is not 0 where others are, and one that is
-SHIFT_BITS = 2.0  # about what a row more of shift costs
-Shift = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [sixteenths, n]) -> int32 [sixteenths]
-Take = Callable[[int, np.ndarray], np.ndarray]  # (group, rows uint16 [n]) -> int32 [n]
+
+
+class GroupCoder(Protocol):
+    """One direction of coding the groups of the residual layer."""
+
+    def code_band_shifts(self, group: int, table_index: np.ndarray) -> np.ndarray:
+        """Return by how many tables to shift each band of a group, int32 [bands]; table_index: uint16 [bands, n]."""
+
+    def code_residual_group(self, group: int, table_index: np.ndarray) -> np.ndarray:
+        """Return the symbols of a group, int32 [n]; table_index: uint16 [n], shifted."""
+
+
+class DecodedLatents(Protocol):
+    """The latents below a residual layer.
+
+    Attributes:
+        shape: (h, w) of y.
+        symbols: Symbols of y, one array per step.
+    """
+
+    shape: tuple[int, int]
+    symbols: list[np.ndarray]
+
+    def residual_context(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return decoded y, integers [C, h, w], and the hyper-synthesis, [2 C, h, w], both with FRACTION_BITS."""
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Integers of every rate index: scale_offset [256, K], bias [256, width]; what the base's rate adds to them."""
+class ResidualRates:
+    """Integers of every rate index.
+
+    Attributes:
+        scale_offset: [256, K], added to log scales.
+        bias: [256, width], added to features.
+        base_scale_offset: What the base rate adds to scale_offset.
+        base_bias: What the base rate adds to bias.
+    """
 
     scale_offset: np.ndarray
     bias: np.ndarray
@@ -68,214 +85,165 @@ class Rates:
     base_bias: np.ndarray
 
 
-class IntegerDetails:
-    """The networks of the details as integers, of all nets and tensors of a weights file; raises KeyError."""
+class IntegerResidual:
+    """The networks of the residual layer as integers."""
 
     def __init__(self, nets: dict[str, IntegerNet], tensors: dict[str, np.ndarray]):
+        """Pick the networks and rate parameters from those of a weights file; raises KeyError."""
         self.nets = {
-            name: [net for key, net in nets.items() if key.startswith(f"details.{name}.")] for name in NETWORKS
+            name: [net for key, net in nets.items() if key.startswith(f"{PREFIX}{name}.")] for name in NETWORKS
         }
-        self.rates = Rates(**{k: interpolate_rates(v) for k, v in with_prefix(tensors, "details.rates.").items()})
+        rates = with_prefix(tensors, f"{PREFIX}rates.")
+        self.rates = ResidualRates(**{name: interpolate_rates(table) for name, table in rates.items()})
 
-    def walk(
-        self, begin: Callable[[], tuple[np.ndarray, np.ndarray]], shape: tuple[int, int], last: np.ndarray,
-        rate_index: int, base: int, sixteenths: int, shift: Shift, take: Take, evaluate: Evaluate = evaluate,
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """Go through the groups, in either direction: symbols int32 [S, 2 h, 2 w] of the S channels that are sent, and
-        their rows uint16 [4 S h w].
+    def code(
+        self,
+        rates: tuple[int, int],
+        num_bands: int,
+        latents: DecodedLatents,
+        coder: GroupCoder,
+        evaluate: Evaluate = evaluate,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Code the groups of the residual layer, in either direction.
 
-        begin: gives, of symbols of which `last` are the last, int32, decoded latents and what the hyper-synthesis
-        says, integers [C, h, w] and [2 C, h, w] with FRACTION_BITS; shape: (h, w); base: the rate index of the latents;
-        sixteenths: of all channels that are sent. shift and take give what is sent of a group: by how many rows those
-        that the networks say are to be moved, of each sixteenth; the symbols, in the order of their rows. ask: of
-        `replay.py`.
+        Args:
+            rates: Rate index of the file and that of its latents.
+            num_bands: How many of MAX_BANDS bands are sent.
+            latents: What the networks see.
+            coder: Writes or reads shifts and symbols.
+            evaluate: See `entropy_model.run_entropy_model`.
+
+        Returns:
+            Symbols int32 [K, 2 h, 2 w] of the K channels that are sent, and their table indices uint16 [4 K h w].
         """
-        offsets = (self.rates.scale_offset[rate_index] + self.rates.base_scale_offset[base])[:, None, None]
-        bias = (self.rates.bias[rate_index] + self.rates.base_bias[base])[:, None, None]
-        ends = list(itertools.accumulate(groups_of(len(offsets))))
-        some = len(offsets) // SIXTEENTHS
-        sent = some * sixteenths
-        symbols, rows, sizes, features = [], [], [], []
-
-        def tell(k: int, begun: int, count: int) -> np.ndarray:
-            if k:
-                sizes.append(SIZES[np.abs(symbols[-1].clip(-LARGEST, LARGEST))])
-                h = features[0] + self.nets["from_details"][k - 1](np.concatenate(sizes))
-            else:
-                seen, first = begin()
-                first = self.nets["from_first"][0](first)
-                features.append(_up(self.nets["from_latents"][0](seen) + first) + bias)
-                h = features[0]
-            log_scale = self.nets["to_scales"][k](leaky_relu(h))[:count]
-            firsts = range(0, count, some)  # one sixteenth after another: all at once takes much memory
-            return np.stack(
-                [table_index_of_scale(log_scale[n:][:some], offsets[begun + n :][:some]).ravel() for n in firsts]
-            )
-
-        for k, (begun, end) in enumerate(itertools.pairwise([0, *ends])):
-            if begun >= sent:
-                break
-            count = min(end, sent) - begun
-            names = {"from_details": k - 1} if k else {"from_latents": 0, "from_first": 0}
-            networks = (self.nets[name][n] for name, n in (names | {"to_scales": k}).items())
-            how = np.array([rate_index, base, count])
-            said = evaluate(partial(tell, k, begun, count), how, (symbols or [last])[-1], *networks)
-            rows.append(_moved(said, shift(k, said)).ravel())
-            symbols.append(take(k, rows[-1]).reshape(count, *(PER_LATENT * side for side in shape)))
-        return (np.concatenate(symbols), np.concatenate(rows)) if symbols else none(shape)
+        groups = _Groups(self, rates, latents)
+        table_index = []
+        for group, channels in groups.sent(num_bands):
+            predicted = evaluate(partial(groups.predict, group, channels), *groups.evaluation_inputs(group, channels))
+            shifted = _shift(predicted, coder.code_band_shifts(group, predicted)).ravel()
+            table_index.append(shifted)
+            groups.add(coder.code_residual_group(group, shifted))
+        if not table_index:
+            return no_residual(latents.shape)
+        return np.concatenate(groups.symbols), np.concatenate(table_index)
 
 
-def _moved(rows: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Rows of the details' tables, uint16 [n, m], from what the networks say, moved by int32 [n]."""
-    moved = rows.astype(np.int16)
+class _Groups:
+    """Prediction of table indices, group by group."""
+
+    def __init__(self, layer: IntegerResidual, rates: tuple[int, int], latents: DecodedLatents):
+        self.nets, self.rates, self.latents = layer.nets, rates, latents
+        (index, base), tables = rates, layer.rates
+        self.scale_offset = (tables.scale_offset[index] + tables.base_scale_offset[base])[:, None, None]
+        self.bias = (tables.bias[index] + tables.base_bias[base])[:, None, None]
+        self.channels_per_band = len(self.scale_offset) // MAX_BANDS
+        self.symbols: list[np.ndarray] = []
+        self.log_sizes: list[np.ndarray] = []
+        self.features: np.ndarray | None = None  # of the latents: the same for every group
+
+    def sent(self, num_bands: int) -> list[tuple[int, range]]:
+        """Return the number of each group that is sent and the channels of it that are sent."""
+        limit = num_bands * self.channels_per_band
+        ends = itertools.accumulate(groups_of(len(self.scale_offset)), initial=0)
+        groups = enumerate(itertools.pairwise(ends))
+        return [(group, range(first, min(end, limit))) for group, (first, end) in groups if first < limit]
+
+    def evaluation_inputs(self, group: int, channels: range) -> list[np.ndarray | IntegerNet]:
+        """Return what is new since the group before, and the networks that see it."""
+        seen = [("from_details", group - 1)] if group else [("from_latents", 0), ("from_first", 0)]
+        networks = [self.nets[name][number] for name, number in (*seen, ("to_scales", group))]
+        return [np.array([*self.rates, len(channels)]), (self.symbols or self.latents.symbols)[-1], *networks]
+
+    def predict(self, group: int, channels: range) -> np.ndarray:
+        """Return the table index of each symbol before shifts, counted from 0, uint16 [bands, n]."""
+        if group:
+            self.log_sizes.append(LOG_SIZES[np.abs(self.symbols[-1].clip(-LARGEST, LARGEST))])
+            h = self.features + self.nets["from_details"][group - 1](np.concatenate(self.log_sizes))
+        else:
+            decoded, hyper = self.latents.residual_context()
+            of_hyper = self.nets["from_first"][0](hyper)
+            self.features = h = _pixel_shuffle(self.nets["from_latents"][0](decoded) + of_hyper) + self.bias
+        log_scale = self.nets["to_scales"][group](leaky_relu(h))[: len(channels)]
+        offsets = self.scale_offset[channels.start : channels.stop]
+        bands = range(0, len(channels), self.channels_per_band)  # one by one: all at once takes much memory
+        size = self.channels_per_band
+        return np.stack([table_index_of_scale(log_scale[n : n + size], offsets[n : n + size]).ravel() for n in bands])
+
+    def add(self, symbols: np.ndarray) -> None:
+        """Take the symbols of the next group, int32 [n]."""
+        height, width = (PER_LATENT * side for side in self.latents.shape)
+        self.symbols.append(symbols.reshape(-1, height, width))
+
+
+def _shift(table_index: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Return the tables of the residual layer, uint16 [bands, n], from predictions and int32 [bands] shifts."""
+    moved = table_index.astype(np.int16)
     moved += shifts.clip(-SCALE_ROWS, SCALE_ROWS).astype(np.int16)[:, None]
     moved.clip(0, SCALE_ROWS - 1, out=moved)
     moved += SCALE_ROWS
     return moved.view(np.uint16)
 
 
-def none(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols and rows where no details are sent; shape (h, w) of y."""
-    return np.zeros((0, PER_LATENT * shape[0], PER_LATENT * shape[1]), np.int32), np.zeros(0, np.uint16)
-
-
-def _up(planes: np.ndarray) -> np.ndarray:
-    """[4 C, h, w] to [C, 2 h, 2 w], as `pixel_shuffle`."""
+def _pixel_shuffle(planes: np.ndarray) -> np.ndarray:
+    """Return [4 C, h, w] as [C, 2 h, 2 w]."""
     return torch.pixel_shuffle(torch.from_numpy(planes)[None], PER_LATENT)[0].numpy()
 
 
-def counted(sixteenths: int, filtered: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """The symbol int32 [1] that says how many sixteenths of the details are sent, n, or if a filter comes before them
-    -1 - n, and its row uint16 [1]."""
-    return np.array([-1 - sixteenths if filtered else sixteenths], np.int32), np.array([COUNT_ROW], np.uint16)
+def no_residual(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the symbols and table indices of a file without a residual layer; shape is (h, w) of y."""
+    return np.zeros((0, PER_LATENT * shape[0], PER_LATENT * shape[1]), np.int32), np.zeros(0, np.uint16)
 
 
-def count_of(symbols: np.ndarray) -> tuple[int, bool]:
-    """The sixteenths that a decoded symbol, int32 [1], says, and whether a filter comes before them; raises FormatError
-    if there are not so many."""
-    said, filtered = int(symbols[0]), bool(symbols[0] < 0)
-    if (sixteenths := -1 - said if filtered else said) > SIXTEENTHS:
-        raise FormatError(f"field stream: {sixteenths} sixteenths of the details")
-    return sixteenths, filtered
+def pack_band_count(num_bands: int, has_filter: bool) -> np.ndarray:
+    """Return the symbol int32 [1] that says n bands follow, or -1 - n if a Wiener filter comes before them."""
+    return np.array([-1 - num_bands if has_filter else num_bands], np.int32)
 
 
-def shift_rows(count: int) -> np.ndarray:
-    """Rows, uint16, of the symbols that shift so many sixteenths."""
-    return np.full(count, SHIFT_ROW, np.uint16)
+def unpack_band_count(symbols: np.ndarray) -> tuple[int, bool]:
+    """Return the number of bands, and whether a filter comes first, from a decoded symbol int32 [1].
+
+    Raises:
+        FormatError: There are fewer bands.
+    """
+    symbol, has_filter = int(symbols[0]), bool(symbols[0] < 0)
+    if (num_bands := -1 - symbol if has_filter else symbol) > MAX_BANDS:
+        raise FormatError(f"field stream: {num_bands} bands of the residual layer, at most {MAX_BANDS}")
+    return num_bands, has_filter
+
+
+def band_count_table() -> np.ndarray:
+    """Return the table index of the symbol of `pack_band_count`, uint16 [1]."""
+    return np.array([BAND_COUNT_TABLE], np.uint16)
+
+
+def shift_tables(num_bands: int) -> np.ndarray:
+    """Return the table indices of the shifts of so many bands, uint16."""
+    return np.full(num_bands, SHIFT_TABLE, np.uint16)
+
+
+def symbol_bits_of_tables(tables: Tables) -> np.ndarray:
+    """Return bits of symbols -MAX_SYMBOL ... MAX_SYMBOL in the residual tables, float64 [tables, symbols]."""
+    return rdoq.bits_of_tables(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
 
 
 def runs_as_floats(name: str) -> bool:
-    """Gains do; the networks of the details decide bits."""
-    return not name.startswith(tuple(f"details.{network}." for network in NETWORKS))
+    """Return whether a tensor stays float: gains do, the networks of the residual layer decide bits."""
+    return not name.startswith(tuple(f"{PREFIX}{network}." for network in NETWORKS))
 
 
-def export(details: nn.Module) -> dict[str, np.ndarray]:
-    """The integers of a weights file."""
-    every, tensors = torch.arange(RATES) / (RATES - 1), {}
-    for name in Rates.__dataclass_fields__:
-        values = interpolate_knots(getattr(details, name).detach().cpu(), every).double().numpy()
+def export(layer: nn.Module) -> dict[str, np.ndarray]:
+    """Return the integers of the residual layer of a trained network for its weights file."""
+    positions, tensors = torch.arange(RATES) / (RATES - 1), {}
+    for name in ResidualRates.__dataclass_fields__:
+        values = interpolate_knots(getattr(layer, name).detach().cpu(), positions).double().numpy()
         origin = np.log(SIGMA_MIN) if name == "scale_offset" else 0.0
         fixed = np.rint((values - origin) * 2**FRACTION_BITS).astype(np.int32)
-        tensors[f"details.rates.{name}"] = subsample_rates(fixed)
+        tensors[f"{PREFIX}rates.{name}"] = subsample_rates(fixed)
     for name in NETWORKS:
-        found = getattr(details, name)
-        for n, layer in enumerate(found if isinstance(found, nn.ModuleList) else [found]):
-            # Few weights, and gains of latents are chosen to spread those of the context networks, not these.
+        networks = getattr(layer, name)
+        for number, network in enumerate(networks if isinstance(networks, nn.ModuleList) else [networks]):
+            # from_latents has few weights, and gains of latents are chosen for the context networks, not for it.
             small = name != "from_latents"
-            arrays = quantise(nn.Sequential(layer.cpu()), small).to_arrays()
-            tensors |= {f"details.{name}.{n}.{k}": v for k, v in arrays.items()}
+            arrays = quantise(nn.Sequential(network.cpu()), small).to_arrays()
+            tensors |= {f"{PREFIX}{name}.{number}.{key}": value for key, value in arrays.items()}
     return tensors
-
-
-def chooser(
-    details: nn.Module, rate: dict[str, Tensor], residual: Tensor, rate_index: int, tables: Tables
-) -> tuple[int, Shift, Take]:
-    """What an encoder gives `walk`, of residual, float32 [1, 3, 16 h, 16 w]: u of it, rounded by rate and distortion.
-
-    The basis is orthonormal, so what a step of error costs in the picture is known exactly. rate: of one rate index.
-    """
-    step, weight = step_and_weight(rate, rate_index)
-    u = step.new_empty(details.channels, *(side // BLOCK for side in residual.shape[2:]))
-    for top in _tops(residual.shape[2]):
-        band = details.analysis(residual[:, :, top : top + BAND * BLOCK])
-        u[:, top // BLOCK : top // BLOCK + BAND] = bounded(band / step)[0]
-    sixteenths = _worth_sending(u, weight)
-    groups, prices = u.cpu().split(details.sizes), _prices(tables)
-    by = float(rate["details.nearer"])
-
-    def stand_for(symbols: np.ndarray) -> np.ndarray:
-        return near(torch.from_numpy(symbols).float(), by).numpy()
-
-    def shift(k: int, rows: np.ndarray) -> np.ndarray:
-        wanted = groups[k].numpy().ravel()[: rows.size].reshape(rows.shape)
-        return np.array([_best_shift(*one, prices) for one in zip(rows, wanted, strict=True)], np.int32)
-
-    def take(k: int, rows: np.ndarray) -> np.ndarray:
-        wanted = groups[k].numpy().ravel()[: len(rows)]
-        some = range(0, len(rows), AT_ONCE)  # all of a large picture at once takes much memory
-        parts = ((wanted[n:][:AT_ONCE], rows[n:][:AT_ONCE]) for n in some)
-        return np.concatenate([pricing.rdoq(*part, tables, weight, stand_for) for part in parts])
-
-    return sixteenths, shift, take
-
-
-def signed_prices(tables: Tables) -> np.ndarray:
-    """Bits of symbols -MAX_SYMBOL ... MAX_SYMBOL in each row of the details, float64 [SCALE_ROWS, symbols]."""
-    return pricing.bits_of_tables(tables, torch.device("cpu"))[SCALE_ROWS:][:SCALE_ROWS].double().numpy()
-
-
-def _prices(tables: Tables) -> np.ndarray:
-    """Bits of a symbol of each size up to LARGEST in each row of the details, float64 [SCALE_ROWS, LARGEST + 1]."""
-    of_rows = signed_prices(tables)
-    zero = of_rows.shape[1] // 2
-    return (of_rows[:, zero : zero + LARGEST + 1] + of_rows[:, zero - LARGEST : zero + 1][:, ::-1]) / 2
-
-
-def _best_shift(rows: np.ndarray, wanted: np.ndarray, prices: np.ndarray) -> int:
-    """By how many rows to move them all so that what rounds from wanted, float32 [n], costs least."""
-    sizes = np.minimum(np.abs(wanted) + (0.5 - DEAD_ZONE), LARGEST).astype(np.int64)
-    found = np.bincount(rows * np.int64(LARGEST + 1) + sizes, minlength=prices.size).reshape(prices.shape)
-    shifts = np.arange(-MOST_SHIFT, MOST_SHIFT + 1)
-    moved = np.clip(np.arange(SCALE_ROWS) + shifts[:, None], 0, SCALE_ROWS - 1)
-    bits = (found * prices[moved]).sum((1, 2)) + SHIFT_BITS * np.abs(shifts)
-    return int(shifts[bits.argmin()])
-
-
-def step_and_weight(rate: dict[str, Tensor], rate_index: int) -> tuple[Tensor, float]:
-    """The step of details, and the bits that a squared error of one step is worth."""
-    step = (-rate["details.log_gain"]).exp()
-    return step, float(error_weight(rate_index) * step.square())
-
-
-def saved_by_sixteenths(u: Tensor, weight: float) -> Tensor:
-    """Bits that details, float32 [..., K, h, w] in steps, save if those that pay are sent, float32 [SIXTEENTHS].
-
-    weight: of `step_and_weight`.
-    """
-
-    def saved(size: Tensor) -> Tensor:
-        bits = weight * (size.square() - (size - size.round()).square()) - SYMBOL_BITS
-        return bits.clamp_min(0).sum()
-
-    return torch.stack([saved(some.abs()) for some in u.chunk(SIXTEENTHS, -3)])  # all at once takes much memory
-
-
-def _worth_sending(u: Tensor, weight: float) -> int:
-    """Sixteenths up to the last that saves more than it costs; u: float32 [K, h, w], in steps; weight: as above."""
-    pays = saved_by_sixteenths(u, weight) > ZERO_BITS * u.numel() / SIXTEENTHS
-    return int(pays.nonzero().max()) + 1 if pays.any() else 0
-
-
-def picture(details: nn.Module, rate: dict[str, Tensor], symbols: np.ndarray, base: Tensor) -> Tensor:
-    """base, float32 [1, 3, 16 h, 16 w], with what symbols, int32 [K, 2 h, 2 w], add to it, in place."""
-    step = (-rate["details.log_gain"]).exp()
-    for top in _tops(base.shape[2]):
-        some = torch.from_numpy(symbols[None, :, top // BLOCK : top // BLOCK + BAND]).to(base.device)
-        if some.any():
-            base[:, :, top : top + BAND * BLOCK] += details.synthesis(near(some.float(), rate["details.nearer"]) * step)
-    return base
-
-
-def _tops(height: int) -> range:
-    """The first row of each band of a picture, px."""
-    return range(0, height, BAND * BLOCK)

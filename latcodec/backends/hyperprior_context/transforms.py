@@ -1,9 +1,10 @@
 """Picture to latents and back: the transforms of the context hyperprior, one set of weights for every rate.
 
-Source: Choi, El-Khamy, Lee 2019, "Variable rate deep image compression with a conditional autoencoder", for what knows
-the rate: h <- (1 + p(t)) h + q(t) after convolutions, and of every residual block how much of its branch is added,
-1 + p(t), per channel. Analysis and branches know it if `Config.analysis_at_rate`; the best transforms of low and high
-rates differ, and without that each gains only what the other loses.
+Synthesis is conditioned on the rate: h <- (1 + p(t)) h + q(t) after convolutions, per channel. If
+`Config.analysis_at_rate`, so is analysis, and the branch of every residual block is scaled by 1 + p(t): the best
+transforms of low and high rates differ, and without that each gains only what the other loses.
+
+Source: Choi, El-Khamy, Lee 2019, "Variable rate deep image compression with a conditional autoencoder".
 """
 
 import torch
@@ -25,13 +26,14 @@ from latcodec.nn.layers import (
 STAGE_FUNCTIONS = ("stage_gain", "stage_bias")  # p and q of the transposed convolutions but the last
 LOOK_FUNCTIONS = ("look_gain", "look_bias")  # those of the convolutions of analysis but the last
 BRANCH_FUNCTIONS = ("branch_gain",)  # of the blocks of analysis, then those of synthesis, each in order
-SPEED = 10.0  # how much faster these and those of analysis are learned than all else, which they have to tell apart
+SCALE_SPEED = 10.0  # how much faster these are learned than all other parameters
 
 
 class ContextTransforms(nn.Module):
-    """Analysis, synthesis, hyper-analysis, and the functions of the rate that they take."""
+    """Analysis, synthesis, hyper-analysis, and the rate parameters that they take."""
 
     def __init__(self, config: Config):
+        """Make the networks."""
         super().__init__()
         self.config = config
         a, b, c = config.widths
@@ -57,22 +59,26 @@ class ContextTransforms(nn.Module):
             self.branch_gain = nn.ParameterList(torch.zeros(k, width) for width in of_blocks + of_blocks[::-1])
 
     def functions_of_transforms(self) -> dict[str, Tensor]:
-        """Knots of the functions of the rate that transforms take, float32 [K, C], by name and number."""
+        """Return the knots of the rate parameters that transforms take, float32 [K, C], by name and number."""
         found = {f"{name}.{n}": knots for name in STAGE_FUNCTIONS for n, knots in enumerate(getattr(self, name))}
         if self.config.analysis_at_rate:
             for name in LOOK_FUNCTIONS + BRANCH_FUNCTIONS:
-                found |= {f"{name}.{n}": SPEED * knots for n, knots in enumerate(getattr(self, name))}
+                found |= {f"{name}.{n}": SCALE_SPEED * knots for n, knots in enumerate(getattr(self, name))}
         return found
 
     def analysis(self, x: Tensor, rate: dict[str, Tensor] | None = None, autocast: bool = False) -> Tensor:
-        """x float32 [B, 3, H, W] in 0..1, H and W multiples of 16 -> y float32 [B, C, H/16, W/16].
+        """Return y, float32 [B, C, H/16, W/16].
 
-        rate: what `at_rate` says; None will do if it does not know the rate."""
+        Args:
+            x: float32 [B, 3, H, W] in 0..1, H and W multiples of 16.
+            rate: The result of `at_rate`; it is not used without `Config.analysis_at_rate`.
+            autocast: Whether to run in bf16, but for the last convolution.
+        """
         h = self.features(x, rate, autocast)
         return self.g_a[-1](h.float())  # bf16 latents would be coarser than the quantiser at high rates
 
     def features(self, x: Tensor, rate: dict[str, Tensor] | None = None, autocast: bool = False) -> Tensor:
-        """What the last convolution of analysis sees, [B, widths[2], H/8, W/8]."""
+        """Return what the last convolution of analysis sees, [B, widths[2], H/8, W/8]."""
         h, stage, block = x - 0.5, 0, 0
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
             for layer in self.g_a[:-1]:
@@ -85,12 +91,17 @@ class ContextTransforms(nn.Module):
         return h
 
     def synthesis(self, y: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w] in the units of g_a, what `at_rate` says -> x_hat float32 [B, 3, 16 h, 16 w], not
-        clamped."""
+        """Return x_hat, float32 [B, 3, 16 h, 16 w], not clamped.
+
+        Args:
+            y: float32 [B, C, h, w] in the units of g_a.
+            rate: The result of `at_rate`.
+            autocast: Whether to run in bf16, but for the first and last convolution.
+        """
         return self.synthesis_after_first(self.g_s[0](y), rate, autocast)
 
     def synthesis_after_first(self, h: Tensor, rate: dict[str, Tensor], autocast: bool = False) -> Tensor:
-        """What synthesis makes of its first convolution's output, float32 [B, widths[2], 2 h, 2 w]."""
+        """Return what synthesis makes of its first convolution's output, float32 [B, widths[2], 2 h, 2 w]."""
         h, stage, block = scale_and_shift(h, *_of_stage(rate, STAGE_FUNCTIONS, 0)), 1, sum(self.config.blocks)
         with torch.autocast(h.device.type, torch.bfloat16, enabled=autocast):
             for layer in self.g_s[1:-1]:
@@ -103,7 +114,7 @@ class ContextTransforms(nn.Module):
         return deconv_to_pixels(self.g_s[-1], h.float()) + 0.5
 
     def hyper_analysis(self, y: Tensor, autocast: bool = False) -> Tensor:
-        """y float32 [B, C, h, w], h and w multiples of 4 -> z float32 [B, Z, h/4, w/4]."""
+        """Return z, float32 [B, Z, h/4, w/4], of y float32 [B, C, h, w], h and w multiples of 4."""
         with torch.autocast(y.device.type, torch.bfloat16, enabled=autocast):
             h = self.h_a[:-1](y * torch.exp(-self.y_log_std)[:, None, None])
         return self.h_a[-1](h.float())

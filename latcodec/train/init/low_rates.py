@@ -18,7 +18,7 @@ import torch
 from latcodec import weights
 from latcodec.backends.common.rate_tables import rate_params_of_every_index, subsample_rates
 from latcodec.backends.common.weights_parts import stored_config
-from latcodec.backends.hyperprior_context.entropy_model import RateTables
+from latcodec.backends.hyperprior_context.model import RateTables
 from latcodec.backends.hyperprior_context.network import LATENT_FUNCTIONS, Config, ContextHyperprior
 from latcodec.backends.hyperprior_context.transforms import BRANCH_FUNCTIONS, LOOK_FUNCTIONS, STAGE_FUNCTIONS
 from latcodec.errors import LatcodecError, OptionError

@@ -32,7 +32,7 @@ def fit(network: ContextHyperprior, batches: list[torch.Tensor]) -> None:
     for x in batches:
         rate = network.at_rate(torch.ones(len(x)))
         y = network.analysis(x, rate)
-        base = network.transmit(y, network.hyper_analysis(y), rate, torch.round, by_price=True)[0]
+        base = network.transmit(y, network.hyper_analysis(y), rate, torch.round, rdoq=True)[0]
         sizes.append(details.analysis(x - base).abs().mean((0, 2, 3)))
     size = torch.stack(sizes).mean(0)
     details.scale_offset.copy_(details.log_gain + (STD_OF_MEAN_SIZE * size).clamp_min(1e-5).log())

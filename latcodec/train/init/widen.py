@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latcodec.backends.hyperprior_context.network import Config, ContextHyperprior
-from latcodec.backends.hyperprior_context.quadtree import STEPS
+from latcodec.backends.hyperprior_context.quadtree import NUM_STEPS
 from latcodec.errors import OptionError
 from latcodec.nn.layers import GDN, ResidualBottleneck
 from latcodec.nn.symbol_costs import with_symbol_costs
@@ -71,7 +71,7 @@ def widened(old: ContextHyperprior, config: Config) -> ContextHyperprior:
     new.h_s[4].weight.mul_(QUIET)
     new.h_s[4].weight[both] = 0
     new.h_s[4].weight[both, :count], new.h_s[4].bias[both] = old.h_s[4].weight, old.h_s[4].bias
-    for step in range(1, STEPS):
+    for step in range(1, NUM_STEPS):
         was, now = ([getattr(n, part)[step - 1] for part in ("from_seen", "from_first", "corrections")]
                     for n in (old, new))  # fmt: skip
         seen = torch.cat([k * total + torch.arange(count) for k in range(step)])

@@ -214,10 +214,10 @@ def test_soft_bits_of_what_is_rounded_are_those_of_the_file(backend, module, mod
     if not hasattr(model, "first_row"):
         pytest.skip("its rows are its own")
     from latcodec.backends.common.mean_scale import MeanScaleRelaxedRD
-    from latcodec.backends.hyperprior_context import residual as details
+    from latcodec.backends.hyperprior_context import residual, residual_encoder
 
-    monkeypatch.setattr(details, "_best_shift", lambda *anything: 0)
-    monkeypatch.setattr(details, "_worth_sending", lambda *anything: details.SIXTEENTHS)
+    monkeypatch.setattr(residual_encoder, "_best_shift", lambda *anything: 0)
+    monkeypatch.setattr(residual_encoder, "_bands_worth_sending", lambda *anything: residual.MAX_BANDS)
     monkeypatch.setattr(search, "STEP_ERROR_BITS", 0.0)  # to the nearest
     if hasattr(model, "step_error_bits"):
         monkeypatch.setattr(type(model), "step_error_bits", lambda model: 0.0)
@@ -225,8 +225,8 @@ def test_soft_bits_of_what_is_rounded_are_those_of_the_file(backend, module, mod
     for index in (50, 200):
         latents = module.analyse(model, image)
         coded = module.code(model, latents, module.Options(index))
-        rate = model.rate(index, coded.parameters) if hasattr(model, "rate") else index
-        latents = latents.at(rate.base) if hasattr(rate, "base") else latents
+        rate = model.operating_point(index, coded.parameters) if hasattr(model, "operating_point") else index
+        latents = latents.at(rate.base_rate_index) if hasattr(rate, "base_rate_index") else latents
         rd = MeanScaleRelaxedRD(model, rate)
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():

@@ -14,11 +14,31 @@ from latcodec.backends.common.mean_scale import MeanScaleRelaxedRD
 from latcodec.backends.common.pixels import latent_shapes
 from latcodec.backends.common.rate_tables import interpolate_rates
 from latcodec.backends.hyperprior_context import codec as backend
-from latcodec.backends.hyperprior_context.entropy_model import ROWS, Z_ROW, there
-from latcodec.backends.hyperprior_context.export import MOST_TIMES, equalised
-from latcodec.backends.hyperprior_context.network import LOUDEST, SIGMA_MIN, Config, ContextHyperprior, loss
-from latcodec.backends.hyperprior_context.quadtree import STEPS, coding_order, from_steps, in_steps
-from latcodec.backends.hyperprior_context.reconstruction import MOST_LIFT, fade, lifted, lifts
+from latcodec.backends.hyperprior_context import step_coder
+from latcodec.backends.hyperprior_context.entropy_model import (
+    CodedIntegers,
+    CodedLatents,
+    StepPrediction,
+    run_entropy_model,
+)
+from latcodec.backends.hyperprior_context.export import MAX_EQUALISATION, equalised
+from latcodec.backends.hyperprior_context.model import NUM_TABLES, Z_TABLE
+from latcodec.backends.hyperprior_context.network import MAX_CONTEXT_GAIN, SIGMA_MIN, Config, ContextHyperprior, loss
+from latcodec.backends.hyperprior_context.quadtree import (
+    NUM_STEPS,
+    coding_order,
+    gather_valid,
+    merge_quadtree,
+    split_quadtree,
+    valid_masks,
+)
+from latcodec.backends.hyperprior_context.reconstruction import (
+    MAX_RECONSTRUCTION_OFFSET,
+    fade,
+    reconstruction_offset,
+    with_reconstruction_offset,
+)
+from latcodec.backends.hyperprior_context.tuning import TUNING
 from latcodec.container import Payload
 from latcodec.entropy.integer_net import FRACTION_BITS, quantise
 from latcodec.errors import DriftError, WeightsError
@@ -69,11 +89,11 @@ def payload(coded, index: int, width: int, height: int) -> Payload:
 def test_the_order_codes_every_latent_once_and_diagonals_first():
     order = coding_order(8)
     assert sorted(order.tolist()) == list(range(32))
-    for step in range(STEPS):
-        part = order.view(STEPS, -1)[step]
+    for step in range(NUM_STEPS):
+        part = order.view(NUM_STEPS, -1)[step]
         assert sorted((part // 4).tolist()) == list(range(8))  # every channel once
         assert set((part % 4).tolist()) == {0, 1, 2, 3}  # every position, in another quarter of the channels
-    step_of = {int(place): number for number, part in enumerate(order.view(STEPS, -1)) for place in part}
+    step_of = {int(place): number for number, part in enumerate(order.view(NUM_STEPS, -1)) for place in part}
     for channel in range(8):
         second = next(p for p in range(4) if step_of[4 * channel + p] == 1)
         first = next(p for p in range(4) if step_of[4 * channel + p] == 0)
@@ -108,7 +128,7 @@ def test_symbols_are_rounded_by_price_as_in_training(network, photograph):
         for by_price in (True, False):
             _, prices = dear.transmit(
                 latents.y[None], latents.z[None], dear.at_rate(torch.tensor([100 / 255])), torch.round,
-                by_price=by_price,
+                rdoq=by_price,
             )  # fmt: skip
             of_floats.append(torch.cat([quantised for _, quantised, _ in prices[1:]], 1)[0].numpy())
     other, not_nearest = ((coded.symbols != symbols).mean() for symbols in of_floats)
@@ -128,15 +148,15 @@ def test_hyper_latents_are_rounded_by_price_as_in_training(network, photograph):
                     backend.export(priced, logistic_tables(backend.sigmas())))
         )  # fmt: skip
         latents = backend.analyse(model, photograph)
-        rate = model.rate(100)
-        coded = backend._code(model, latents, backend.Options(100), model.step_error_bits(), rate)
+        rate = model.operating_point(100)
+        coded = backend.encode_at(model, latents, backend.Options(100), model.step_error_bits(), rate)
         with torch.no_grad():
             _, prices = priced.transmit(latents.y[None], latents.z[None], model.at_rate(rate), torch.round,
-                                        by_price=True)  # fmt: skip
-        inside = np.concatenate(there(len(latents.z), latents.z.shape[1:]))
-        of_floats = torch.cat(in_steps(prices[0][1], priced.z_order), 1)[0].numpy()[inside]
-        found[bits] = coded.z_symbols
-        assert (coded.z_symbols != of_floats).mean() < 0.02
+                                        rdoq=True)  # fmt: skip
+        inside = np.concatenate(valid_masks(len(latents.z), latents.z.shape[1:]))
+        of_floats = torch.cat(split_quadtree(prices[0][1], priced.z_order), 1)[0].numpy()[inside]
+        found[bits] = z_symbols(coded)
+        assert (found[bits] != of_floats).mean() < 0.02
     assert np.abs(found[1.0]).sum() < 0.95 * np.abs(found[0.0]).sum()
     assert (np.sign(found[1.0]) * np.sign(found[0.0]) >= 0).all()
 
@@ -145,17 +165,18 @@ def test_channels_that_contexts_would_hear_too_loudly_are_not_sent(network, phot
     loud = ContextHyperprior(network.config)
     loud.load_state_dict(network.state_dict())
     with torch.no_grad():
-        loud.context_log_gain[:, 3] = np.log(1.1 * backend.TOO_LOUD)
+        loud.context_log_gain[:, 3] = np.log(1.1 * TUNING.skip_context_gain)
         loud.y_log_gain[:, 3] += 3.0  # or it is 0 in any case
     model = backend.Model(
         Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(loud),
                 backend.export(loud, logistic_tables(backend.sigmas())))
     )  # fmt: skip
     found = []
-    for limit in (backend.TOO_LOUD, 2 * backend.TOO_LOUD):
-        monkeypatch.setattr(backend, "TOO_LOUD", limit)
+    for times in (1, 2):
+        tuning = replace(TUNING, skip_context_gain=times * TUNING.skip_context_gain)
+        monkeypatch.setattr(step_coder, "TUNING", tuning)
         symbols = backend.encode(model, photograph, backend.Options(100)).symbols
-        found.append([symbols.reshape(STEPS, NARROW.latent, -1)[:, channel].any() for channel in (3, 4)])
+        found.append([symbols.reshape(NUM_STEPS, NARROW.latent, -1)[:, channel].any() for channel in (3, 4)])
     assert found == [[False, True], [True, True]]
 
 
@@ -172,7 +193,7 @@ def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, 
     rate = plain.at_rate(torch.tensor([100 / 255]))
     with torch.no_grad():
         results = [
-            plain.transmit(latents.y[None], latents.z[None], rate, torch.round, by_price=by_price)[0]
+            plain.transmit(latents.y[None], latents.z[None], rate, torch.round, rdoq=by_price)[0]
             for by_price in (True, False)
         ]
     assert torch.equal(*results)
@@ -180,13 +201,15 @@ def test_without_a_price_of_errors_symbols_are_the_nearest(network, photograph, 
 
 def test_symbols_of_size_one_are_lifted_where_they_are_rare():
     symbols = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0], requires_grad=True)
-    shown = lifted(symbols, torch.full((5,), 0.5), torch.tensor(0.03))
+    shown = with_reconstruction_offset(symbols, torch.full((5,), 0.5), torch.tensor(0.03))
     assert shown.tolist() == pytest.approx([-2, -1.12, 0, 1.12, 3])  # .03 / .25
     shown.sum().backward()
     assert symbols.grad.tolist() == [1.0] * 5
-    halfway = lifted(torch.tensor([0.5, 1.5]), torch.ones(2), torch.tensor(0.03))
+    halfway = with_reconstruction_offset(torch.tensor([0.5, 1.5]), torch.ones(2), torch.tensor(0.03))
     assert halfway.tolist() == pytest.approx([0.515, 1.515])
-    assert lifts(torch.tensor([0.08, 1.0]), torch.tensor(0.03)).tolist() == pytest.approx([MOST_LIFT, 0.03])
+    assert reconstruction_offset(torch.tensor([0.08, 1.0]), torch.tensor(0.03)).tolist() == pytest.approx(
+        [MAX_RECONSTRUCTION_OFFSET, 0.03]
+    )
     places = fade(torch.tensor([0.0, 190 / 255, 222.5 / 255, 1.0]))
     assert places.tolist() == pytest.approx([1, 1, 0.5, 0])
 
@@ -196,20 +219,22 @@ def test_pictures_show_symbols_as_the_float_network_does(network, model, photogr
     """Of the same integers: latents lifted by the spread of their rows, as far as those tell it."""
     coded = backend.encode(model, np.ascontiguousarray(photograph[: size[0], : size[1]]), backend.Options(index))
     shown = backend.shown(model, coded, index, size, False, 8)
-    rate = model.at_rate(model.rate(index))
+    rate = model.at_rate(model.operating_point(index))
     shape, _ = latent_shapes(size[1], size[0])
-    inside = np.concatenate(there(NARROW.latent, shape))
+    inside = np.concatenate(valid_masks(NARROW.latent, shape))
     sigma = torch.full(coded.symbols.shape, SIGMA_MIN)
     sigma[torch.from_numpy(inside)] = torch.from_numpy(backend.sigmas()[coded.rows]).float()
     symbols = torch.from_numpy(coded.symbols).float()
-    latents = lifted(symbols, sigma, rate["lift"][0]) + torch.from_numpy(coded.means) / 2**6
-    y = from_steps([latents[None]], network.inverse_order)[:, :, : shape[0], : shape[1]]
+    latents = with_reconstruction_offset(symbols, sigma, rate["lift"][0]) + torch.from_numpy(coded.means) / 2**6
+    y = merge_quadtree([latents[None]], network.inverse_order)[:, :, : shape[0], : shape[1]]
     y = y * rate["y_log_inverse_gain"].exp()
     with torch.no_grad():
         x_hat = model.network.synthesis(y, rate)
     expected = (x_hat[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()[: size[0], : size[1]]
     assert np.abs(shown - expected).max() <= 1
-    plain = replace(coded, rows=np.full_like(coded.rows, SCALE_ROWS - 1))  # so wide that nothing is lifted
+    y = coded.integers.y
+    widest = replace(y, table_index=np.full_like(y.table_index, SCALE_ROWS - 1))  # so wide that nothing is lifted
+    plain = replace(coded, integers=replace(coded.integers, y=widest))
     assert size != (192, 192) or (backend.shown(model, plain, index, size, False, 8) != shown).any()
 
 
@@ -225,25 +250,25 @@ def test_means_and_rows_of_z_are_those_of_the_floats(network, model, photograph,
     """Of the symbols that were coded, on a side with an odd number of them."""
     image = np.ascontiguousarray(photograph[:, :129])
     coded = decode_walk(model, backend.encode(model, image, backend.Options(index)), index, image)
-    symbols = iter(torch.from_numpy(part)[None].float() for part in np.split(coded.z_symbols, STEPS))
+    symbols = iter(torch.from_numpy(part)[None].float() for part in np.split(coded.z.symbols, NUM_STEPS))
     z = backend.analyse(model, image).z[None]
     with torch.no_grad():
         rate = network.at_rate(torch.tensor([index / 255]))
         _, (residual, _, sigma) = network.transmit_z(z, rate, lambda residual: next(symbols))
         scaled, residual, sigma = (
-            torch.cat(in_steps(planes, network.z_order), 1)
+            torch.cat(split_quadtree(planes, network.z_order), 1)
             for planes in (z * rate["z_log_gain"].exp(), residual, sigma)
         )
-    inside = np.concatenate(there(z.shape[1], z.shape[2:]))
+    inside = np.concatenate(valid_masks(z.shape[1], z.shape[2:]))
     means = (scaled - residual)[0].numpy()
-    assert np.abs(coded.z_means / 2.0**MEAN_BITS - means)[inside].max() < 0.02
-    assert np.abs(np.log(backend.sigmas()[coded.z_rows] / sigma[0].numpy()[inside])).max() < 0.15  # 0.128 apart
-    assert len(coded.z_rows) == z.numel() < inside.size and np.abs(means[8:]).max() > 0.05
+    assert np.abs(coded.z.means / 2.0**MEAN_BITS - means)[inside].max() < 0.02
+    assert np.abs(np.log(backend.sigmas()[coded.z.table_index] / sigma[0].numpy()[inside])).max() < 0.15  # 0.128 apart
+    assert len(coded.z.table_index) == z.numel() < inside.size and np.abs(means[8:]).max() > 0.05
 
 
 def with_other_tables_of_z(network) -> backend.Model:
     """In which every hyper-latent costs 5 bits or more."""
-    tables = logistic_tables(np.concatenate([backend.sigmas()[:Z_ROW], np.full(SCALE_ROWS, 20.0)]))
+    tables = logistic_tables(np.concatenate([backend.sigmas()[:Z_TABLE], np.full(SCALE_ROWS, 20.0)]))
     tensors = backend.export(network, tables)
     return backend.Model(Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(network), tensors))
 
@@ -256,11 +281,12 @@ def test_hyper_latents_have_tables_of_their_own(network, model, photograph):
     assert np.array_equal(coded[0].rows, coded[1].rows) and coded[0].rows.max() < SCALE_ROWS
     count = NARROW.hyper_latent * shape[0] * shape[1]
     for one in coded:
-        assert len(one.z_symbols) == len(one.z_rows) == count
-        assert Z_ROW <= one.z_rows.min() and one.z_rows.max() < ROWS == dear.tables.num_tables
+        tables_of_z = one.integers.z.table_index
+        assert len(z_symbols(one)) == len(tables_of_z) == count
+        assert Z_TABLE <= tables_of_z.min() and tables_of_z.max() < NUM_TABLES == dear.tables.num_tables
     assert coded[1].estimated_bits > coded[0].estimated_bits + 3 * count
-    rate = dear.rate(0)
-    assert dear.least_bits_of_z(rate, shape) > model.least_bits_of_z(rate, shape) + count / 4 * 3
+    rate = dear.operating_point(0)
+    assert dear.min_bits_of_z(rate, shape) > model.min_bits_of_z(rate, shape) + count / 4 * 3
     latents = backend.analyse(model, image)
     x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     bits = [
@@ -271,7 +297,7 @@ def test_hyper_latents_have_tables_of_their_own(network, model, photograph):
 
 
 def test_weights_without_tables_of_hyper_latents_are_refused(network):
-    tensors = backend.export(network, logistic_tables(backend.sigmas()[:Z_ROW]))
+    tensors = backend.export(network, logistic_tables(backend.sigmas()[:Z_TABLE]))
     with pytest.raises(WeightsError, match="there are 128 tables, not 192"):
         backend.Model(Weights(Path("test"), "0" * 64, "hyperprior", backend.stored_config(network), tensors))
 
@@ -282,19 +308,25 @@ def test_hyper_latents_that_a_search_found_are_rounded_with_what_it_says(model):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (6, 1), (3, 4)])
-def test_least_bits_of_z(model, shape):
+def test_min_bits_of_z(model, shape):
     """They are those of the first step's symbols: what the tables charge for the cheapest of each row."""
-    inside = there(NARROW.hyper_latent, shape)[0]
+    inside = valid_masks(NARROW.hyper_latent, shape)[0]
     channels = np.nonzero(inside)[0]
     ends = model.tables.offsets
     rows = table_index_of_scale(np.zeros(len(channels), np.int64), model.rates.z_scale_offset[40][channels])
     least = [model.tables.bits[ends[row] : ends[row + 1]].min() for row in rows]
-    assert sum(least) == pytest.approx(model.least_bits_of_z(model.rate(40), shape)) and sum(least) > 0
+    assert sum(least) == pytest.approx(model.min_bits_of_z(model.operating_point(40), shape)) and sum(least) > 0
 
 
-def decode_walk(model, coded, index: int, image: np.ndarray) -> backend.Walked:
+def z_symbols(coded: backend.Coded) -> np.ndarray:
+    """The symbols of z that are coded."""
+    z = coded.integers.z
+    return gather_valid(z.symbols, z.valid_mask())
+
+
+def decode_walk(model, coded, index: int, image: np.ndarray) -> CodedIntegers:
     shape = tuple(-(-side // 16) for side in image.shape[:2])
-    return backend.decode_integers(model, coded.streams[0], model.rate(index), shape)
+    return backend.decode_integers(model, coded.streams[0], model.operating_point(index), shape)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 17), (33, 47), (64, 65), (100, 191)])
@@ -316,22 +348,35 @@ def test_other_integers_are_drift(model, photograph):
 def test_a_step_sees_the_steps_before_and_no_other(model):
     """Other symbols in step k change means of later steps alone."""
 
-    def walk(of_z: bool, changed: int | None) -> backend.Walked:
-        def take(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
-            return np.where(there, 5 * (step == changed), 0)
-
-        def nothing(step: int, means: np.ndarray, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
-            return np.zeros(means.shape, np.int32)
-
-        takes = (take, nothing) if of_z else (nothing, take)
-        return model.walk(model.rate(128), (11, 13), *takes, lambda symbols, means: None)
-
-    for of_z, name in ((True, "z_means"), (False, "means")):
-        plain = getattr(walk(of_z, None), name).reshape(STEPS, -1)
-        for changed in range(STEPS):
-            other = getattr(walk(of_z, changed), name).reshape(STEPS, -1)
+    for of_z in (True, False):
+        plain = means_of_run(model, of_z, None)
+        for changed in range(NUM_STEPS):
+            other = means_of_run(model, of_z, changed)
             assert (other[: changed + 1] == plain[: changed + 1]).all()
-            assert changed == STEPS - 1 or (other[changed + 1] != plain[changed + 1]).any()
+            assert changed == NUM_STEPS - 1 or (other[changed + 1] != plain[changed + 1]).any()
+
+
+def means_of_run(model, of_z: bool, changed: int | None) -> np.ndarray:
+    """Means of each step of z or y, with one changed step of it."""
+    coder = ConstantCoder(changed if of_z else None, None if of_z else changed)
+    integers = run_entropy_model(model, model.operating_point(128), (11, 13), coder)
+    return (integers.z if of_z else integers.y).means.reshape(NUM_STEPS, -1)
+
+
+class ConstantCoder:
+    """A step coder whose symbols are 0, and 5 in one step of z or of y."""
+
+    def __init__(self, changed_z_step: int | None, changed_y_step: int | None):
+        self.changed_z_step, self.changed_y_step = changed_z_step, changed_y_step
+
+    def code_z_step(self, step: int, prediction: StepPrediction) -> np.ndarray:
+        return np.where(prediction.valid_mask, 5 * (step == self.changed_z_step), 0)
+
+    def code_y_step(self, step: int, prediction: StepPrediction) -> np.ndarray:
+        return np.where(prediction.valid_mask, 5 * (step == self.changed_y_step), 0)
+
+    def begin_residual(self, y: CodedLatents) -> tuple[np.ndarray, int]:
+        pytest.fail("these weights have no residual layer")
 
 
 def test_synthesis_knows_the_rate(network):
@@ -407,11 +452,11 @@ def test_no_step_is_heard_louder_than_networks_were_trained_with(photograph):
     with torch.no_grad():
         network.context_log_gain[:, 3] += 12
     after = network.at_rate(torch.tensor([0.0, 0.5]))["context_log_gain"].exp()
-    assert torch.allclose(after[:, 3], torch.tensor(LOUDEST)) and before[:, 3].max() < LOUDEST
+    assert torch.allclose(after[:, 3], torch.tensor(MAX_CONTEXT_GAIN)) and before[:, 3].max() < MAX_CONTEXT_GAIN
     assert torch.equal(after[:, :3], before[:, :3]) and torch.equal(after[:, 4:], before[:, 4:])
     tensors = backend.export(network, logistic_tables(backend.sigmas()))
     units = interpolate_rates(tensors["rates.context_gain"], 0) / 2.0 ** (GAIN_BITS + FRACTION_BITS - MEAN_BITS)
-    assert units.max() <= LOUDEST * 1.001 and units[:, 3].min() > 0.99 * LOUDEST / MOST_TIMES
+    assert units.max() <= MAX_CONTEXT_GAIN * 1.001 and units[:, 3].min() > 0.99 * MAX_CONTEXT_GAIN / MAX_EQUALISATION
 
 
 def test_weights_that_fill_their_bits_do_the_same_and_lose_less(photograph):

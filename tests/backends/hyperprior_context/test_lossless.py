@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont, features
 
 from latcodec import api as codec
-from latcodec import backends, container
+from latcodec import backends
 from latcodec.backends.common import distortion
 from latcodec.backends.common.distortion import rd_cost
 from latcodec.backends.common.sga import StochasticGumbelAnnealing
-from latcodec.backends.hyperprior_context import base_rate as bases
 from latcodec.backends.hyperprior_context import codec as backend
-from latcodec.backends.hyperprior_context import lossless
-from latcodec.backends.hyperprior_context import mode_decision as choice
-from latcodec.backends.loading import load_model
+from latcodec.backends.hyperprior_context import lossless, mode_decision
+from latcodec.backends.hyperprior_context.content import is_lossless_candidate, is_screen_content
+from latcodec.backends.hyperprior_context.tuning import TUNING
+from latcodec.backends.hyperprior_context.wire import LOSSLESS_PARAMETERS
+from latcodec.container import format as container
 from latcodec.errors import DriftError, FormatError, ImageError
 from latcodec.images import Picture
 from latcodec.images.lossless import pack_pixels, unpack_pixels
@@ -52,7 +53,7 @@ def poster(photograph) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model(BACKEND, None, None, "cpu")
+    return codec.load_model(BACKEND, None, None, "cpu")
 
 
 def file_of(image: np.ndarray, gray: bool = False, **how) -> bytes:
@@ -128,20 +129,20 @@ def test_type_is_coded_without_loss(page, lmbda):
 def test_halftones_are_coded_without_loss(photograph, lmbda):
     """Dots of black on white, few of whose neighbours are alike: no drawing to look at, and noise to networks."""
     halftone = np.array(Image.fromarray(photograph // 3 + 85).convert("1").convert("RGB"))
-    assert not bases.drawn(halftone)
+    assert not is_screen_content(halftone)
     data = file_of(halftone, lmbda=lmbda)
     assert is_lossless(data) and np.array_equal(codec.decode(data), halftone)
 
 
-@pytest.mark.parametrize(("gray", "most"), [(False, bases.FEW_COLOURS), (True, bases.FEW_GRAYS)])
+@pytest.mark.parametrize(("gray", "most"), [(False, TUNING.few_colours), (True, TUNING.few_grays)])
 def test_how_many_colours_are_few(gray, most):
     """Fewer if they are gray: no gray picture has more than 256."""
     for count in (most, most + 1):
         number = np.resize(np.arange(count), (33, 31))
         picture = np.stack([number % 256, number if gray else number // 256, number % 256], 2).astype(np.uint8)
-        assert len(np.unique(picture.reshape(-1, 3), axis=0)) == count and not bases.drawn(picture)
-        assert bases.may_be_whole(picture) == (count == most)
-        assert not bases.may_be_whole(picture.astype(np.uint16))
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) == count and not is_screen_content(picture)
+        assert is_lossless_candidate(picture) == (count == most)
+        assert not is_lossless_candidate(picture.astype(np.uint16))
 
 
 def test_gray_type_stays_gray(page):
@@ -163,20 +164,24 @@ def test_sixteen_bits_and_photographs_are_not(page, photograph):
 
 def test_the_cheaper_one_is_taken(model, page, monkeypatch):
     """Whatever the prices, and whether the difference is clear or not."""
-    monkeypatch.setattr(distortion, "rd_cost", lambda coded, *_: prices[coded.parameters == lossless.PARAMETERS])
+    monkeypatch.setattr(distortion, "rd_cost", lambda coded, *_: prices[coded.parameters == LOSSLESS_PARAMETERS])
     options, latents = backend.Options(150), backend.analyse(model, page)
-    for with_loss, without in ((1.0, 0.9), (1.0, choice.CLEARLY - 0.1), (1.0, 1.1)):
+    for with_loss, without in ((1.0, 0.9), (1.0, TUNING.early_exit_ratio - 0.1), (1.0, 1.1)):
         prices = {False: with_loss, True: without}
         coded = backend.code(model, latents, options)
-        assert (coded.parameters == lossless.PARAMETERS) == (without < with_loss)
+        assert (coded.parameters == LOSSLESS_PARAMETERS) == (without < with_loss)
+
+
+def tune(monkeypatch, **changed) -> None:
+    """Give the mode decision other constants."""
+    monkeypatch.setattr(mode_decision, "TUNING", replace(TUNING, **changed))
 
 
 @pytest.fixture
 def of_squares(monkeypatch):
     """Squares of 32 px, pictures large from 4,096 pixels on; gives the pictures that networks saw."""
     seen, analyse = [], backend.analyse
-    monkeypatch.setattr(choice, "LARGE_PX", 4096)
-    monkeypatch.setattr(choice, "SQUARE", 32)
+    tune(monkeypatch, early_lossless_px=4096, early_lossless_tile_px=32)
     monkeypatch.setattr(backend, "analyse", lambda model, image: seen.append(image) or analyse(model, image))
     return seen
 
@@ -184,10 +189,10 @@ def of_squares(monkeypatch):
 @pytest.mark.parametrize("gray", [False, True])
 def test_no_network_sees_all_of_a_large_page(page, of_squares, monkeypatch, gray):
     data = file_of(page, gray, lmbda=0.4)
-    assert is_lossless(data) and 0 < len(of_squares) <= choice.SQUARES
+    assert is_lossless(data) and 0 < len(of_squares) <= TUNING.early_lossless_tiles
     assert {square.shape for square in of_squares} == {(32, 32, 3)}
     of_squares.clear()
-    monkeypatch.setattr(choice, "LARGE_PX", page.size)
+    tune(monkeypatch, early_lossless_px=page.size, early_lossless_tile_px=32)
     assert file_of(page, gray, lmbda=0.4) == data and [one.shape for one in of_squares] == [page.shape]
     of_squares.clear()
     small = file_of(page[:, :32], gray, lmbda=0.4)
@@ -218,15 +223,15 @@ def test_no_loss_is_cheaper_than_any_base(model, page):
     least = rd_cost(found, page, page, 128)
     assert found.details == {"lossless": True} and found.estimated_bits == 8 * len(found.streams[0])
     for base in (None, 60, 100):
-        rate = model.rate(128, None if base is None else bytes((base,)))
-        coded = backend._code(model, latents, backend.Options(128), model.step_error_bits(), rate)
+        rate = model.operating_point(128, None if base is None else bytes((base,)))
+        coded = backend.encode_at(model, latents, backend.Options(128), model.step_error_bits(), rate)
         assert rd_cost(coded, backend.shown(model, coded, 128, (96, 160), False, 8), page, 128) > least
 
 
 def test_a_search_is_not_begun_and_files_do_not_grow(model, page, monkeypatch):
     monkeypatch.setattr(StochasticGumbelAnnealing, "optimise", lambda *_: pytest.fail("searched"))
     plain, more = (backend.encode(model, page, backend.Options(128, effort=effort)) for effort in (0, 9))
-    assert more.parameters == lossless.PARAMETERS and len(more.streams[0]) <= len(plain.streams[0])
+    assert more.parameters == LOSSLESS_PARAMETERS and len(more.streams[0]) <= len(plain.streams[0])
 
 
 def test_tables_are_not_fitted_to_them(model, page):
@@ -263,7 +268,7 @@ def test_verify_notices_another_picture(model, page, monkeypatch):
         with pytest.raises(DriftError, match="lossless stream just written"):
             backend.encode(model, page, backend.Options(128))
         unchecked = backend.encode(model, page, backend.Options(128, verify=False))
-        assert unchecked.parameters == lossless.PARAMETERS
+        assert unchecked.parameters == LOSSLESS_PARAMETERS
 
 
 def test_what_the_header_says_is_held_against_the_stream(page):
@@ -285,7 +290,7 @@ def test_what_the_header_says_is_held_against_the_stream(page):
 def test_gray_is_held_against_the_stream(photograph):
     stream = lossless.pack(photograph, 0, True)
     payload = container.Payload(
-        5, b"abcd", 128, 160, 96, False, 8, lossless.crc(photograph), (stream,), parameters=lossless.PARAMETERS
+        5, b"abcd", 128, 160, 96, False, 8, lossless.crc(photograph), (stream,), parameters=LOSSLESS_PARAMETERS
     )
     assert np.array_equal(codec.decode_picture(container.pack(payload)).pixels, photograph)  # whatever the weights are
     with pytest.raises(FormatError, match="gray"):
@@ -297,7 +302,7 @@ def test_large_flat_pictures_are_no_smaller_than_they_may_ask_for():
     stream = lossless.pack(image, 0, True)
     assert len(stream) == 264 and stream.endswith(bytes(100))  # 1200 * 900 / 4096
     payload = container.Payload(
-        5, b"abcd", 128, 900, 1200, False, 8, lossless.crc(image), (stream,), parameters=lossless.PARAMETERS
+        5, b"abcd", 128, 900, 1200, False, 8, lossless.crc(image), (stream,), parameters=LOSSLESS_PARAMETERS
     )
     assert np.array_equal(codec.decode_picture(container.pack(payload)).pixels, image)
     with pytest.raises(FormatError, match="cannot hold"):

@@ -12,14 +12,11 @@ from latcodec import weights
 from latcodec.backends.common.distortion import error_weight, rd_cost
 from latcodec.backends.common.pixels import to_tensor
 from latcodec.backends.common.sga import StochasticGumbelAnnealing
-from latcodec.backends.hyperprior_context import base_rate as bases
+from latcodec.backends.hyperprior_context import base_rate, mode_decision, picture, residual, residual_encoder, wiener
 from latcodec.backends.hyperprior_context import codec as backend
-from latcodec.backends.hyperprior_context import mode_decision as choice
-from latcodec.backends.hyperprior_context import picture as picture_backend
-from latcodec.backends.hyperprior_context import residual as details_backend
-from latcodec.backends.hyperprior_context import wiener
 from latcodec.backends.hyperprior_context.picture import relaxed_rd_with_residual
 from latcodec.backends.hyperprior_context.residual_network import colour_transform
+from latcodec.backends.hyperprior_context.tuning import TUNING
 from latcodec.container import Payload
 from latcodec.entropy.range_coder import RangeDecoder, RangeEncoder
 from latcodec.errors import DriftError, FormatError
@@ -58,7 +55,7 @@ def changed(image: np.ndarray) -> torch.Tensor:
 
 def bits_of(symbols: np.ndarray, tables) -> float:
     encoder = RangeEncoder(tables)
-    wiener.send(symbols, encoder.encode)
+    wiener.write(symbols, encoder)
     return encoder.bits
 
 
@@ -94,7 +91,7 @@ def test_it_does_what_its_equations_say(photograph, size):
 
 def test_without_symbols_a_picture_stays(photograph):
     x = tensor(photograph)
-    assert torch.equal(wiener.apply(x.clone(), wiener.none(), INDEX), x)
+    assert torch.equal(wiener.apply(x.clone(), wiener.no_filter(), INDEX), x)
 
 
 def test_modes_are_orthonormal_and_look_the_same_turned_around():
@@ -209,29 +206,39 @@ def test_what_is_sent_is_received(model):
     symbols = np.random.default_rng(0).integers(-70, 70, wiener.SYMBOLS).astype(np.int32)
     symbols[:3] = -30, 0, 60
     encoder = RangeEncoder(model.tables)
-    wiener.send(symbols, encoder.encode)
+    wiener.write(symbols, encoder)
     decoder = RangeDecoder(encoder.finish(), model.tables)
-    assert np.array_equal(wiener.receive(decoder.decode), symbols)
+    assert np.array_equal(wiener.read(decoder), symbols)
     decoder.finish()
+
+
+class ConstantDecoder:
+    """A range decoder all of whose symbols are one number."""
+
+    def __init__(self, symbol: int):
+        self.symbol, self.tables_seen = symbol, []
+
+    def decode(self, table_index: np.ndarray) -> np.ndarray:
+        self.tables_seen.append(table_index)
+        return np.full(len(table_index), self.symbol, np.int32)
 
 
 @pytest.mark.parametrize("extreme", [-(2**31), 2**31 - 1])
 def test_symbols_that_no_encoder_writes_are_no_trouble(extreme):
-    rows = []
-    symbols = wiener.receive(lambda some: rows.append(some) or np.full(len(some), extreme, np.int32))
-    assert 64 <= rows[1].min() and rows[1].max() < 128
+    decoder = ConstantDecoder(extreme)
+    symbols = wiener.read(decoder)
+    assert 64 <= decoder.tables_seen[1].min() and decoder.tables_seen[1].max() < 128
     wiener.apply(torch.full((1, 3, 32, 32), 0.5), symbols, 255)
 
 
 def test_the_count_of_details_tells_whether_there_is_one():
-    for sixteenths in (0, 5, 16):
-        for filtered in (False, True):
-            symbols, rows = details_backend.counted(sixteenths, filtered)
-            assert details_backend.count_of(symbols) == (sixteenths, filtered)
-            assert np.array_equal(rows, details_backend.counted(0)[1])
+    for num_bands in (0, 5, 16):
+        for has_filter in (False, True):
+            symbols = residual.pack_band_count(num_bands, has_filter)
+            assert residual.unpack_band_count(symbols) == (num_bands, has_filter)
     for wrong in (17, -18, 2**31 - 1, -(2**31)):
-        with pytest.raises(FormatError, match="sixteenths"):
-            details_backend.count_of(np.array([wrong], np.int32))
+        with pytest.raises(FormatError, match="bands of the residual layer"):
+            residual.unpack_band_count(np.array([wrong], np.int32))
 
 
 @pytest.mark.parametrize("size", [(192, 192), (100, 61), (48, 16)])
@@ -243,7 +250,7 @@ def test_both_directions_agree(model, photograph, size, gray):
     coded = backend.encode(model, image, backend.Options(220, gray=gray, lossless=False))
     decoded = backend.decode(model, payload(coded, 220, image, gray))
     assert np.array_equal(decoded, backend.shown(model, coded, 220, image.shape[:2], gray, 8))
-    assert len(coded.filter_symbols) == (wiener.SYMBOLS if size != (48, 16) else 0)
+    assert len(coded.integers.filter_symbols) == (wiener.SYMBOLS if size != (48, 16) else 0)
 
 
 def test_a_file_costs_less_with_it(model, photograph, monkeypatch):
@@ -252,7 +259,7 @@ def test_a_file_costs_less_with_it(model, photograph, monkeypatch):
         coded = backend.encode(model, photograph, backend.Options(INDEX))
         shown = backend.shown(model, coded, INDEX, photograph.shape[:2], False, 8)
         prices[name] = rd_cost(coded, shown, photograph, INDEX)
-        monkeypatch.setattr(wiener, "fit", lambda *anything: wiener.none())
+        monkeypatch.setattr(wiener, "fit", lambda *anything: wiener.no_filter())
     assert prices["with"] < 0.998 * prices["without"]
 
 
@@ -261,8 +268,8 @@ def test_the_checksum_covers_it(model, photograph, monkeypatch):
     right = backend.decode_integers
 
     def wrong(*arguments):
-        walked = right(*arguments)
-        return replace(walked, filter_symbols=walked.filter_symbols + np.int32(1))
+        integers = right(*arguments)
+        return replace(integers, filter_symbols=integers.filter_symbols + np.int32(1))
 
     monkeypatch.setattr(backend, "decode_integers", wrong)
     with pytest.raises(DriftError):
@@ -271,11 +278,11 @@ def test_the_checksum_covers_it(model, photograph, monkeypatch):
 
 def test_without_a_search_it_needs_no_synthesis_of_its_own(model, photograph, monkeypatch):
     """Where details do not pay nothing is synthesised, and there is none; a search looks everywhere."""
-    monkeypatch.setattr(choice, "details_can_pay", lambda *anything: False)
+    monkeypatch.setattr(residual_encoder, "residual_pays", lambda *anything: False)
     plain = backend.encode(model, photograph, backend.Options(120))
-    assert len(plain.filter_symbols) == 0
+    assert len(plain.integers.filter_symbols) == 0
     searched = backend.encode(model, photograph, backend.Options(120, effort=1))
-    assert len(searched.filter_symbols) and "search" in searched.seconds
+    assert len(searched.integers.filter_symbols) and "search" in searched.seconds
     # But for what fits the filter it is the same file.
     assert np.array_equal(searched.symbols, plain.symbols)
 
@@ -286,21 +293,27 @@ def test_a_search_hears_of_the_filter_and_of_details_that_are_sent(model, photog
     for index, filtered, sent in ((120, True, False), (220, True, True), (220, False, True)):
         with monkeypatch.context() as patch:
             if not filtered:
-                patch.setattr(wiener, "fit", lambda *anything: wiener.none())
+                patch.setattr(wiener, "fit", lambda *anything: wiener.no_filter())
             if not sent:
-                patch.setattr(details_backend, "_worth_sending", lambda *anything: 0)
-                patch.setattr(picture_backend, "lifts", lambda sigma, lift: 0 * sigma)  # which a search does not hear
+                patch.setattr(residual_encoder, "_bands_worth_sending", lambda *anything: 0)
+                patch.setattr(
+                    picture, "reconstruction_offset", lambda sigma, amount: 0 * sigma
+                )  # which a search does not hear
             latents = backend.analyse(model, image)
             coded = backend.code(model, latents, backend.Options(index, effort=1, lossless=False))
-            assert bool(len(coded.filter_symbols)) == filtered and bool(len(coded.detail_symbols)) == sent
-            rate = model.rate(index, coded.parameters)
-            at_rate = latents.at(rate.base)
+            assert (
+                bool(len(coded.integers.filter_symbols)) == filtered
+                and bool(len(coded.integers.residual_symbols)) == sent
+            )
+            rate = model.operating_point(index, coded.parameters)
+            at_rate = latents.at(rate.base_rate_index)
             problem = backend.ContextSearch(model, at_rate, backend.Options(index), rate)
             y, z = (one[None] for one in problem.dequantised_start(coded))
-            rd = relaxed_rd_with_residual(model, index, coded, rate, x[0, 0].numel())
+            rd = relaxed_rd_with_residual(model, coded.integers, rate, x[0, 0].numel())
             y_gain, z_gain = rd.gains
-            plain = replace(coded, filter_symbols=wiener.none())
-            without_filter = relaxed_rd_with_residual(model, index, plain, rate, x[0, 0].numel())
+            without_filter = relaxed_rd_with_residual(
+                model, replace(coded.integers, filter_symbols=wiener.no_filter()), rate, x[0, 0].numel()
+            )
             with torch.no_grad():
                 found, bits = rd.transmit((y / y_gain, z / z_gain), torch.round, x)
                 other, _ = without_filter.transmit((y / y_gain, z / z_gain), torch.round, x)
@@ -313,25 +326,30 @@ def test_a_search_hears_of_the_filter_and_of_details_that_are_sent(model, photog
         assert error < (1.5 if sent else 0.6) and 0.9 < float(bits) / coded.estimated_bits < 1.2
 
 
+def tune_search(monkeypatch, **changed) -> None:
+    """Give the decision where to search other constants."""
+    for module in (base_rate, mode_decision):
+        monkeypatch.setattr(module, "TUNING", replace(TUNING, **changed))
+
+
 @pytest.mark.parametrize("index", [45, 120, 200])
 def test_the_first_effort_fits_a_filter_and_is_never_dearer(model, index, monkeypatch):
-    monkeypatch.setattr(bases, "SEARCHED_BITS", 1000)
+    tune_search(monkeypatch, search_min_bits=1000)
     monkeypatch.setattr(StochasticGumbelAnnealing, "optimise", lambda *anything: pytest.fail("a search"))
     image = np.ascontiguousarray(data.coffee()[60:316, 100:356])
     found = [backend.encode(model, image, backend.Options(index, effort=effort, lossless=False)) for effort in (0, 1)]
     prices = [rd_cost(one, backend.shown(model, one, index, (256, 256), False, 8), image, index) for one in found]
-    assert len(found[1].filter_symbols) and prices[1] <= prices[0] and (prices[1] < prices[0] or index > 45)
+    assert len(found[1].integers.filter_symbols) and prices[1] <= prices[0] and (prices[1] < prices[0] or index > 45)
     assert backend.Options(0, effort=1).steps == 0 < backend.Options(0, effort=1, metric="ms-ssim").steps
 
 
 @pytest.mark.parametrize("lowest", [30, 60])
 def test_a_search_of_a_low_rate_may_have_one(model, lowest, monkeypatch):
     index = 45
-    monkeypatch.setattr(bases, "SEARCHED_BITS", 1000)
-    monkeypatch.setattr(bases, "SEARCHED_FROM", lowest)
+    tune_search(monkeypatch, search_min_bits=1000, search_coarser_from=lowest)
     image = np.ascontiguousarray(data.coffee()[60:316, 100:356])
     searched = backend.encode(model, image, backend.Options(index, effort=2, lossless=False))
-    assert searched.parameters == bytes((40 if lowest == 30 else index,)) and len(searched.filter_symbols)
+    assert searched.parameters == bytes((40 if lowest == 30 else index,)) and len(searched.integers.filter_symbols)
     decoded = backend.decode(model, payload(searched, index, image))
     assert np.array_equal(decoded, backend.shown(model, searched, index, (256, 256), False, 8))
     plain = backend.encode(model, image, backend.Options(index, lossless=False))
