@@ -10,7 +10,7 @@ from skimage import data
 
 from latcodec.backends.hyperprior_context.network import ContextHyperprior, loss
 from latcodec.errors import OptionError
-from latcodec.nn.layers import GDN
+from latcodec.nn.layers import GDN, ResidualBottleneck
 from latcodec.train.init import widen
 from latcodec.train.init.klt import fit_norms, start_from_klt
 

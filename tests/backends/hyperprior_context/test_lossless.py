@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont, features
 
 from latcodec import api as codec
-from latcodec import backends
+from latcodec import backends, container
 from latcodec.backends.common import distortion
 from latcodec.backends.common.distortion import rd_cost
 from latcodec.backends.common.sga import StochasticGumbelAnnealing
@@ -20,7 +20,7 @@ from latcodec.backends.hyperprior_context import lossless, mode_decision
 from latcodec.backends.hyperprior_context.content import is_lossless_candidate, is_screen_content
 from latcodec.backends.hyperprior_context.tuning import TUNING
 from latcodec.backends.hyperprior_context.wire import LOSSLESS_PARAMETERS
-from latcodec.container import format as container
+from latcodec.backends.loading import load_model
 from latcodec.errors import DriftError, FormatError, ImageError
 from latcodec.images import Picture
 from latcodec.images.lossless import pack_pixels, unpack_pixels
@@ -53,7 +53,7 @@ def poster(photograph) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model():
-    return codec.load_model(BACKEND, None, None, "cpu")
+    return load_model(BACKEND, None, None, "cpu")
 
 
 def file_of(image: np.ndarray, gray: bool = False, **how) -> bytes:
