@@ -22,8 +22,9 @@ from latcodec import metrics
 from latcodec.backends.vbq.network import Config, GaussianVAE, mutual_information
 from latcodec.errors import OptionError
 from latcodec.train import data
+from latcodec.train.checkpoint import read_checkpoint
 from latcodec.train.diagnostics import diagnose
-from latcodec.train.trainer import AVERAGE, TrainSettings, read_checkpoint, run
+from latcodec.train.trainer import AVERAGE, Trainer, TrainSettings
 
 WIDTHS = {"widths": "16,24,32", "latent": "48", "hyper_width": "32", "hyper_latent": "16"}
 SHOWN = (0, 2, 4, 7)  # of the eight validation rates
@@ -43,7 +44,7 @@ def trained(weight: float, arguments) -> Path:
             patch=SIDE_PX, final_patch=SIDE_PX, lr=1e-3, ema=0.99, seed=arguments.seed, cache=arguments.cache,
             options=tuple(options.items()), checkpoint_minutes=60, validate_minutes=60,
         )  # fmt: skip
-        run(settings, lambda line: print(f"[{weight:g}] {line}", flush=True))
+        Trainer(settings, lambda line: print(f"[{weight:g}] {line}", flush=True)).run()
         (out / "done").touch()
     return out
 
@@ -96,7 +97,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folders = {weight: trained(weight, arguments) for weight in arguments.weights}
-    pictures, held_out = data.load(arguments.data, 256, arguments.cache)
+    pictures, held_out = data.load(arguments.data, 256, data.PictureStore(arguments.cache))
     crops = data.validation_crops(held_out or pictures[:8], 256)
     found = {weight: measured(out, crops) for weight, out in folders.items()}
     first = next(iter(found.values()))

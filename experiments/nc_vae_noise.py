@@ -23,8 +23,8 @@ from latcodec import images
 from latcodec.backends.common.weights_parts import config_from
 from latcodec.backends.nc_vae.network import NCVAE, Config, loss
 from latcodec.train import data
+from latcodec.train.checkpoint import read_checkpoint
 from latcodec.train.optimizer import MuonAdam
-from latcodec.train.trainer import read_checkpoint
 
 NOISES = ("0", "0.01", "0.1", "trainable")
 INDICES = (0, 64, 128, 192)

@@ -113,30 +113,30 @@ def train(data, output, codec, batch_size, patch, metric, lambda_range, threads,
             raise OptionError(f"-O {pair}: not of the form key=value")
         chosen.append((name, value))
     from latcodec.train import distributed
-    from latcodec.train import trainer as loop
+    from latcodec.train.trainer import Trainer, TrainingStoppedError, TrainSettings
 
     if threads is not None:
         runtime.set_threads(threads)
     patch = patch or (192 if metric == "ms-ssim" else 128)
-    settings = loop.TrainSettings(
+    settings = TrainSettings(
         codec=codec, data=data, out=output, batch_size=batch_size, patch=patch, metric=metric,
         lambda_range=lambda_range, options=tuple(chosen), device=runtime.pick_device(device), **others,
     )  # fmt: skip
     workers = distributed.join(settings.device)
     try:
-        with _progress(workers.speaks) as report:
-            checkpoint = loop.run(settings, report, workers, _Page(report))
-    except loop.Stopped as stopped:
-        if workers.speaks:
+        with _progress(workers.is_main) as report:
+            checkpoint = Trainer(settings, report, workers, _Page(report)).run()
+    except TrainingStoppedError as stopped:
+        if workers.is_main:
             click.echo(f"latcodec: {stopped}", err=True)
         click.get_current_context().exit(130)
     except LatcodecError:
-        if not workers.speaks:
+        if not workers.is_main:
             time.sleep(ERROR_DELAY_S)
         raise
     finally:
         workers.close()
-    if workers.speaks:
+    if workers.is_main:
         _export(checkpoint, settings)
 
 

@@ -19,94 +19,69 @@ from latcodec.errors import ImageError, LatcodecError
 from latcodec.images.formats import PICTURE_SUFFIXES
 
 
-def _to_stderr(line: str) -> None:
+def _report_to_stderr(line: str) -> None:
     print(f"latcodec: {line}", file=sys.stderr)
 
 
 def find(paths: list[str]) -> list[Path]:
-    """Every picture file in the given files and folders, sorted by name; raises ImageError when there is none, and for
-    a path that is not there or a folder that cannot be read."""
-    files: set[Path] = set()
+    """Return every picture file in the given files and folders, sorted by name.
 
-    def refuse(error: OSError) -> None:
-        raise ImageError(f"{error.filename}: {error.strerror}")
-
+    Raises:
+        ImageError: There is none, a path does not exist, or a folder cannot be read.
+    """
+    found: set[Path] = set()
     for path in map(Path, paths):
         if not path.exists():
             raise ImageError(f"{path}: no such file or folder")
         if not path.is_dir():
-            files.add(path)
+            found.add(path)
             continue
-        for folder, _, names in os.walk(path, onerror=refuse, followlinks=True):
-            files.update(Path(folder, name) for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES)
-    if not files:
+        for folder, _, names in os.walk(path, onerror=_refuse_folder, followlinks=True):
+            found.update(Path(folder, name) for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES)
+    if not found:
         raise ImageError(f"{', '.join(paths)}: no pictures found")
-    return sorted(files, key=lambda p: (p.name, str(p)))  # one order for a resumed run, whatever the file system's
+    return sorted(found, key=lambda p: (p.name, str(p)))  # one order for a resumed run, whatever the file system's
 
 
-def load_one(path: Path, say: Callable[[str], None] = _to_stderr) -> np.ndarray | None:
-    """A picture as `encode` would see it, uint8 [H, W, 3]; None, and a line that names it, if it cannot be read."""
+def _refuse_folder(error: OSError) -> None:
+    raise ImageError(f"{error.filename}: {error.strerror}")
+
+
+def load_one(path: Path, report: Callable[[str], None] = _report_to_stderr) -> np.ndarray | None:
+    """Return a picture as `encode` would see it, uint8 [H, W, 3]; None, and a line that names it, if it is broken."""
     try:
         pixels = images.read_picture(path).pixels
     except (ImageError, OSError) as error:
-        say(f"skipped: {error}")
+        report(f"skipped: {error}")
         return None
     return pixels if pixels.dtype == np.uint8 else ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def is_validation(path: Path) -> bool:
-    """True for a fixed 2 % of file names, whatever else is in the folder."""
+    """Return whether a picture is held out: a fixed 2 % of file names, whatever else is in the folder."""
     return hashlib.sha256(path.stem.encode()).digest()[0] < 5
 
 
-def spread(paths: list[str], about: int, min_side_px: int, most: int | None = None) -> Iterator[np.ndarray]:
-    """Training pictures, uint8 [H, W, 3], spread evenly over the names of the files, of those that can be read.
+def sample(paths: list[str], about: int, min_side_px: int, limit: int | None = None) -> Iterator[np.ndarray]:
+    """Yield training pictures, uint8 [H, W, 3], evenly spaced in the list of file names, of those that can be read.
 
-    about: how many; as every n-th file is taken, nearly twice as many may come. most: the limit, if there is one.
-    Raises ImageError where there is no picture.
+    Args:
+        paths: Files and folders.
+        about: How many pictures; as every n-th file is taken, nearly twice as many may come.
+        min_side_px: Smaller pictures are left out.
+        limit: Files to look at, at most.
+
+    Raises:
+        ImageError: There is no picture.
     """
-    files = [path for path in find(paths) if not is_validation(path)]
-    for picture in map(load_one, files[:: max(1, len(files) // about)][:most]):
+    training = [path for path in find(paths) if not is_validation(path)]
+    for picture in map(load_one, training[:: max(1, len(training) // about)][:limit]):
         if picture is not None and min(picture.shape[:2]) >= min_side_px:
             yield picture
 
 
-def _cached_at(path: Path, cache: Path) -> Path:
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
-    return cache / f"{key}.npy"
-
-
-def _keep(pixels: np.ndarray, kept: Path) -> None:
-    """Write a decoded picture whole or not at all; raises LatcodecError."""
-    part = kept.with_suffix(f".{os.getpid()}.part")
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            np.save(file, pixels)
-        os.replace(part, kept)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise LatcodecError(f"{kept.parent}: decoded pictures cannot be kept there: {error.strerror}") from None
-
-
-def load_cached(path: Path, cache: Path, say: Callable[[str], None] = _to_stderr) -> np.ndarray | None:
-    """`load_one` through a folder of decoded pictures, memory-mapped, so that data need not fit in memory."""
-    try:
-        kept = _cached_at(path, cache)
-        if not kept.exists():
-            pixels = load_one(path, say)
-            if pixels is None:
-                return None
-            _keep(pixels, kept)
-        return np.load(kept, mmap_mode="r")
-    except OSError as error:
-        say(f"skipped: {path}: {error.strerror}")
-        return None
-
-
 def free_memory() -> int:
-    """Bytes that this process may still take without swapping."""
+    """Return the bytes that this process may still take without swapping."""
     free = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -123,66 +98,129 @@ def free_memory() -> int:
     return max(0, min(free))
 
 
-class _Shelf:
-    """Decoded pictures: in memory while there is room, in a folder and memory-mapped from then on."""
+class PictureStore:
+    """Decodes pictures and keeps them: in memory while there is room, then in a folder, memory-mapped.
 
-    def __init__(self, cache: Path | None, spill: Path | None, room: int, say: Callable[[str], None]):
-        self.cache, self.spill, self.room, self.say = cache, spill, room, say
-        self.lock = threading.Lock()
+    Args:
+        cache: A folder to keep all pictures in.
+        spill: Without `cache`, the folder to keep in what does not fit in `room_bytes`.
+        room_bytes: How much memory pictures may take; half of what is free if None.
+        report: Receives lines about what is skipped.
+    """
 
-    def __call__(self, path: Path) -> np.ndarray | None:
+    def __init__(
+        self,
+        cache: str | Path | None = None,
+        spill: Path | None = None,
+        room_bytes: int | None = None,
+        report: Callable[[str], None] = _report_to_stderr,
+    ):
+        self.cache, self.spill, self.report = cache and Path(cache), spill, report
+        self.room_bytes = free_memory() // 2 if room_bytes is None else room_bytes
+        self._lock = threading.Lock()
+
+    def load(self, path: Path) -> np.ndarray | None:
+        """Return a picture, uint8 [H, W, 3]; None if it cannot be read.
+
+        Raises:
+            LatcodecError: The folder cannot be written.
+        """
         if self.cache is not None:
-            return load_cached(path, self.cache, self.say)
-        if self.spill is not None and self.room <= 0:
-            return load_cached(path, self.spill, self.say)
-        pixels = load_one(path, self.say)
+            return self._load_through(self.cache, path)
+        if self.spill is not None and self.room_bytes <= 0:
+            return self._load_through(self.spill, path)
+        pixels = load_one(path, self.report)
         if pixels is None or self.spill is None:
             return pixels
-        with self.lock:
-            self.room, before = self.room - pixels.nbytes, self.room
-        if self.room <= 0 < before:
-            self.say(f"the pictures are too large for memory: the others are kept decoded in {self.spill}")
+        with self._lock:
+            self.room_bytes, before = self.room_bytes - pixels.nbytes, self.room_bytes
+        if self.room_bytes <= 0 < before:
+            self.report(f"the pictures are too large for memory: the others are kept decoded in {self.spill}")
         return pixels
+
+    def _load_through(self, folder: Path, path: Path) -> np.ndarray | None:
+        try:
+            decoded = _path_in(folder, path)
+            if not decoded.exists():
+                pixels = load_one(path, self.report)
+                if pixels is None:
+                    return None
+                _write_decoded(pixels, decoded)
+            return np.load(decoded, mmap_mode="r")
+        except OSError as error:
+            self.report(f"skipped: {path}: {error.strerror}")
+            return None
+
+
+def _path_in(folder: Path, path: Path) -> Path:
+    """Where a folder keeps a decoded picture; another path once the picture changes."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    return folder / f"{key}.npy"
+
+
+def _write_decoded(pixels: np.ndarray, path: Path) -> None:
+    """Write a decoded picture whole or not at all; raises LatcodecError."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            np.save(file, pixels)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise LatcodecError(f"{path.parent}: decoded pictures cannot be kept there: {error.strerror}") from None
 
 
 def load(
-    paths: list[str], min_side_px: int, cache: str | None = None, workers: int | None = None, *,
-    spill: Path | None = None, room: int | None = None, say: Callable[[str], None] = _to_stderr,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
-    """Decode pictures to uint8 [H, W, 3]: (training, validation); broken and too small ones are named or counted.
+    paths: list[str], min_side_px: int, store: PictureStore | None = None, threads: int | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Decode pictures to uint8 [H, W, 3]: training pictures and those held out.
 
-    cache: a folder to keep all of them in, decoded. spill: without it, where to keep what does not fit in `room`
-    bytes, half of the free memory if None. say: told of what is skipped. Raises ImageError if nothing is left,
-    LatcodecError if the folder cannot be written.
+    Broken pictures are named and too small ones counted in lines that `store.report` receives.
+
+    Args:
+        paths: Files and folders.
+        min_side_px: Smaller pictures are left out.
+        store: Where decoded pictures are kept; in memory if None.
+        threads: How many pictures are decoded at a time; one a core if None.
+
+    Raises:
+        ImageError: No picture is left.
+        LatcodecError: The folder of decoded pictures cannot be written.
     """
-    files = find(paths)
-    room = free_memory() // 2 if room is None else room
-    shelf = _Shelf(Path(cache) if cache is not None else None, spill, room, say)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        pictures = list(pool.map(shelf, files))
-    kept = [(f, p) for f, p in zip(files, pictures, strict=True) if p is not None and min(p.shape[:2]) >= min_side_px]
-    small = sum(p is not None for p in pictures) - len(kept)
-    if small:
-        say(f"{small} picture{'s' * (small != 1)} under {min_side_px} px skipped")
-    training = [p for f, p in kept if not is_validation(f)]
-    validation = [p for f, p in kept if is_validation(f)]
+    store, found = store or PictureStore(), find(paths)
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        decoded = list(pool.map(store.load, found))
+    readable = [(path, picture) for path, picture in zip(found, decoded, strict=True) if picture is not None]
+    large = [(path, picture) for path, picture in readable if min(picture.shape[:2]) >= min_side_px]
+    too_small = len(readable) - len(large)
+    if too_small:
+        store.report(f"{too_small} picture{'s' * (too_small != 1)} under {min_side_px} px skipped")
+    training = [picture for path, picture in large if not is_validation(path)]
+    held_out = [picture for path, picture in large if is_validation(path)]
     if not training:
         raise ImageError(f"{', '.join(paths)}: no readable picture of at least {min_side_px} px")
-    return training, validation
+    return training, held_out
 
 
 def digest(pictures: list[np.ndarray]) -> str:
-    """What tells one list of pictures from another: their shapes and a few of their samples."""
-    found = hashlib.sha256()
+    """Return what tells one list of pictures from another, from their shapes and a few of their samples."""
+    hashed = hashlib.sha256()
     for picture in pictures:
-        found.update(
-            f"{picture.shape}".encode() + picture[picture.shape[0] // 2, :: max(1, picture.shape[1] // 16)].tobytes()
-        )
-    return found.hexdigest()[:16]
+        samples = picture[picture.shape[0] // 2, :: max(1, picture.shape[1] // 16)]
+        hashed.update(f"{picture.shape}".encode() + samples.tobytes())
+    return hashed.hexdigest()[:16]
 
 
 class Crops:
-    """Random crops with flips, pictures drawn in proportion to their area, rates from a part of their axis."""
+    """Random crops with flips; pictures are drawn in proportion to their area.
+
+    Args:
+        pictures: uint8 [H, W, 3] each.
+        seed: With the number of a step it decides the crops of that step.
+        t_range: The part of the axis t = rate index / 255 that rates are drawn from.
+    """
 
     def __init__(self, pictures: list[np.ndarray], seed: int, t_range: tuple[float, float] = (0.0, 1.0)):
         self.pictures, self.seed, self.t_range = pictures, seed, t_range
@@ -190,8 +228,12 @@ class Crops:
         self.cumulative = np.cumsum(area / area.sum())
 
     def plan(self, step: int, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the crops of a step, int64 [count, 5]: picture, top, left, vertical and horizontal flip; and rate
-        positions float32 [count] of `t_range`, one stratum of the rates each."""
+        """Return the places of the crops of a step and their rate positions.
+
+        Returns:
+            int64 [count, 5]: picture, top, left, vertical flip, horizontal flip; and float32 [count] of `t_range`, one
+            in each of `count` equal parts of it.
+        """
         rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
         places = np.empty((count, 5), np.int64)
         for i, pick in enumerate(np.searchsorted(self.cumulative, rng.random(count)).clip(0, len(self.pictures) - 1)):
@@ -202,7 +244,7 @@ class Crops:
         return places, t.astype(np.float32)
 
     def cut(self, places: np.ndarray, side_px: int) -> np.ndarray:
-        """The crops at places as `plan` gives them, uint8 [count, 3, side, side]."""
+        """Return the crops at places as `plan` gives them, uint8 [count, 3, side, side]."""
         out = np.empty((len(places), 3, side_px, side_px), np.uint8)
         for i, (pick, top, left, vertical, horizontal) in enumerate(places):
             crop = self.pictures[pick][top : top + side_px, left : left + side_px]
@@ -210,7 +252,7 @@ class Crops:
         return out
 
     def batch(self, step: int, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray]:
-        """The crops of a step, uint8 [count, 3, side, side], and their rate positions float32 [count]."""
+        """Return the crops of a step, uint8 [count, 3, side, side], and their rate positions float32 [count]."""
         places, t = self.plan(step, count, side_px)
         return self.cut(places, side_px), t
 
@@ -218,7 +260,13 @@ class Crops:
 class Feeder:
     """Has the crops of the next step ready, cut in a thread while this step computes.
 
-    share: (rank, world): of the crops of a step, those that this process computes. waited_s: what `take` has waited.
+    Args:
+        crops: Training crops.
+        cut: Whether crops are cut here; otherwise their places are given.
+        share: (rank, world): of the crops of a step, those that this process computes.
+
+    Attributes:
+        waited_s: Seconds that `take` has waited so far.
     """
 
     def __init__(self, crops: Crops, cut: bool, share: tuple[int, int] = (0, 1)):
@@ -227,7 +275,7 @@ class Feeder:
         self._next: tuple[tuple[int, int, int], Future] | None = None
 
     def take(self, step: int, count: int, side_px: int) -> tuple[np.ndarray, np.ndarray]:
-        """(crops uint8 [n, 3, side, side], or places int64 [n, 5] if they are cut on a device; t float32 [n])."""
+        """Return the crops of a step, uint8 [n, 3, side, side], or their places, int64 [n, 5]; and t float32 [n]."""
         start, wanted = time.perf_counter(), (step, count, side_px)
         if self._next is not None and self._next[0] == wanted:
             made = self._next[1].result()
@@ -250,7 +298,12 @@ class Feeder:
 
 
 class DevicePictures:
-    """All pictures as one tensor on a device, cut there: nothing else keeps a GPU busy."""
+    """All pictures as one tensor on a device, where crops are cut: nothing else keeps a GPU busy.
+
+    Args:
+        pictures: uint8 [H, W, 3] each.
+        device: A torch.device.
+    """
 
     def __init__(self, pictures: list[np.ndarray], device):
         import torch
@@ -264,7 +317,7 @@ class DevicePictures:
         self.widths = torch.tensor([p.shape[1] for p in pictures], device=device)
 
     def crop(self, places, side_px: int):
-        """places int64 [count, 5] as `Crops.plan` gives them -> float32 [count, 3, side, side] in 0..1."""
+        """Return the crops at places as `Crops.plan` gives them, float32 [count, 3, side, side] in 0..1."""
         import torch
 
         pick, top, left, vertical, horizontal = (places[:, i, None] for i in range(5))
@@ -276,9 +329,9 @@ class DevicePictures:
         return (self.flat[index].float() / 255).permute(0, 3, 1, 2)
 
 
-def validation_crops(pictures: list[np.ndarray], side_px: int, most: int = 16) -> np.ndarray:
-    """The centre of each validation picture, uint8 [n, 3, side, side]."""
-    chosen = pictures[:: max(1, len(pictures) // most)][:most]
+def validation_crops(pictures: list[np.ndarray], side_px: int, limit: int = 16) -> np.ndarray:
+    """Return the centres of up to `limit` pictures, uint8 [n, 3, side, side]."""
+    chosen = pictures[:: max(1, len(pictures) // limit)][:limit]
     crops = []
     for picture in chosen:
         top, left = ((s - side_px) // 2 for s in picture.shape[:2])

@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,83 +28,119 @@ from torch import Tensor
 from latcodec.errors import LatcodecError, OptionError
 from latcodec.parallel import under_torchrun
 
+T = TypeVar("T")
+
 # A dead peer is noticed by its closed connection and by torchrun; this is for one that decodes or validates for long.
 PATIENCE = timedelta(hours=6)
 
 
-class Gone(LatcodecError):
+class PeerLostError(LatcodecError):
     """Another process of the run has ended, or cannot be reached."""
 
 
 class Workers:
-    """The processes of a run as one of them sees them; alone, nothing is communicated."""
+    """The processes of a run as one of them sees them. Where there is one only, nothing is communicated.
+
+    Args:
+        rank: The number of this process.
+        world: How many processes there are.
+        local_world: How many of them run on this machine.
+    """
 
     def __init__(self, rank: int = 0, world: int = 1, local_world: int = 1):
         self.rank, self.world, self.local_world = rank, world, local_world
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         """Whether there is one process only."""
         return self.world == 1
 
     @property
-    def speaks(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files and reports."""
         return self.rank == 0
 
-    def say(self, report: Callable[[str], None]) -> Callable[[str], None]:
-        """`report` in the process that speaks, silence in the others."""
-        return report if self.speaks else lambda line: None
+    def main_only(self, report: Callable[[str], None]) -> Callable[[str], None]:
+        """Return `report` in the main process, and a function that does nothing in the others."""
+        return report if self.is_main else _discard
 
     def agree(self, elapsed_s: float, stop: bool) -> tuple[float, bool]:
-        """Seconds of rank 0, and whether any process wants to stop. Raises Gone."""
-        if self.alone:
+        """Return the seconds of the main process, and whether any process wants to stop.
+
+        Raises:
+            PeerLostError: Another process has ended.
+        """
+        if self.is_single:
             return elapsed_s, stop
-        told = torch.tensor([elapsed_s if self.speaks else 0.0, float(stop)], dtype=torch.float64)
-        self._ask(lambda: torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX))
-        return told[0].item(), bool(told[1].item())
+        values = torch.tensor([elapsed_s if self.is_main else 0.0, float(stop)], dtype=torch.float64)
+        self._communicate(torch.distributed.all_reduce, values, torch.distributed.ReduceOp.MAX)
+        return values[0].item(), bool(values[1].item())
 
     def sum(self, vector: Tensor) -> None:
-        """Replace a tensor by the sum of all processes' tensors. Raises Gone."""
-        self._ask(lambda: torch.distributed.all_reduce(vector))
+        """Replace a tensor by the sum of all processes' tensors.
 
-    def same_start(self, tensors: list[Tensor]) -> None:
-        """Overwrite tensors with rank 0's. Raises Gone."""
-        if not self.alone:
+        Raises:
+            PeerLostError: Another process has ended.
+        """
+        self._communicate(torch.distributed.all_reduce, vector)
+
+    def broadcast(self, tensors: list[Tensor]) -> None:
+        """Overwrite tensors with those of the main process.
+
+        Raises:
+            PeerLostError: Another process has ended.
+        """
+        if not self.is_single:
             for tensor in tensors:
                 value = tensor.contiguous()
-                self._ask(lambda value=value: torch.distributed.broadcast(value, 0))
+                self._communicate(torch.distributed.broadcast, value, 0)
                 tensor.copy_(value)
 
-    def first_alone(self, make: Callable[[], object]) -> object:
-        """`make()` in rank 0, then in the others, which find on disk what it left there. Raises Gone."""
-        if self.alone:
-            return make()
-        made = make() if self.speaks else None
-        self._ask(torch.distributed.barrier)
-        return made if self.speaks else make()
+    def main_first(self, make: Callable[[], T]) -> T:
+        """Return `make()`, called in the main process first; the others find on disk what it left there.
 
-    def part(self) -> None:
-        """Wait for all at the end of a run: who leaves early tears connections down that others still have."""
-        if not self.alone:
-            with suppress(Gone):
-                self._ask(torch.distributed.barrier)
+        Raises:
+            PeerLostError: Another process has ended.
+        """
+        if self.is_single:
+            return make()
+        made = make() if self.is_main else None
+        self._communicate(torch.distributed.barrier)
+        return made if self.is_main else make()
+
+    def wait_for_all(self) -> None:
+        """Wait for all at the end of a run: who leaves early tears connections down that others still use."""
+        if not self.is_single:
+            with suppress(PeerLostError):
+                self._communicate(torch.distributed.barrier)
 
     def close(self) -> None:
-        """Leave the group."""
-        if not self.alone and torch.distributed.is_initialized():
+        """Leave the group of processes."""
+        if not self.is_single and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
-    def _ask(self, call: Callable[[], object]) -> None:
+    def _communicate(self, operation: Callable[..., object], *arguments: object) -> None:
         try:
-            call()
+            operation(*arguments)
         except RuntimeError as error:  # torch.distributed.DistError is one
             reason = (str(error).splitlines() or [""])[0].split("] ", 1)[-1].split(". ")[0][:160]
-            raise Gone(f"process {self.rank} of {self.world}: another one has ended: {reason}") from None
+            lost = f"process {self.rank} of {self.world}: another one has ended: {reason}"
+            raise PeerLostError(lost) from None
+
+
+def _discard(line: str) -> None:
+    """Report nothing."""
 
 
 def join(device: str) -> Workers:
-    """Join the processes of torchrun, if it runs, each on a GPU of its own as far as there are; raises OptionError."""
+    """Join the processes of torchrun, if it runs, each on a GPU of its own as far as there are enough.
+
+    Args:
+        device: "cpu" or "cuda".
+
+    Raises:
+        OptionError: The processes cannot reach each other.
+    """
     if not under_torchrun():
         return Workers()
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latcodec.train.record import Record
-from latcodec.train.step import Stepper
+from latcodec.train.step import Stepper, StepPlan, TrainState
 
 STEPS, SECONDS = 100, 10.0  # a report after so many steps; where each step is waited for, after so many seconds
 
@@ -18,41 +18,52 @@ STEPS, SECONDS = 100, 10.0  # a report after so many steps; where each step is w
 class Meter:
     """Collects what steps return and reports it; never makes a device wait before it must.
 
-    waits: whether numbers may be looked at after each step because the device is this processor.
+    Args:
+        stepper: Whose steps are counted.
+        record: Where means are written; None in processes that write nothing.
+        report: Receives lines of progress.
+        reads_every_step: Whether numbers may be looked at after each step because the device is this processor.
     """
 
-    def __init__(self, stepper: Stepper, record: Record | None, report: Callable[[str], None], waits: bool):
-        self.stepper, self.record, self.report, self.waits = stepper, record, report, waits
+    def __init__(self, stepper: Stepper, record: Record | None, report: Callable[[str], None], reads_every_step: bool):
+        self.stepper, self.record, self.report, self.reads_every_step = stepper, record, report, reads_every_step
         self.restart()
 
     def restart(self) -> None:
-        """Forget the steps since the last report: something else took time."""
-        self.window: list[Tensor] = []
-        self.pictures, self.since, self.waited_s = 0, time.perf_counter(), self.stepper.feeder.waited_s
+        """Forget the steps since the last report, because something else took time."""
+        self._means: list[Tensor] = []
+        self._crops, self._start, self._waited_s = 0, time.perf_counter(), self.stepper.feeder.waited_s
 
-    def adds(self, means: Tensor, pictures: int) -> bool:
-        """Take what a step returned; whether this is a moment to look at numbers."""
-        self.window.append(means)
-        self.pictures += pictures
-        return self.waits or len(self.window) == STEPS
+    def add(self, means: Tensor, crops: int) -> bool:
+        """Take what a step of so many crops returned; returns whether this is a moment to look at numbers."""
+        self._means.append(means)
+        self._crops += crops
+        return self.reads_every_step or len(self._means) == STEPS
 
-    def tells(self, step: int, elapsed_s: float, progress: float, lr: float, side: int) -> None:
-        """After each step, `progress` the share of the budget that is done: report, if it is time to."""
-        seconds = time.perf_counter() - self.since
-        if step == 1 or len(self.window) >= STEPS or (self.waits and seconds >= SECONDS) or progress >= 1:
-            self._tell(step, elapsed_s, progress, lr, side, seconds)
+    def report_if_due(self, plan: StepPlan, state: TrainState, progress: float) -> None:
+        """Report after a step if it is time to.
+
+        Args:
+            plan: Of the step that is done.
+            state: After it.
+            progress: The share of the budget that is used then.
+        """
+        seconds = time.perf_counter() - self._start
+        is_time = len(self._means) >= STEPS or (self.reads_every_step and seconds >= SECONDS)
+        if is_time or state.step == 1 or progress >= 1:
+            self._report(plan, state, progress, seconds)
             self.restart()
 
-    def _tell(self, step: int, elapsed_s: float, progress: float, lr: float, side: int, seconds: float) -> None:
-        means = dict(zip(self.stepper.logged, torch.stack(self.window).mean(0).tolist(), strict=True))
-        speed = self.pictures / seconds
-        share = (self.stepper.feeder.waited_s - self.waited_s) / seconds
-        left = (1 - progress) / progress * elapsed_s / 60 if progress else math.inf
+    def _report(self, plan: StepPlan, state: TrainState, progress: float, seconds: float) -> None:
+        means = dict(zip(self.stepper.logged, torch.stack(self._means).mean(0).tolist(), strict=True))
+        speed = self._crops / seconds
+        waiting = (self.stepper.feeder.waited_s - self._waited_s) / seconds
+        left_min = (1 - progress) / progress * state.elapsed_s / 60 if progress else math.inf
         numbers = " ".join(f"{name} {value:.4f}" for name, value in means.items())
         self.report(
-            f"step {step} ({100 * min(progress, 1):.0f} %) {numbers} lr {lr:.2e} {speed:.1f} pictures/s of {side} px, "
-            f"{100 * share:.0f} % waiting for data, {max(left, 0):.1f} min left"
+            f"step {state.step} ({100 * min(progress, 1):.0f} %) {numbers} lr {plan.lr:.2e} {speed:.1f} pictures/s of "
+            f"{plan.side_px} px, {100 * waiting:.0f} % waiting for data, {max(left_min, 0):.1f} min left"
         )
         if self.record is not None:
-            rest = {"lr": lr, "pictures_per_s": speed, "data_share": share, "side_px": side}
-            self.record.curve(step, elapsed_s / 60, means | rest)
+            rest = {"lr": plan.lr, "pictures_per_s": speed, "data_share": waiting, "side_px": plan.side_px}
+            self.record.curve(state.step, state.elapsed_s / 60, means | rest)

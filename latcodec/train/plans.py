@@ -10,7 +10,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from latcodec.errors import OptionError
-from latcodec.train.init.klt import start_transforms
+from latcodec.train.init.klt import PatchTransforms, StridedTransforms, TransformStart
+
+EXPORT = "latcodec.train.export"
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,7 @@ class TrainingPlan:
         config: Frozen dataclass of the network's options.
         loss: `loss(network, x, t, autocast, noise, progress)` returns a dictionary with at least "loss", "bpp", "mse"
             and "lagrangian"; x is float32 [B, 3, H, W] in 0..1, t the rate positions, float32 [B].
-        start: Overwrites the transforms of an untrained network with a block transform fitted to pictures float32
-            [B, 3, H, W] around 0; returns the standard deviation of each latent, float32 [C].
+        start: How the transforms of an untrained network start.
         exporter: Module whose `export` writes a weights file from a checkpoint; None while no codec writes files with
             the network yet. It is imported by name because it needs the entropy coder, which training does not.
     """
@@ -31,7 +32,7 @@ class TrainingPlan:
     network: type[nn.Module]
     config: type
     loss: Callable[..., dict[str, Tensor]]
-    start: Callable[[nn.Module, Tensor], Tensor]
+    start: TransformStart
     exporter: str | None
 
     def load_exporter(self) -> Callable[[Path, Path, str, list[str]], Path]:
@@ -49,37 +50,39 @@ class TrainingPlan:
 def _hyperprior() -> TrainingPlan:
     from latcodec.backends.hyperprior.network import Config, Hyperprior, loss
 
-    return TrainingPlan(Hyperprior, Config, loss, start_transforms, "latcodec.train.export.hyperprior")
+    return TrainingPlan(Hyperprior, Config, loss, StridedTransforms(), f"{EXPORT}.hyperprior")
 
 
 def _hyperprior_context() -> TrainingPlan:
     from latcodec.backends.hyperprior_context.network import Config, ContextHyperprior, loss
 
-    return TrainingPlan(ContextHyperprior, Config, loss, start_transforms, "latcodec.train.export.hyperprior_context")
+    return TrainingPlan(
+        ContextHyperprior, Config, loss, StridedTransforms(), "latcodec.train.export.hyperprior_context"
+    )
 
 
 def _hyperprior_asymmetric() -> TrainingPlan:
     from latcodec.backends.hyperprior_context.asymmetric import AsymmetricHyperprior, Config, loss
 
-    return TrainingPlan(AsymmetricHyperprior, Config, loss, AsymmetricHyperprior.start_from_klt, None)
+    return TrainingPlan(AsymmetricHyperprior, Config, loss, PatchTransforms(), None)
 
 
 def _vbq() -> TrainingPlan:
     from latcodec.backends.vbq.network import Config, GaussianVAE, loss
 
-    return TrainingPlan(GaussianVAE, Config, loss, start_transforms, "latcodec.train.export.vbq")
+    return TrainingPlan(GaussianVAE, Config, loss, StridedTransforms(), f"{EXPORT}.vbq")
 
 
 def _pln() -> TrainingPlan:
     from latcodec.backends.pln.network import Config, Ladder, loss
 
-    return TrainingPlan(Ladder, Config, loss, start_transforms, "latcodec.train.export.pln")
+    return TrainingPlan(Ladder, Config, loss, StridedTransforms(), f"{EXPORT}.pln")
 
 
 def _nc_vae() -> TrainingPlan:
     from latcodec.backends.nc_vae.network import NCVAE, Config, loss
 
-    return TrainingPlan(NCVAE, Config, loss, start_transforms, "latcodec.train.export.nc_vae")
+    return TrainingPlan(NCVAE, Config, loss, StridedTransforms(), f"{EXPORT}.nc_vae")
 
 
 # A row is a function, so that only the network that is trained is imported.

@@ -10,8 +10,10 @@ from latcodec.metrics import MS_SSIM_MIN_SIDE_PX
 from latcodec.rates import LAMBDA_MAX, LAMBDA_MIN, MAX_INDEX, METRICS, lambda_of_index
 
 # A resumed run is the uninterrupted one if these are the same.
-EXACT = ("steps", "minutes", "batch_size", "patch", "final_patch", "final_fraction", "lr", "decay_from", "ema", "seed",
-         "metric", "only", "lambda_range", "autocast")  # fmt: skip
+DEFINES_RUN = (
+    "steps", "minutes", "batch_size", "patch", "final_patch", "final_fraction", "lr", "decay_from", "ema", "seed",
+    "metric", "only", "lambda_range", "autocast",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,21 @@
 
 What changes from step to step (crops or their places, rates, learning rate, decay) is copied into tensors of fixed
 address, so that a replay needs no Python in between. The noise of a step depends on the seed, its number and the
-process alone. With several processes there are two graphs, and the sum of the gradients between them.
+process alone. With several processes there are two graphs, and the sum of the gradients is between them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from latcodec.train import data
 from latcodec.train.distributed import Workers
+from latcodec.train.objective import Objective
 from latcodec.train.optimizer import MuonAdam
 
 WARM_UP_STEPS = 3
@@ -22,82 +24,168 @@ TRIAL_STEPS = 30
 NOT_LOGGED = ("mse", "lagrangian")
 
 
+@dataclass
+class TrainState:
+    """What steps change and a checkpoint keeps.
+
+    Attributes:
+        network: The network as the optimiser left it.
+        optimizer: Its momenta and moments.
+        ema: Exponential moving average of the network's state, by the names of `network.state_dict()`.
+        step: Steps that are done.
+        elapsed_s: Seconds that those steps took, without validation and saving.
+    """
+
+    network: nn.Module
+    optimizer: MuonAdam
+    ema: dict[str, Tensor]
+    step: int = 0
+    elapsed_s: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step is to do.
+
+    Attributes:
+        number: Steps before this one.
+        count: Crops of all processes together.
+        side_px: Side of a crop.
+        lr: Learning rate.
+        ema_decay: Share of the moving average that stays.
+        progress: Share of the run's budget that is used, 0 ... 1.
+    """
+
+    number: int
+    count: int
+    side_px: int
+    lr: float
+    ema_decay: float
+    progress: float
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Crops uint8 [n, 3, s, s] (or, cut on the device, their places int64 [n, 5]); rate positions t float32 [n]."""
+
+    crops: Tensor
+    t: Tensor
+    side_px: int
+
+    def to(self, device: torch.device) -> _Inputs:
+        return replace(self, crops=self.crops.to(device), t=self.t.to(device))
+
+    def copy_(self, other: _Inputs) -> None:
+        self.crops.copy_(other.crops, non_blocking=True)
+        self.t.copy_(other.t, non_blocking=True)
+
+
 class Stepper:
-    """Runs steps of one model; see `step`. `ema` is the moving average of the model's state, updated in place."""
+    """Runs the steps of one run; changes `state.network`, `state.optimizer` and `state.ema` in place.
+
+    Args:
+        state: The state that is trained.
+        objective: What a step minimises.
+        crops: Training crops; their seed is that of the noise too.
+        workers: The processes that share a step.
+        compile_loss: Whether torch.compile is tried on CUDA.
+        report: Receives lines about what runs on CUDA.
+
+    Attributes:
+        logged: Names of what `step` returns, known after the first step.
+        feeder: Cuts the crops of the next step.
+    """
 
     def __init__(
-        self, model, loss: Callable, optimizer: MuonAdam, ema: dict[str, Tensor], crops: data.Crops,
-        device: torch.device, autocast: bool, seed: int, compile: bool = False, workers: Workers = Workers(),  # noqa: B008
-        say: Callable[[str], None] = print,
-    ):  # fmt: skip
-        self.model, self.loss, self.optimizer, self.ema = model, loss, optimizer, ema
-        self.device, self.autocast, self.seed, self.compile = device, autocast, seed, compile
-        self.workers, self.say = workers, say
-        state = model.state_dict()
-        names = [name for name, value in state.items() if value.is_floating_point()]
-        self._values, self._averages = [state[n] for n in names], [ema[n] for n in names]
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._inputs = {k: torch.zeros((), device=device) for k in ("progress", "decay", "share")}
-        self._graphs: dict[tuple[int, int], tuple] = {}
+        self,
+        state: TrainState,
+        objective: Objective,
+        crops: data.Crops,
+        workers: Workers | None = None,
+        compile_loss: bool = False,
+        report: Callable[[str], None] = print,
+    ):
+        self.state, self.objective, self.compile_loss, self.report = state, objective, compile_loss, report
+        self.workers = workers or Workers()
+        self.seed, self.device = crops.seed, state.device
+        values = state.network.state_dict()
+        names = [name for name, value in values.items() if value.is_floating_point()]
+        self._values, self._averages = [values[n] for n in names], [state.ema[n] for n in names]
+        self._parameters = [p for p in state.network.parameters() if p.requires_grad]
+        self._scalars = {k: torch.zeros((), device=self.device) for k in ("progress", "decay", "share")}
+        self._recorded: dict[tuple[int, int], tuple[_RecordedStep | None, _Inputs]] = {}
         self.logged: tuple[str, ...] = ()
-        self.on_device = None
-        if device.type == "cuda" and sum(p.nbytes for p in crops.pictures) <= torch.cuda.mem_get_info()[0] // 2:
-            self.on_device = data.DevicePictures(crops.pictures, device)
-        self.feeder = data.Feeder(crops, self.on_device is None, (workers.rank, workers.world))
-        self.how = "eager"
+        self._pictures = None
+        if self.device.type == "cuda":
+            needed_bytes, free_bytes = sum(p.nbytes for p in crops.pictures), torch.cuda.mem_get_info()[0]
+            if needed_bytes <= free_bytes // 2:
+                self._pictures = data.DevicePictures(crops.pictures, self.device)
+        share = (self.workers.rank, self.workers.world)
+        self.feeder = data.Feeder(crops, cut=self._pictures is None, share=share)
 
-    def step(self, number: int, count: int, side: int, lr: float, decay: float, progress: float) -> Tensor:
-        """Step `number` on `count` crops of `side` px, of all processes together.
+    def step(self, plan: StepPlan) -> Tensor:
+        """Run one step.
 
-        Returns the means named by `logged`, float32 on the device. Raises distributed.Gone, the model untouched.
+        Returns:
+            The means named by `logged` over the crops of all processes, float32, on the device.
+
+        Raises:
+            PeerLostError: Another process has ended; the state is as before the step.
         """
-        self.optimizer.set_lr(lr)
-        self._inputs["progress"].fill_(progress)
-        self._inputs["decay"].fill_(1 - decay)
-        torch.manual_seed(self.seed * 1_000_003 + number + (self.workers.rank << 48))
-        crops, t = (torch.from_numpy(part) for part in self.feeder.take(number, count, side))
-        self._inputs["share"].fill_(len(t) / count)
+        self.state.optimizer.set_lr(plan.lr)
+        self._scalars["progress"].fill_(plan.progress)
+        self._scalars["decay"].fill_(1 - plan.ema_decay)
+        torch.manual_seed(self.seed * 1_000_003 + plan.number + (self.workers.rank << 48))
+        crops, t = (torch.from_numpy(part) for part in self.feeder.take(plan.number, plan.count, plan.side_px))
+        self._scalars["share"].fill_(len(t) / plan.count)
+        inputs = _Inputs(crops, t, plan.side_px)
         if self.device.type != "cuda":
-            return self._update(crops, t, side, self.loss)
-        if (count, side) not in self._graphs:
-            self._graphs[count, side] = self._record(crops, t, side)
-        replay, (place_of_crops, place_of_t) = self._graphs[count, side]
-        place_of_crops.copy_(crops, non_blocking=True)
-        place_of_t.copy_(t, non_blocking=True)
-        return self._update(place_of_crops, place_of_t, side, self.loss) if replay is None else replay().clone()
+            return self.update(inputs, self.objective.loss)
+        key = (plan.count, plan.side_px)
+        if key not in self._recorded:
+            self._recorded[key] = self._record(inputs)
+        recorded, fixed_inputs = self._recorded[key]
+        fixed_inputs.copy_(inputs)
+        return self.update(fixed_inputs, self.objective.loss) if recorded is None else recorded.replay().clone()
 
     def close(self) -> None:
         """End the thread that cuts crops."""
         self.feeder.close()
 
-    def _update(self, crops: Tensor, t: Tensor, side: int, loss: Callable, shared: bool = True) -> Tensor:
-        means = self._backward(crops, t, side, loss)
-        if shared and not self.workers.alone:
-            flat = self._flat(means)
+    def update(self, inputs: _Inputs, loss: Callable, shared: bool = True) -> Tensor:
+        """Run a step without a graph; `shared` is whether the gradients of other processes count."""
+        means = self.backward(inputs, loss)
+        if shared and not self.workers.is_single:
+            flat = self.flatten(means)
             self.workers.sum(flat)
-            means = self._unflat(flat)
-        return self._apply(means)
+            means = self.unflatten(flat)
+        return self.apply(means)
 
-    def _backward(self, crops: Tensor, t: Tensor, side: int, loss: Callable) -> Tensor:
-        """Gradients of this process's share; what is logged of it, but for the norm."""
-        if crops.dtype == torch.uint8:
-            x = crops.float().div_(255).contiguous(memory_format=torch.channels_last)
+    def backward(self, inputs: _Inputs, loss: Callable) -> Tensor:
+        """Compute the gradients of this process's share; returns what is logged of it, but for the norm."""
+        if inputs.crops.dtype == torch.uint8:
+            x = inputs.crops.float().div_(255).contiguous(memory_format=torch.channels_last)
         else:
-            x = self.on_device.crop(crops, side)
-        result = loss(self.model, x, t, self.autocast, True, self._inputs["progress"])
-        self.optimizer.zero_grad(set_to_none=True)
+            x = self._pictures.crop(inputs.crops, inputs.side_px)
+        result = loss(self.state.network, x, inputs.t, self.objective.autocast, True, self._scalars["progress"])
+        self.state.optimizer.zero_grad(set_to_none=True)
         result["loss"].backward()
         means = {k: v.detach().float().mean() for k, v in result.items() if k not in NOT_LOGGED}
         means["psnr_db"] = -10 * result["mse"].detach().log10().mean()
         self.logged = (*means, "norm")
         return torch.stack(list(means.values()))
 
-    def _flat(self, means: Tensor) -> Tensor:
-        """Gradients and means as one vector, weighted by this process's share of the crops."""
-        found = [p.grad.reshape(-1) for p in self._parameters if p.grad is not None]
-        return torch.cat([*found, means]) * self._inputs["share"]
+    def flatten(self, means: Tensor) -> Tensor:
+        """Return gradients and means as one vector, weighted by this process's share of the crops."""
+        gradients = [p.grad.reshape(-1) for p in self._parameters if p.grad is not None]
+        return torch.cat([*gradients, means]) * self._scalars["share"]
 
-    def _unflat(self, flat: Tensor) -> Tensor:
+    def unflatten(self, flat: Tensor) -> Tensor:
         """Put the sum of all processes' vectors back into the gradients; returns the means of all crops."""
         start = 0
         for p in self._parameters:
@@ -106,83 +194,97 @@ class Stepper:
                 start += p.numel()
         return flat[start:]
 
-    def _apply(self, means: Tensor) -> Tensor:
+    def apply(self, means: Tensor) -> Tensor:
+        """Clip the gradients, let the optimiser step and move the average; returns the means and the norm."""
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, 1.0, foreach=True)
-        self.optimizer.step()
+        self.state.optimizer.step()
         with torch.no_grad():
             toward = torch._foreach_sub(self._values, self._averages)
-            torch._foreach_mul_(toward, self._inputs["decay"])
+            torch._foreach_mul_(toward, self._scalars["decay"])
             torch._foreach_add_(self._averages, toward)
             return torch.cat([means, norm.detach()[None]])
 
-    def _record(self, crops: Tensor, t: Tensor, side: int) -> tuple:
-        """The fastest of what works here, and the inputs it reads: a graph of the compiled loss, of the plain one, or
-        no graph. No process waits for another meanwhile."""
-        crops, t = crops.to(self.device), t.to(self.device)
-        state, best = self._snapshot(), (float("inf"), None)
-        candidates = {"graph": self.loss}
-        if self.compile:
-            candidates["compiled graph"] = torch.compile(self.loss, dynamic=False)
-        for how, loss in candidates.items():
+    def _record(self, inputs: _Inputs) -> tuple[_RecordedStep | None, _Inputs]:
+        """Record a step for crops of this count and size, with the inputs it reads.
+
+        The fastest of what works on this machine is returned: a graph of the compiled loss, of the plain one, or None
+        for no graph. No process waits for another meanwhile.
+        """
+        inputs = inputs.to(self.device)
+        snapshot, fastest, fastest_s = self._snapshot(), None, float("inf")
+        candidates = {"graph": self.objective.loss}
+        if self.compile_loss:
+            candidates["compiled graph"] = torch.compile(self.objective.loss, dynamic=False)
+        for name, loss in candidates.items():
             try:
-                start = time.perf_counter()
-                replay = self._capture(crops, t, side, loss)
-                torch.cuda.synchronize()
-                ready = time.perf_counter()
-                for _ in range(TRIAL_STEPS):
-                    replay(shared=False)
-                torch.cuda.synchronize()
-                seconds = (time.perf_counter() - ready) / TRIAL_STEPS
-                self.say(f"{how}: {len(t) / seconds:.0f} crops/s of {side} px, ready in {ready - start:.0f} s")
-                if seconds < best[0]:
-                    best, self.how = (seconds, replay), how
+                recorded, seconds = self._time(name, inputs, loss)
+                if seconds < fastest_s:
+                    fastest, fastest_s = recorded, seconds
             except torch.OutOfMemoryError:
                 raise
-            except Exception as error:  # whatever a compiler or driver may not like, the plain loop still runs
-                self.say(f"{how} does not run here: {type(error).__name__}: {str(error)[:300]}")
+            except Exception as error:  # whatever a compiler or driver does not support, the plain loop still runs
+                self.report(f"{name} does not run here: {type(error).__name__}: {str(error)[:300]}")
                 torch.cuda.synchronize()
-        self._restore(state)
-        return best[1], (crops, t)
+        self._restore(snapshot)
+        return fastest, inputs
 
-    def _capture(self, crops: Tensor, t: Tensor, side: int, loss: Callable) -> Callable[..., Tensor]:
-        """A recorded step on these inputs, as a function; shared=False leaves the other processes out."""
+    def _time(self, name: str, inputs: _Inputs, loss: Callable) -> tuple[_RecordedStep, float]:
+        """Record a step and measure its seconds."""
+        start = time.perf_counter()
+        recorded = self._capture(inputs, loss)
+        torch.cuda.synchronize()
+        ready = time.perf_counter()
+        for _ in range(TRIAL_STEPS):
+            recorded.replay(shared=False)
+        torch.cuda.synchronize()
+        seconds = (time.perf_counter() - ready) / TRIAL_STEPS
+        speed = len(inputs.t) / seconds
+        self.report(f"{name}: {speed:.0f} crops/s of {inputs.side_px} px, ready in {ready - start:.0f} s")
+        return recorded, seconds
+
+    def _capture(self, inputs: _Inputs, loss: Callable) -> _RecordedStep:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
-                self._update(crops, t, side, loss, shared=False)
+                self.update(inputs, loss, shared=False)
         torch.cuda.current_stream().wait_stream(stream)
-        graph, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.workers.alone:
-            with torch.cuda.graph(graph):
-                out = self._update(crops, t, side, loss)
-
-            def replay(shared: bool = True) -> Tensor:
-                graph.replay()
-                return out
-        else:
-            with torch.cuda.graph(graph):
-                means = self._backward(crops, t, side, loss)
-                flat = self._flat(means)
-            with torch.cuda.graph(second, pool=graph.pool()):
-                out = self._apply(self._unflat(flat))
-
-            def replay(shared: bool = True) -> Tensor:
-                graph.replay()
-                if shared:
-                    self.workers.sum(flat)
-                second.replay()
-                return out
-
-        return replay
+        self.state.optimizer.zero_grad(set_to_none=True)
+        return _RecordedStep(self, inputs, loss)
 
     def _snapshot(self) -> tuple:
         copy = [v.clone() for v in (*self._values, *self._averages)]
-        return copy, self.optimizer.clone_state()
+        return copy, self.state.optimizer.clone_state()
 
     @torch.no_grad()
     def _restore(self, snapshot: tuple) -> None:
         for value, old in zip((*self._values, *self._averages), snapshot[0], strict=True):
             value.copy_(old)
-        self.optimizer.restore_state(snapshot[1])
+        self.state.optimizer.restore_state(snapshot[1])
+
+
+class _RecordedStep:
+    """A step as CUDA graphs: one, or two with the sum over all processes between them."""
+
+    def __init__(self, stepper: Stepper, inputs: _Inputs, loss: Callable):
+        self.workers = stepper.workers
+        self._graphs = [torch.cuda.CUDAGraph()]
+        self._flat: Tensor | None = None
+        if self.workers.is_single:
+            with torch.cuda.graph(self._graphs[0]):
+                self._means = stepper.update(inputs, loss)
+            return
+        self._graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(self._graphs[0]):
+            self._flat = stepper.flatten(stepper.backward(inputs, loss))
+        with torch.cuda.graph(self._graphs[1], pool=self._graphs[0].pool()):
+            self._means = stepper.apply(stepper.unflatten(self._flat))
+
+    def replay(self, shared: bool = True) -> Tensor:
+        """Run the step; `shared` is whether the gradients of other processes count. Returns what it logs."""
+        self._graphs[0].replay()
+        if self._flat is not None:
+            if shared:
+                self.workers.sum(self._flat)
+            self._graphs[1].replay()
+        return self._means

@@ -25,9 +25,11 @@ from latcodec.nn.symbol_costs import (
     symbol_bits,
     table_position,
 )
-from latcodec.train.checkpoint import averaged_network, initialise, load_into, stored, write
+from latcodec.train.checkpoint import averaged_network, restore, write
 from latcodec.train.export.tables import logistic_tables, quantize_pmf
+from latcodec.train.init.source import initialise, read_source
 from latcodec.train.init.widen import widened
+from latcodec.train.step import TrainState
 from latcodec.weights import Weights, save
 
 CPU = torch.device("cpu")
@@ -170,7 +172,7 @@ def test_checkpoints_without_prices(tmp_path):
     assert torch.equal(found.prices, logistic_costs())
     write(state | {"model": old}, tmp_path / "checkpoint.pt")
     with pytest.raises(WeightsError, match="older version.*--init"):
-        load_into(tmp_path / "checkpoint.pt", "hyperprior-context", network, None, "cpu")
+        restore(TrainState(network, None, {}), "hyperprior-context", tmp_path / "checkpoint.pt")
 
 
 def test_what_residual_blocks_add_is_kept_in_eight_bits(tables):
@@ -186,9 +188,9 @@ def test_training_pays_what_the_tables_of_its_start_say(tables, of_y, tmp_path):
     save(tmp_path / "weights.safetensors", "hyperprior-context", backend.stored_config(NETWORK), "test", tensors)
     started = ContextHyperprior(SMALL)
     assert not torch.equal(started.prices_of("y"), of_y)
-    taken, total = initialise(started, "hyperprior-context", tmp_path / "weights.safetensors")
+    taken, total = initialise(started, "hyperprior-context", read_source(tmp_path / "weights.safetensors"))
     assert taken == total
     every = pricing.bits_of_tables(tables, CPU)
     for number, kind in enumerate(TABLE_GROUPS):
         assert torch.equal(started.prices_of(kind), every[number * NUM_SCALES :][:NUM_SCALES])
-    assert torch.equal(stored(tmp_path / "weights.safetensors")[2]["prices"], every)
+    assert torch.equal(read_source(tmp_path / "weights.safetensors").tensors["prices"], every)

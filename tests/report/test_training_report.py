@@ -18,7 +18,8 @@ from latcodec.cli import main as cli
 from latcodec.report import training as report_train
 from latcodec.train import meter
 from latcodec.train.record import Record, read_lines
-from latcodec.train.trainer import TrainSettings, run
+from latcodec.train.trainer import Trainer, TrainSettings
+from latcodec.train.validation import Reconstructions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +44,7 @@ def finished(pictures, tmp_path_factory) -> Path:
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meter, "SECONDS", 0.0)
-        run(settings, lambda line: None)
+        Trainer(settings, lambda line: None).run()
     report_train.write(out)
     return out
 
@@ -140,7 +141,8 @@ def test_resuming_drops_what_is_beyond_the_checkpoint(tmp_path):
     for step in (1, 2, 3):
         first.curve(step, 0.0, {"loss": 1.0})
         first.validation(step, 0.0, [])
-        first.crops(step, *(np.zeros(shape, np.uint8) for shape in ((1, 3, 8, 8), (2, 1, 3, 8, 8), (2, 1))))
+        shown = Reconstructions(np.zeros((2, 1, 3, 8, 8), np.uint8), np.zeros((2, 1), np.float32))
+        first.crops(step, np.zeros((1, 3, 8, 8), np.uint8), shown)
     first.close()
     with open(tmp_path / "curves.jsonl", "a") as file:
         file.write('{"step": 4, "lo')
@@ -191,7 +193,7 @@ def test_tensorboard_gets_the_numbers_if_it_is_there(pictures, tmp_path, monkeyp
         "hyperprior", (str(pictures),), str(tmp_path), steps=1, batch_size=2, patch=64, final_patch=64,
         options=tuple(NARROW.items()),
     )  # fmt: skip
-    run(settings, lambda line: None)
+    Trainer(settings, lambda line: None).run()
     assert told[0] == (str(tmp_path / "tensorboard"), None)
     assert {("train/loss", 1), ("rate/bpp", 1), ("distortion/psnr_db", 1), ("train/lr", 1)} <= set(told)
     assert ("validation/psnr_db/t=0.00", 1) in told

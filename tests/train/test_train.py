@@ -23,7 +23,7 @@ from latcodec.train import data
 from latcodec.train import trainer as loop
 from latcodec.train.checkpoint import averaged_network
 from latcodec.train.export import hyperprior as export
-from latcodec.train.trainer import TrainSettings, run
+from latcodec.train.trainer import Trainer, TrainSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,7 +67,7 @@ def settings(pictures: Path, out: Path, **given) -> TrainSettings:
 def trained(pictures: Path, out: Path, **given) -> tuple[dict, list[str]]:
     """The checkpoint of a run, and the lines it reported."""
     lines = []
-    checkpoint = run(settings(pictures, out, **given), lines.append)
+    checkpoint = Trainer(settings(pictures, out, **given), lines.append).run()
     assert checkpoint == out / loop.CHECKPOINT
     return torch.load(checkpoint, weights_only=True), lines
 
@@ -155,9 +155,9 @@ def test_ema_follows_the_weights(pictures, tmp_path):
 
 def test_the_learning_rate_falls_to_zero():
     given = TrainSettings("hyperprior", (), "", steps=100, lr=1.0, decay_from=0.1)
-    assert loop._learning_rate(0, given) == loop._learning_rate(0.1, given) == 1
-    assert loop._learning_rate(0.55, given) == pytest.approx(0.5)
-    assert loop._learning_rate(1, given) == pytest.approx(0, abs=1e-12)
+    assert loop.learning_rate(0, given) == loop.learning_rate(0.1, given) == 1
+    assert loop.learning_rate(0.55, given) == pytest.approx(0.5)
+    assert loop.learning_rate(1, given) == pytest.approx(0, abs=1e-12)
 
 
 def test_a_budget_of_minutes_ends(pictures, tmp_path):
@@ -184,7 +184,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(pictures, tmp_p
     before = (tmp_path / loop.CHECKPOINT).read_bytes()
     poison(monkeypatch, 2)
     with pytest.raises(LatcodecError, match="not finite at step 4"):
-        run(settings(pictures, tmp_path, resume=True), lambda line: None)
+        Trainer(settings(pictures, tmp_path, resume=True), lambda line: None).run()
     assert (tmp_path / loop.CHECKPOINT).read_bytes() == before
     assert all(torch.isfinite(value).all() for value in tensors_of(good["model"]).values())
 
@@ -192,13 +192,13 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(pictures, tmp_p
 def test_an_infinite_gradient_stops_too(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_, **__: torch.tensor(float("inf")))
     with pytest.raises(LatcodecError, match="not finite at step 0"):
-        run(settings(pictures, tmp_path), lambda line: None)
+        Trainer(settings(pictures, tmp_path), lambda line: None).run()
 
 
 def test_no_checkpoint_is_promised_that_is_not_there(pictures, tmp_path, monkeypatch):
     poison(monkeypatch, 0)
     with pytest.raises(LatcodecError) as error:
-        run(settings(pictures, tmp_path), lambda line: None)
+        Trainer(settings(pictures, tmp_path), lambda line: None).run()
     assert (tmp_path / loop.CHECKPOINT).exists() or "good state" not in str(error.value)
 
 
@@ -208,7 +208,7 @@ def test_a_damaged_checkpoint_is_told(pictures, tmp_path, content):
     with pytest.raises(WeightsError, match="checkpoint"):
         averaged_network(tmp_path / loop.CHECKPOINT, "hyperprior")
     with pytest.raises(LatcodecError, match="checkpoint"):
-        run(settings(pictures, tmp_path, resume=True), lambda line: None)
+        Trainer(settings(pictures, tmp_path, resume=True), lambda line: None).run()
     assert (tmp_path / loop.CHECKPOINT).read_bytes() == content
 
 
@@ -226,7 +226,7 @@ def test_a_damaged_checkpoint_is_told(pictures, tmp_path, content):
 )
 def test_contradictory_settings(pictures, tmp_path, given):
     with pytest.raises((OptionError, ImageError)):
-        run(settings(pictures, tmp_path, **given), lambda line: None)
+        Trainer(settings(pictures, tmp_path, **given), lambda line: None).run()
 
 
 def test_options_change_the_network_and_a_resumed_run_keeps_them(pictures, tmp_path):
@@ -248,18 +248,18 @@ def test_options_change_the_network_and_a_resumed_run_keeps_them(pictures, tmp_p
 )  # fmt: skip
 def test_options_that_make_no_network(pictures, tmp_path, option, message):
     with pytest.raises(OptionError, match=message):
-        run(settings(pictures, tmp_path, options=(option,)))
+        Trainer(settings(pictures, tmp_path, options=(option,))).run()
 
 
 def test_an_unknown_codec(pictures, tmp_path):
     with pytest.raises(OptionError, match="hyperprior"):
-        run(TrainSettings("jpeg", (str(pictures),), str(tmp_path), steps=1), lambda line: None)
+        Trainer(TrainSettings("jpeg", (str(pictures),), str(tmp_path), steps=1), lambda line: None).run()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_cuda(pictures, tmp_path):
     with pytest.raises(OptionError, match="cuda"):
-        run(settings(pictures, tmp_path, device="cuda"), lambda line: None)
+        Trainer(settings(pictures, tmp_path, device="cuda"), lambda line: None).run()
 
 
 # Data.
@@ -363,7 +363,7 @@ def test_nothing_to_train_on(tmp_path, capsys):
 
 
 def test_exported_weights_encode_and_decode(pictures, tmp_path):
-    run(settings(pictures, tmp_path, steps=4), lambda line: None)
+    Trainer(settings(pictures, tmp_path, steps=4), lambda line: None).run()
     out = tmp_path / "weights" / "tiny.safetensors"
     out.parent.mkdir()
     assert export.export(tmp_path / loop.CHECKPOINT, out, "latcodec train tiny", [str(pictures)]) == out
@@ -382,7 +382,7 @@ def test_exported_weights_encode_and_decode(pictures, tmp_path):
 
 
 def test_exporting_twice_gives_the_same_weights(pictures, tmp_path):
-    run(settings(pictures, tmp_path, steps=1), lambda line: None)
+    Trainer(settings(pictures, tmp_path, steps=1), lambda line: None).run()
     made = [
         export.export(tmp_path / loop.CHECKPOINT, tmp_path / f"{n}.safetensors", "c", [str(pictures)]) for n in "ab"
     ]
@@ -395,7 +395,7 @@ def test_fitted_tables_code_better_than_the_logistic(pictures, tmp_path):
     from latcodec.train.export.tables import logistic_tables
     from latcodec.weights import load
 
-    run(settings(pictures, tmp_path, steps=4), lambda line: None)
+    Trainer(settings(pictures, tmp_path, steps=4), lambda line: None).run()
     out = export.export(tmp_path / loop.CHECKPOINT, tmp_path / "w.safetensors", "c", [str(pictures)])
     model = backend.Model(load("hyperprior", selected=str(out)))
     logistic = logistic_tables(backend.sigmas())

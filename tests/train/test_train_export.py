@@ -20,9 +20,10 @@ from latcodec.train import checkpoint, data, plans
 from latcodec.train.export import hyperprior as export
 from latcodec.train.export.files import calibration_crops, corrected_tables
 from latcodec.train.export.tables import logistic_tables
+from latcodec.train.init import command
 from latcodec.train.init import context as start_context
-from latcodec.train.init import files as start_files
 from latcodec.train.init import pln as start_pln
+from latcodec.train.init.source import initialise, read_source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -148,23 +149,23 @@ def test_a_second_pass_fits_tables_to_what_the_first_made_of_the_symbols(monkeyp
     assert all(map(np.array_equal, [*met, made["tables.weights"]], tables)) and len(met) == 2
 
 
-@pytest.mark.parametrize("start", [start_context, start_pln], ids=lambda start: start.NAME)
+@pytest.mark.parametrize("start", [start_context, start_pln], ids=lambda start: start.CODEC)
 def test_a_start_from_the_hyperprior_is_a_checkpoint_of_the_codec(start, tmp_path, monkeypatch):
     """It holds all of the network, whose pictures at the best rate are as good as the hyperprior's."""
     out = tmp_path / "start.pt"
     monkeypatch.setattr(sys, "argv", ["start", str(WEIGHTS), str(out)])
     torch.manual_seed(0)
-    start_files.main(start.NAME, start.from_hyperprior)
-    made = checkpoint.averaged_network(out, start.NAME)
+    command.run_command(start.CODEC, start.start, start.__doc__)
+    made = checkpoint.averaged_network(out, start.CODEC)
     if start is start_context:
         made.config = replace(made.config, step_error_bits=0.0)  # to the nearest, as the hyperprior's loss rounds
     x = torch.from_numpy(photographs.astronaut()[None, :64, 200:264].copy()).permute(0, 3, 1, 2).float() / 255
     plan = plans.plan_of("hyperprior")
     before = plan.network(plan.config())
-    taken, total = checkpoint.initialise(before, "hyperprior", WEIGHTS)
+    taken, total = initialise(before, "hyperprior", read_source(WEIGHTS))
     assert taken == total
     errors = []
-    for codec, model in ((start.NAME, made), ("hyperprior", before)):
+    for codec, model in ((start.CODEC, made), ("hyperprior", before)):
         loss = plans.plan_of(codec).loss
         with torch.no_grad():
             found = loss(model.eval(), x, torch.tensor([1.0]), False, noise=False)

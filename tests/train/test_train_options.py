@@ -21,8 +21,9 @@ from latcodec.images import Picture
 from latcodec.nn.layers import distortion_weights
 from latcodec.train import checkpoint, data, objective, plans, settings
 from latcodec.train import trainer as loop
+from latcodec.train.init.source import initialise, read_source
 from latcodec.train.record import read_lines
-from latcodec.train.trainer import TrainSettings, run
+from latcodec.train.trainer import Trainer, TrainSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +49,7 @@ def given(pictures: Path, out: Path, codec_name: str = "hyperprior", **more) -> 
 
 def trained(wanted: TrainSettings) -> tuple[dict, list[str]]:
     lines: list[str] = []
-    return torch.load(run(wanted, lines.append), weights_only=True), lines
+    return torch.load(Trainer(wanted, lines.append).run(), weights_only=True), lines
 
 
 def network(codec_name: str, **options) -> tuple[torch.nn.Module, object]:
@@ -67,7 +68,7 @@ SMALL = {"widths": (8, 12, 16), "latent": 16, "hyper_width": 12, "hyper_latent":
 def test_ms_ssim_takes_the_place_of_the_squared_error(codec_name):
     """For every model: what is minimised is (bpp + l (1 - MS-SSIM) + its own) / sqrt(lc), l = 1280 lc."""
     model, plain = network(codec_name, **SMALL)
-    told = objective.objective(plain, "ms-ssim", model.config)
+    told = objective.loss_for_metric(plain, "ms-ssim", model.config)
     x = torch.from_numpy(photographs.astronaut()[None, :192, 100:292].copy()).permute(0, 3, 1, 2).float() / 255
     t = torch.tensor([0.4])
     results = []
@@ -80,11 +81,10 @@ def test_ms_ssim_takes_the_place_of_the_squared_error(codec_name):
     expected = 1280 * lc * (1 - two["ms_ssim"]) - lc * 255**2 * one["mse"]
     assert two["lagrangian"].item() == pytest.approx((one["lagrangian"] + expected).item(), rel=1e-5)
     assert two["loss"].item() == pytest.approx((one["loss"] + expected / lc.sqrt()).item(), rel=1e-4)
-    with torch.no_grad(), objective.pictures_of(model) as made:
+    with torch.no_grad(), objective.SynthesisRecorder(model) as recorder:
         rows = told(model, x, t, False, False)
-    assert rows["ms_ssim"].item() == pytest.approx(
-        metrics.ms_ssim(*(p[0].permute(1, 2, 0).numpy() for p in (made[0].clamp(0, 1), x)), peak=1.0), abs=1e-5
-    )
+    shown, original = (p[0].permute(1, 2, 0).numpy() for p in (recorder.pictures[0].clamp(0, 1), x))
+    assert rows["ms_ssim"].item() == pytest.approx(metrics.ms_ssim(shown, original, peak=1.0), abs=1e-5)
     assert "synthesis" not in vars(model)  # the collector is gone
 
 
@@ -112,7 +112,7 @@ def test_ms_ssim_improves_when_it_is_trained(pictures, tmp_path):
 def test_ms_ssim_is_refused_where_the_objective_is_another(codec_name, options):
     model, loss = network(codec_name, **SMALL, **options)
     with pytest.raises(OptionError, match=next(iter(options))):
-        objective.objective(loss, "ms-ssim", model.config)
+        objective.loss_for_metric(loss, "ms-ssim", model.config)
 
 
 def test_a_range_of_rates_is_the_only_one_drawn_and_validated(pictures, tmp_path):
@@ -139,12 +139,12 @@ def test_a_range_of_rates_is_the_only_one_drawn_and_validated(pictures, tmp_path
 )  # fmt: skip
 def test_settings_out_of_range(pictures, tmp_path, more, message):
     with pytest.raises(OptionError, match=message):
-        run(given(pictures, tmp_path, **more), lambda line: None)
+        Trainer(given(pictures, tmp_path, **more), lambda line: None).run()
 
 
 def test_named_options_are_fields_of_the_network(pictures, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(loop, "run", lambda settings, *rest: seen.append(settings) or tmp_path)
+    monkeypatch.setattr(Trainer, "run", lambda trainer: seen.append(trainer.settings) or tmp_path)
     monkeypatch.setattr("latcodec.cli.train._export", lambda *given: None)
     arguments = ["train", str(pictures), "-o", str(tmp_path), "--steps", "1"]
     named = [
@@ -213,12 +213,12 @@ def test_details_mend_squared_errors_only():
 def test_shipped_weights_start_a_run_as_they_are(codec_name):
     """Also the parts that weights hold as integers: the rates of a network just read are those of the codec."""
     path = WEIGHTS / f"{codec_name}.safetensors"
-    of, config, found = checkpoint.stored(path)
-    assert of == codec_name
+    source = read_source(path)
+    assert source.codec == codec_name
     plan = plans.plan_of(codec_name)
-    model = plan.network(settings.config_of(codec_name, plan.config, config, ()))
-    taken, total = checkpoint.initialise(model, codec_name, path)
-    assert taken == total and set(found) >= set(model.state_dict())
+    model = plan.network(settings.config_of(codec_name, plan.config, source.config, ()))
+    taken, total = initialise(model, codec_name, source)
+    assert taken == total and set(source.tensors) >= set(model.state_dict())
     picture = photographs.astronaut()[:256, 128:384]
     index = 100
     x = torch.from_numpy(picture[None].copy()).permute(0, 3, 1, 2).float() / 255
@@ -277,11 +277,12 @@ def test_a_start_that_fits_nothing_is_told(pictures, tmp_path):
     options = (("widths", "20,24,28"), ("latent", "20"), ("hyper_width", "20"), ("hyper_latent", "12"))
     total = len(network("hyperprior", **SMALL)[0].state_dict())
     with pytest.raises(WeightsError, match=f"1 of {total} tensors of pln fit this hyperprior network"):
-        run(given(pictures, tmp_path / "a", options=options, init=str(tmp_path / "pln" / "ema.pt")), lambda line: None)
+        start = str(tmp_path / "pln" / "ema.pt")
+        Trainer(given(pictures, tmp_path / "a", options=options, init=start), lambda line: None).run()
     (tmp_path / "other.pt").write_bytes(b"")
     torch.save({"weights": 1}, tmp_path / "other.pt")
     with pytest.raises(WeightsError, match="neither weights nor a checkpoint"):
-        run(given(pictures, tmp_path / "b", init=str(tmp_path / "other.pt")), lambda line: None)
+        Trainer(given(pictures, tmp_path / "b", init=str(tmp_path / "other.pt")), lambda line: None).run()
 
 
 def test_training_fits_the_units_of_norms_that_it_trains(pictures, tmp_path):
@@ -304,7 +305,7 @@ def test_averages_of_an_older_version_are_a_start_but_its_run_is_over(pictures, 
             older[f"{name}_root" if name.endswith("gamma") else name] = value
     torch.save(now | {"model": older, "ema": older}, tmp_path / loop.CHECKPOINT)
     with pytest.raises(WeightsError, match="older version; go on from its averages in a new run: --init ema.pt"):
-        run(given(pictures, tmp_path, resume=True), lambda line: None)
+        Trainer(given(pictures, tmp_path, resume=True), lambda line: None).run()
     _, lines = trained(given(pictures, tmp_path / "next", init=str(tmp_path / loop.CHECKPOINT)))
     assert any(f"{len(now['ema'])} of {len(now['ema'])} tensors taken over" in line for line in lines)
     found = checkpoint.averaged_network(tmp_path / loop.CHECKPOINT, "hyperprior")
@@ -322,7 +323,7 @@ def test_denormals_are_0_while_a_run_lasts_and_no_longer(pictures, tmp_path, mon
         return real(codec_name)
 
     monkeypatch.setattr(loop, "plan_of", looks)
-    run(given(pictures, tmp_path), lambda line: None)
+    Trainer(given(pictures, tmp_path), lambda line: None).run()
     assert set(seen) == {0.0} and (tiny * 1.5).item() > 0
 
 
@@ -332,14 +333,14 @@ def test_denormals_are_0_while_a_run_lasts_and_no_longer(pictures, tmp_path, mon
 def test_a_checkpoint_of_another_codec_or_network_is_one_line(pictures, tmp_path):
     trained(given(pictures, tmp_path))
     with pytest.raises(WeightsError, match="a checkpoint of hyperprior, not of vbq"):
-        run(given(pictures, tmp_path, "vbq", resume=True), lambda line: None)
+        Trainer(given(pictures, tmp_path, "vbq", resume=True), lambda line: None).run()
     wider = (*NARROW.items(), ("latent", "24"))
     with pytest.raises(WeightsError, match="not a checkpoint of this network") as error:
-        run(given(pictures, tmp_path, resume=True, options=wider), lambda line: None)
+        Trainer(given(pictures, tmp_path, resume=True, options=wider), lambda line: None).run()
     assert "\n" not in str(error.value)
     torch.save({"codec": "hyperprior", "config": "{}"}, tmp_path / loop.CHECKPOINT)
     with pytest.raises(WeightsError, match="it has no 'model'"):
-        run(given(pictures, tmp_path, resume=True), lambda line: None)
+        Trainer(given(pictures, tmp_path, resume=True), lambda line: None).run()
 
 
 def test_a_resumed_run_says_what_is_other_than_before(pictures, tmp_path):
@@ -378,7 +379,7 @@ def test_no_memory_says_what_to_lower(pictures, tmp_path, monkeypatch, kind):
     with pytest.raises(
         LatcodecError, match="out of memory in step 0 with 2 crops of 64 px: lower --batch-size"
     ) as error:
-        run(given(pictures, tmp_path), lambda line: None)
+        Trainer(given(pictures, tmp_path), lambda line: None).run()
     assert "\n" not in str(error.value)
 
 
@@ -390,7 +391,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(pictures, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(LatcodecError, match=r"checkpoint.pt: cannot be written: .*; the one before it stays"):
-            run(given(pictures, tmp_path, steps=3, resume=True), lambda line: None)
+            Trainer(given(pictures, tmp_path, steps=3, resume=True), lambda line: None).run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (tmp_path / loop.CHECKPOINT).read_bytes() == before
@@ -420,16 +421,15 @@ def test_pictures_of_one_name_have_one_order(tmp_path):
 def test_what_does_not_fit_in_memory_is_kept_decoded(pictures, tmp_path):
     plain, _ = data.load([str(pictures)], 64)
     lines: list[str] = []
-    spilled, _ = data.load(
-        [str(pictures)], 64, workers=1, spill=tmp_path / "decoded", room=plain[0].nbytes, say=lines.append
-    )
+    store = data.PictureStore(None, tmp_path / "decoded", plain[0].nbytes, lines.append)
+    spilled, _ = data.load([str(pictures)], 64, store, threads=1)
     kinds = [isinstance(p, np.memmap) for p in spilled]
     assert kinds == [False, True, True] and len(lines) == 1 and "too large for memory" in lines[0]
     assert all(np.array_equal(a, b) for a, b in zip(plain, spilled, strict=True))
     batches = [data.Crops(p, 0).batch(3, 8, 64)[0] for p in (plain, spilled)]
     assert np.array_equal(*batches) and data.digest(plain) == data.digest(spilled)
     kept = sorted((tmp_path / "decoded").iterdir())
-    again, _ = data.load([str(pictures)], 64, spill=tmp_path / "decoded", room=0, say=lines.append)
+    again, _ = data.load([str(pictures)], 64, data.PictureStore(None, tmp_path / "decoded", 0, lines.append))
     assert len(kept) == 2 and len(list((tmp_path / "decoded").iterdir())) == 3
     assert all(np.array_equal(a, b) for a, b in zip(plain, again, strict=True))
 

@@ -17,11 +17,13 @@ from skimage import data as photographs
 from latcodec.train import data, distributed
 from latcodec.train import trainer as loop
 from latcodec.train.distributed import Workers
+from latcodec.train.objective import Objective
 from latcodec.train.optimizer import MuonAdam
 from latcodec.train.plans import plan_of
 from latcodec.train.record import read_lines
 from latcodec.train.settings import config_of
-from latcodec.train.step import Stepper
+from latcodec.train.step import Stepper, StepPlan, TrainState
+from latcodec.train.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,7 +95,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(pictures, t
         settings = loop.TrainSettings("hyperprior", (str(pictures),), str(out), steps=steps, batch_size=2, patch=64,
                                       final_patch=64, options=tuple(NARROW.items()), resume=True)  # fmt: skip
         lines: list[str] = []
-        loop.run(settings, lines.append)
+        Trainer(settings, lines.append).run()
         resumed = [line for line in lines if line.startswith(f"resumed at step {half['step']}, ")]
         assert len(resumed) == (out == halves) and "than before" not in "".join(resumed)
     assert_equal(state_of(halves), state_of(straight))
@@ -142,12 +144,11 @@ def test_the_gradient_of_two_processes_is_that_of_one(pictures, count):
     def step(workers: Workers) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         model = plan.network(config).to(memory_format=torch.channels_last)
-        ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
         optimizer, seen = MuonAdam(model, 0.0), []
+        state = TrainState(model, optimizer, {k: v.detach().clone() for k, v in model.state_dict().items()})
         optimizer.step = lambda: seen.extend(p.grad.detach().clone().ravel() for p in model.parameters())
-        stepper = Stepper(model, quiet, optimizer, ema, data.Crops(training, 0), torch.device("cpu"), False, 0,
-                          workers=workers)  # fmt: skip
-        means = stepper.step(0, count, 64, 0.0, 0.0, 0.0)
+        stepper = Stepper(state, Objective(quiet, (0.0, 1.0)), data.Crops(training, 0), workers)
+        means = stepper.step(StepPlan(number=0, count=count, side_px=64, lr=0.0, ema_decay=0.0, progress=0.0))
         stepper.close()
         return torch.cat(seen), means
 
@@ -184,7 +185,7 @@ def test_outside_torchrun_a_run_is_alone(monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("WORLD_SIZE", "4")
     alone = distributed.join("cpu")
-    assert alone.alone and alone.speaks and alone.agree(1.5, True) == (1.5, True)
+    assert alone.is_single and alone.is_main and alone.agree(1.5, True) == (1.5, True)
     value = torch.ones(2)
-    alone.same_start([value])
-    assert np.array_equal(value, [1, 1]) and alone.first_alone(lambda: 3) == 3
+    alone.broadcast([value])
+    assert np.array_equal(value, [1, 1]) and alone.main_first(lambda: 3) == 3

@@ -18,13 +18,13 @@ LOGISTIC_COUNT = 2000.0  # what the logistic of a row weighs against the symbols
 def calibration_crops(
     paths: list[str], about: int, side_px: int, *, most: int | None = None, whole_px: int = 1
 ) -> list[np.ndarray]:
-    """Top left corners of the training pictures of `data.spread`, uint8 [H, W, 3].
+    """Top left corners of the training pictures of `data.sample`, uint8 [H, W, 3].
 
     side_px: of a corner at most. whole_px: sides are multiples of it, and smaller pictures are left out. Raises
     ImageError where there is no picture.
     """
     crops = []
-    for picture in data.spread(paths, about, whole_px, most):
+    for picture in data.sample(paths, about, whole_px, most):
         height, width = (min(side, side_px) // whole_px * whole_px for side in picture.shape[:2])
         crops.append(picture[:height, :width])
     return crops

@@ -1,4 +1,4 @@
-"""Where the context hyperprior starts: as the trained hyperprior, corrections and functions of synthesis 0.
+"""Start of the context hyperprior: the trained hyperprior, with corrections and functions of synthesis that are 0.
 
 python -m latcodec.train.init.context weights/hyperprior.safetensors start.pt
 latcodec train --codec hyperprior-context --init start.pt ...
@@ -9,28 +9,42 @@ import torch
 from latcodec import weights
 from latcodec.backends.hyperprior_context.network import Config, ContextHyperprior
 from latcodec.errors import OptionError, WeightsError
-from latcodec.train.checkpoint import parameters_of
-from latcodec.train.init.files import main
+from latcodec.train.init.command import StartRequest, run_command
+from latcodec.train.init.source import parameters_of
 from latcodec.train.settings import config_of
 
-NAME = "hyperprior-context"
-NEW = ("from_", "corrections.", "z_from_seen.", "z_corrections.", "stage_", "prices")  # what the hyperprior has not
+CODEC = "hyperprior-context"
+# What the names of tensors begin with that the hyperprior does not have.
+NEW = ("from_", "corrections.", "z_from_seen.", "z_corrections.", "stage_", "prices")
+
+
+def start(request: StartRequest) -> ContextHyperprior:
+    """Return a network that does what the hyperprior weights of a request do; see `from_hyperprior`."""
+    return from_hyperprior(weights.load("hyperprior", selected=str(request.source)), request.options)
 
 
 @torch.no_grad()
-def from_hyperprior(found: weights.Weights) -> ContextHyperprior:
-    """A network that does what the hyperprior weights `found` do; raises WeightsError for other weights."""
+def from_hyperprior(trained: weights.Weights, options: tuple[tuple[str, str], ...] = ()) -> ContextHyperprior:
+    """Return a network that does what hyperprior weights do.
+
+    Args:
+        trained: The weights.
+        options: Fields of the Config and their values as text.
+
+    Raises:
+        WeightsError: They are weights of another codec.
+    """
     try:
-        network = ContextHyperprior(config_of(NAME, Config, found.config, ()))
-        state = parameters_of(found)
+        network = ContextHyperprior(config_of(CODEC, Config, trained.config, options))
+        state = parameters_of(trained)
         state["context_log_gain"] = -state["y_log_gain"] - state["y_log_std"]
         missing, unknown = network.load_state_dict(state, strict=False)
     except (KeyError, TypeError, RuntimeError, OptionError) as error:
-        raise WeightsError(f"{found.path}: not hyperprior weights: {error}") from None
+        raise WeightsError(f"{trained.path}: not hyperprior weights: {error}") from None
     if unknown or any(not name.startswith(NEW) for name in missing):
-        raise WeightsError(f"{found.path}: not hyperprior weights: {[*unknown, *missing][0]}")
+        raise WeightsError(f"{trained.path}: not hyperprior weights: {[*unknown, *missing][0]}")
     return network
 
 
 if __name__ == "__main__":
-    main(NAME, from_hyperprior)
+    run_command(CODEC, start, __doc__)

@@ -23,8 +23,8 @@ from latcodec.backends.hyperprior_context.network import LATENT_FUNCTIONS, Confi
 from latcodec.backends.hyperprior_context.transforms import BRANCH_FUNCTIONS, LOOK_FUNCTIONS, STAGE_FUNCTIONS
 from latcodec.errors import LatcodecError, OptionError
 from latcodec.rates import LOWEST_INDEX, MAX_INDEX, RATE_STEP
-from latcodec.train.checkpoint import parameters_of
 from latcodec.train.export.files import write
+from latcodec.train.init.source import parameters_of
 from latcodec.train.settings import config_of
 
 COARSER, COARSER_Z = 0.34, 0.1  # logarithms, at LOWEST_INDEX

@@ -9,12 +9,9 @@ picture away is found by gradient, for some hundred crops, and predicted from th
 regression (Izenman 1975): its leading directions are the taps of synthesis, the regression those of analysis.
 """
 
-import argparse
-import json
 import math
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +19,15 @@ from torch import Tensor, nn
 
 from latcodec.backends.hyperprior_context.network import Config, ContextHyperprior
 from latcodec.backends.hyperprior_context.quadtree import NUM_STEPS
-from latcodec.errors import OptionError
+from latcodec.errors import OptionError, WeightsError
 from latcodec.nn.layers import GDN, ResidualBottleneck
 from latcodec.nn.symbol_costs import with_symbol_costs
 from latcodec.train import data
-from latcodec.train.checkpoint import stored, write
+from latcodec.train.init.command import StartRequest, run_command
+from latcodec.train.init.source import read_source
 from latcodec.train.settings import config_of
 
+CODEC = "hyperprior-context"
 CROPS, SIDE_PX, BATCH = 96, 256, 4
 TRAINED_STEPS = 240
 LEARNING_RATE = 1e-3
@@ -214,34 +213,36 @@ def _set_gains(network: ContextHyperprior, count: int, x: Tensor) -> None:
     network.context_log_gain[:, count:] = -gains - std
 
 
-def main() -> None:
-    """Write a checkpoint that `train --init` reads."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("pictures", nargs="+")
-    parser.add_argument("-O", dest="options", action="append", default=[])
-    given = parser.parse_args()
-    codec, config, tensors = stored(given.weights)
-    options = (("details", "0"), *(tuple(option.split("=", 1)) for option in given.options))
-    if codec != "hyperprior-context":
-        raise SystemExit(f"{given.weights}: weights of {codec}, not of hyperprior-context")
-    old = ContextHyperprior(config_of(codec, Config, config, options[:1]))
-    tensors = with_symbol_costs(tensors, old.state_dict())
+def start(request: StartRequest) -> ContextHyperprior:
+    """Return the network of a request, wider as its options say, its new latents fitted to pictures.
+
+    Raises:
+        WeightsError: The source is not of this codec.
+        OptionError: The options change what cannot grow.
+    """
+    source = read_source(request.source)
+    if source.codec != CODEC:
+        raise WeightsError(f"{request.source}: weights of {source.codec}, not of {CODEC}")
+    base_alone = (("details", "0"),)
+    old = ContextHyperprior(config_of(CODEC, Config, source.config, base_alone))
+    tensors = with_symbol_costs(source.tensors, old.state_dict())
     old.load_state_dict({k: v.float() for k, v in tensors.items() if k in old.state_dict()})
-    torch.manual_seed(0)
-    network = widened(old, config_of(codec, Config, config, options))
-    pictures = list(islice(data.spread(given.pictures, CROPS, SIDE_PX), CROPS))
+    network = widened(old, config_of(CODEC, Config, source.config, (*base_alone, *request.options)))
+    network.requires_grad_(False)
+    if network.config.latent > old.config.latent:
+        fit_new_latents(network, old.config.latent, _batches(list(request.pictures)))
+    return network
+
+
+def _batches(paths: list[str]) -> list[Tensor]:
+    """Crops of pictures, float32 [B, 3, s, s] in 0..1 each."""
+    pictures = list(islice(data.sample(paths, CROPS, SIDE_PX), CROPS))
     batches = []
     for number in range(math.ceil(len(pictures) / BATCH)):
         crops, _ = data.Crops(pictures[number * BATCH : (number + 1) * BATCH], 0).batch(number, BATCH, SIDE_PX)
         batches.append(torch.from_numpy(crops).float() / 255)
-    network.requires_grad_(False)
-    if network.config.latent > old.config.latent:
-        fit_new_latents(network, old.config.latent, batches)
-    state = {"codec": codec, "config": json.dumps(asdict(network.config)), "ema": network.state_dict()}
-    write(state, given.out)
+    return batches
 
 
 if __name__ == "__main__":
-    main()
+    run_command(CODEC, start, __doc__)

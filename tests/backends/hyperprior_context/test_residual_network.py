@@ -16,7 +16,7 @@ from latcodec.backends.hyperprior_context.residual_network import (
 )
 from latcodec.errors import OptionError
 from latcodec.nn.layers import logistic_bits, round_straight_through
-from latcodec.train.checkpoint import initialise
+from latcodec.train.init.source import initialise, read_source
 from latcodec.train.settings import choose_trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -104,6 +104,6 @@ def test_details_alone_are_trained_beside_all_bases(network, x):
 def test_parameters_of_a_checkpoint_are_taken(network, tmp_path):
     torch.save({"codec": "hyperprior-context", "config": "{}", "ema": network.state_dict()}, tmp_path / "a.pt")
     other = ContextHyperprior(NARROW)
-    taken, _ = initialise(other, "hyperprior-context", tmp_path / "a.pt", ("details.",))
+    taken, _ = initialise(other, "hyperprior-context", read_source(tmp_path / "a.pt"), ("details.",))
     assert taken == sum(name.startswith("details.") for name in network.state_dict())
     assert torch.equal(other.details.from_first.weight, network.details.from_first.weight)
