@@ -140,6 +140,28 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(pictures, tmp_path):
     assert resumed["elapsed_s"] > half["elapsed_s"] > 0
 
 
+def test_a_run_without_its_checkpoint_goes_on_from_its_averages(pictures, tmp_path):
+    half, _ = trained(pictures, tmp_path, stop_at_step=3)
+    (tmp_path / loop.CHECKPOINT).unlink()
+    start, lines = trained(pictures, tmp_path, stop_at_step=3, resume=True)
+    assert any("resumed at step 3" in line and "the optimiser starts anew" in line for line in lines)
+    for name, average in half["ema"].items():
+        kept = average.half().float() if average.dim() == 4 else average
+        assert torch.equal(start["model"][name], kept), name
+    assert start["elapsed_s"] == half["elapsed_s"]
+    resumed, _ = trained(pictures, tmp_path, resume=True)
+    assert resumed["step"] > 3
+
+
+def test_averages_are_not_overwritten_by_a_new_run(pictures, tmp_path):
+    trained(pictures, tmp_path, stop_at_step=1)
+    (tmp_path / loop.CHECKPOINT).unlink()
+    before = (tmp_path / loop.AVERAGE).read_bytes()
+    with pytest.raises(OptionError, match="--resume"):
+        trained(pictures, tmp_path)
+    assert (tmp_path / loop.AVERAGE).read_bytes() == before
+
+
 def test_resuming_a_finished_run_changes_nothing(pictures, tmp_path):
     first, _ = trained(pictures, tmp_path, steps=2)
     again, _ = trained(pictures, tmp_path, steps=2, resume=True)
